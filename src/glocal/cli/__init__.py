@@ -1,0 +1,47 @@
+"""The command line: one thin file a command. Nothing here imports torch before a command runs."""
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+import glocal
+from glocal.errors import GlocalError
+
+app = typer.Typer(
+    name="glocal",
+    help="CNN, Transformer, or which mix? Trains and measures vision backbones on your own images.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"glocal {glocal.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None:
+    """CNN, Transformer, or which mix? Trains and measures vision backbones on your own images."""
+
+
+def main() -> None:
+    """Entry point of the ``glocal`` script: a user's mistake is one message and exit code 2."""
+    from glocal.cli import check, compare, models  # noqa: F401  (each registers its command)
+
+    try:
+        app()
+    except GlocalError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error:[/] ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output went away: `glocal models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,17 @@
+"""The one exception that public doors raise for a user's mistake."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GlocalError(ValueError):
+    """A mistake that the person at the door can mend: what was expected, what came, what to do.
+
+    The command line prints it as one message and exits with code 2, without a traceback.
+    """
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A hint for an unknown name: ``"; nearest: a, b"``, or nothing where no known name is like it."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    return f"; nearest: {', '.join(close)}" if close else ""
