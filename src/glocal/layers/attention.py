@@ -1,0 +1,153 @@
+"""Self-attention. `Attend` is the only softmax over scores; a mechanism differs in how it makes q, k, v and the bias."""
+
+import torch.nn.functional as F
+from timm.layers import to_2tuple
+from torch import Tensor, nn
+
+from glocal.layers.position import AbsolutePosition2d, NoPosition2d, RelativePosition2d
+
+POSITIONS: dict[str, type[nn.Module]] = {
+    "relative": RelativePosition2d,
+    "absolute": AbsolutePosition2d,
+    "none": NoPosition2d,
+}
+
+
+class Attend(nn.Module):
+    """softmax(scale q k^T + bias) v (Vaswani et al. 2017, §3.2.1). Without parameters; a module so that hooks find it.
+
+    Args:
+        scale: factor of q k^T; None takes head_dim ** -0.5.
+        dropout: probability with which a weight is dropped in training.
+    """
+
+    def __init__(self, *, scale: float | None = None, dropout: float = 0.0):
+        super().__init__()
+        self.scale = scale
+        self.dropout = dropout
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, n, N, d), (B, n, M, d), (B, n, M, e) and a bias that broadcasts to (B, n, N, M) -> (B, n, N, e)."""
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, dropout={self.dropout}"
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens (Vaswani et al. 2017, §3.2.2).
+
+    Args:
+        dim: channels of a token.
+        num_heads: heads, each dim / num_heads wide.
+        qkv_bias: whether q, k and v have a bias.
+        dropout: dropout of the attention weights.
+
+    Raises:
+        ValueError: if num_heads does not divide dim.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = _head_dim(dim, num_heads)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.attend = Attend(dropout=dropout)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))                        # (B, N, 3, n, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                                      # (B, n, N, d) each
+        x = self.attend(q, k, v).transpose(1, 2).flatten(2)                                       # (B, N, dim)
+        return self.proj(x)
+
+
+class MHSA2d(nn.Module):
+    """Multi-head self-attention over the pixels of a map, as BoTNet has it (Srinivas et al. 2021, §3, Fig. 4).
+
+    As in the authors' reference code: queries are scaled before both the content and the position logits; q, k and v
+    have no bias; there is no output projection (the block's next 1x1 convolution is one); where the block strides, an
+    average pooling follows. Public re-implementations differ from it and from one another: docs/botnet.md.
+
+    Args:
+        dim: channels of the map, in and out.
+        num_heads: heads, each dim / num_heads wide.
+        size: rows and columns of the map for which the position tables are made; any other size resamples them.
+        position: "relative", "absolute" or "none".
+        stride: 1, or 2 for an average pooling of 2x2 after the attention (odd sizes round up).
+
+    Attributes:
+        qkv: 1x1 convolution, weight (3 dim, dim, 1, 1): q, k, v, each by head.
+        position: the tables, see `RelativePosition2d` and `AbsolutePosition2d`.
+
+    Raises:
+        ValueError: if num_heads does not divide dim, or position or stride is unknown.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        size: int | tuple[int, int] = (14, 14),
+        position: str = "relative",
+        stride: int = 1,
+    ):
+        super().__init__()
+        if position not in POSITIONS:
+            raise ValueError(f"position: expected one of {', '.join(POSITIONS)}, got {position!r}")
+        if stride not in (1, 2):
+            raise ValueError(f"stride: expected 1 or 2, got {stride!r}")
+        self.num_heads = num_heads
+        self.head_dim = _head_dim(dim, num_heads)
+        self.qkv = nn.Conv2d(dim, 3 * dim, kernel_size=1, bias=False)
+        self.position = POSITIONS[position](to_2tuple(size), self.head_dim)
+        self.attend = Attend(scale=1.0)
+        # ceil_mode: the last row and column of an odd map are averaged over what is there, as TensorFlow's SAME does.
+        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True) if stride == 2 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride))."""
+        height, width = x.shape[-2:]
+        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, self.head_dim))             # (B, 3, n, d, HW)
+        q, k, v = qkv.permute(1, 0, 2, 4, 3)                                                      # (B, n, HW, d) each
+        q = q * self.head_dim**-0.5
+        x = self.attend(q, k, v, self.position(q, height, width))                                 # (B, n, HW, d)
+        x = x.transpose(2, 3).reshape(x.shape[0], -1, height, width)                              # (B, dim, H, W)
+        return self.pool(x)
+
+
+class NonLocal2d(nn.Module):
+    """Non-local block, embedded Gaussian (Wang et al. 2018, §3.3, Fig. 2): x + BN(W_z attention(x)).
+
+    What BoTNet compares itself with (Srinivas et al. 2021, §3, Fig. 3): one head, unscaled logits, no position. The
+    BatchNorm starts at zero, so that a block put into a trained network leaves its function as it was (§4.1 there).
+
+    Args:
+        dim: channels of the map.
+        reduction: the inner width is dim / reduction.
+    """
+
+    def __init__(self, dim: int, reduction: int = 2):
+        super().__init__()
+        inner = max(dim // reduction, 1)
+        self.theta = nn.Conv2d(dim, inner, kernel_size=1)
+        self.phi = nn.Conv2d(dim, inner, kernel_size=1)
+        self.g = nn.Conv2d(dim, inner, kernel_size=1)
+        self.attend = Attend(scale=1.0)
+        self.out = nn.Conv2d(inner, dim, kernel_size=1)
+        self.norm = nn.BatchNorm2d(dim)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        q, k, v = (conv(x).flatten(2).transpose(1, 2)[:, None] for conv in (self.theta, self.phi, self.g))
+        y = self.attend(q, k, v)[:, 0].transpose(1, 2).unflatten(2, x.shape[-2:])                 # (B, inner, H, W)
+        return x + self.norm(self.out(y))
+
+
+def _head_dim(dim: int, num_heads: int) -> int:
+    if dim % num_heads:
+        raise ValueError(f"num_heads: expected a divisor of dim {dim}, got {num_heads}")
+    return dim // num_heads

@@ -1,0 +1,90 @@
+"""Position encodings that enter attention as an additive bias on its logits, and the resampling of their tables.
+
+Relative position in two dimensions: Shaw et al. 2018 (one dimension), Bello et al. 2019 (height and width apart),
+in the form of BoTNet (Srinivas et al. 2021, §3, Fig. 4; https://arxiv.org/abs/2101.11605).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def resample_table(table: Tensor, length: int) -> Tensor:
+    """Resample a (L, d) table of positions to (length, d), linearly, first and last row kept.
+
+    Equal length returns equal values: the interpolation weights are then exactly 0 and 1.
+    """
+    return F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0].T
+
+
+def _axis_offsets(length: int, device: torch.device) -> Tensor:
+    """(length, length) rows of a relative table: key position - query position + length - 1, query first."""
+    position = torch.arange(length, device=device)
+    return position[None, :] - position[:, None] + length - 1
+
+
+class RelativePosition2d(nn.Module):
+    """Logits q_i . (r_height[row_j - row_i] + r_width[column_j - column_i]), tables shared by the heads.
+
+    Another map size than ``size`` resamples the tables.
+
+    Args:
+        size: rows H and columns W of the map for which the tables are made.
+        head_dim: channels d of a head.
+
+    Attributes:
+        rel_height: (2H - 1, d); row = key row - query row + H - 1.
+        rel_width: (2W - 1, d); row = key column - query column + W - 1.
+    """
+
+    def __init__(self, size: tuple[int, int], head_dim: int):
+        super().__init__()
+        height, width = size
+        self.rel_height = nn.Parameter(torch.randn(2 * height - 1, head_dim) * head_dim**-0.5)
+        self.rel_width = nn.Parameter(torch.randn(2 * width - 1, head_dim) * head_dim**-0.5)
+
+    def forward(self, q: Tensor, height: int, width: int) -> Tensor:
+        """(B, n, HW, d) scaled queries -> (B, n, HW, HW) bias, query first."""
+        q = q.unflatten(2, (height, width))                                                       # (B, n, H, W, d)
+        rel_height = resample_table(self.rel_height, 2 * height - 1)[_axis_offsets(height, q.device)]  # (H, H, d)
+        rel_width = resample_table(self.rel_width, 2 * width - 1)[_axis_offsets(width, q.device)]      # (W, W, d)
+        rows = torch.einsum("bnhwd,hkd->bnhwk", q, rel_height)                                    # (B, n, H, W, H)
+        columns = torch.einsum("bnhwd,wkd->bnhwk", q, rel_width)                                  # (B, n, H, W, W)
+        bias = rows[..., :, None] + columns[..., None, :]                                         # (B, n, H, W, H, W)
+        return bias.flatten(4).flatten(2, 3)
+
+
+class AbsolutePosition2d(nn.Module):
+    """Logits q_i . (a_height[row_j] + a_width[column_j]): the position of the key, wherever the query is.
+
+    The ablation of BoTNet (§4.4, Tab. 4), and what most re-implementations compute. Tables are shared by the heads;
+    another map size than ``size`` resamples them.
+
+    Attributes:
+        abs_height: (H, d), one row a key row.
+        abs_width: (W, d), one row a key column.
+    """
+
+    def __init__(self, size: tuple[int, int], head_dim: int):
+        super().__init__()
+        height, width = size
+        self.abs_height = nn.Parameter(torch.randn(height, head_dim) * head_dim**-0.5)
+        self.abs_width = nn.Parameter(torch.randn(width, head_dim) * head_dim**-0.5)
+
+    def forward(self, q: Tensor, height: int, width: int) -> Tensor:
+        """(B, n, HW, d) scaled queries -> (B, n, HW, HW) bias, query first."""
+        rows = resample_table(self.abs_height, height)
+        columns = resample_table(self.abs_width, width)
+        keys = (rows[:, None] + columns[None, :]).flatten(0, 1)                                   # (HW, d)
+        return q @ keys.T
+
+
+class NoPosition2d(nn.Module):
+    """No position encoding: attention then sees a set of pixels. Takes the arguments of the others."""
+
+    def __init__(self, size: tuple[int, int], head_dim: int):
+        super().__init__()
+
+    def forward(self, q: Tensor, height: int, width: int) -> None:
+        """No bias."""
+        return None

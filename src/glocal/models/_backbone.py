@@ -1,0 +1,170 @@
+"""timm's model contract, written once.
+
+A family is an image -> a few stages -> a head. It writes `forward_stages`, which yields what each stage gives and reads
+as the paper's figure; features, intermediates, pruning and checkpointing follow from it here.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from timm.models import build_model_with_cfg
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+BackboneT = TypeVar("BackboneT", bound="Backbone")
+StateDict = dict[str, Tensor]
+
+
+class Backbone(nn.Module):
+    """What timm and its tools ask of a model.
+
+    Attributes:
+        num_classes: classes of the head; 0 for none.
+        num_features: channels of `forward_features`.
+        head_hidden_size: channels that enter the classifier.
+        feature_info: one dict a stage: `num_chs`, `reduction` (its stride in pixels), `module`.
+        norm: what the last stage passes through on its way to the head; families without one leave the identity.
+    """
+
+    default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2, 3)
+    num_classes: int
+    num_features: int
+    head_hidden_size: int
+    feature_info: list[dict[str, Any]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.norm: nn.Module = nn.Identity()
+
+    # What a family writes.
+
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, in_chans, H, W) image -> the output of each stage in turn, one for each entry of `feature_info`."""
+        raise NotImplementedError
+
+    def to_map(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Output of a stage -> its (B, C, h, w) map, for an image of this height and width."""
+        return x
+
+    def keep_stages(self, count: int) -> None:
+        """Drop the modules of all stages after the first ``count``."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> (B, num_classes) logits, or with ``pre_logits`` the (B, head_hidden_size) input of the classifier."""
+        raise NotImplementedError
+
+    def get_classifier(self) -> nn.Module:
+        """The module that makes the logits."""
+        raise NotImplementedError
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier on the model; 0 classes for none, ``global_pool=''`` for unpooled features."""
+        raise NotImplementedError
+
+    @staticmethod
+    def adapt_checkpoint(state_dict: StateDict, model: nn.Module) -> StateDict:
+        """A checkpoint in anyone's names -> the names and table sizes of ``model``; the heads may differ."""
+        return state_dict
+
+    # What follows from it.
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> the normalised output of the last stage, before pooling."""
+        for stage in self.forward_stages(x):
+            x = stage
+        return self.norm(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, num_classes) logits."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The features and, beside them, the maps of some stages.
+
+        Args:
+            x: (B, in_chans, H, W) images.
+            indices: stages to take: their indices, the last n if an int, all if None.
+            norm: pass the maps through the final norm too.
+            stop_early: do not compute the stages after the last one taken.
+            output_fmt: "NCHW", the only format.
+            intermediates_only: return the maps alone.
+
+        Returns:
+            (features, maps), or maps; map i is (B, num_chs, ceil(H / reduction), ceil(W / reduction)) of its
+            `feature_info`.
+
+        Raises:
+            ValueError: if output_fmt is another one.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt: expected 'NCHW', got {output_fmt!r}")
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        height, width = x.shape[-2:]
+        maps = []
+        for index, stage in enumerate(self.forward_stages(x)):
+            x = stage
+            if index in taken:
+                maps.append(self.to_map(self.norm(x) if norm else x, height, width))
+            if stop_early and index == last:
+                break
+        return maps if intermediates_only else (self.norm(x), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the stages at ``indices`` do not need; returns the indices, counted from the first stage."""
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        shortened = last + 1 < len(self.feature_info)
+        if shortened:
+            self.keep_stages(last + 1)
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_norm or shortened:  # the final norm is sized for the last stage
+            self.norm = nn.Identity()
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return taken
+
+    def step(self, module: Callable[..., Any], *args: Any) -> Any:
+        """``module(*args)``; with gradient checkpointing its inside is computed again in the backward pass."""
+        return checkpoint(module, *args, use_reentrant=False) if self.grad_checkpointing else module(*args)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep only the outputs of blocks."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay should leave alone."""
+        return set()
+
+
+def build(cls: type[BackboneT], name: str, pretrained: bool, kwargs: dict[str, Any], **variant: Any) -> BackboneT:
+    """Make a registered variant; the caller's keywords win over the row of the table."""
+    return build_model_with_cfg(
+        cls,
+        name,
+        pretrained,
+        feature_cfg={"out_indices": cls.default_out_indices, "feature_cls": "getter"},
+        pretrained_filter_fn=cls.adapt_checkpoint,
+        **{**variant, **kwargs},
+    )
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Stochastic depth that grows linearly from 0 to ``rate`` over all blocks (Huang et al. 2016, §3), by stage."""
+    total = max(sum(depths) - 1, 1)
+    starts = [sum(depths[:stage]) for stage in range(len(depths))]
+    return [[rate * (start + i) / total for i in range(depth)] for start, depth in zip(starts, depths, strict=True)]

@@ -1,0 +1,61 @@
+"""The families sized for 32-pixel images and two CPU cores, their MACs matched, for `glocal compare` out of the box.
+
+Each is its family's own class with smaller numbers, nothing else: what separates them is how they aggregate.
+"""
+
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs, register_model
+
+from glocal.models._backbone import build
+from glocal.models.botnet import BoTNet
+from glocal.models.resnet import ResNet
+from glocal.models.vit import VisionTransformer
+
+_RESNET = {"widths": (16, 32, 64, 128), "strides": (1, 2, 2, 1), "stem_width": 32, "stem_stride": 2, "img_size": 32}
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 32, 32),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "resnet_micro.untrained": _cfg(),
+        "botnet_micro.untrained": _cfg(),
+        "vit_micro.untrained": _cfg(first_conv="patch_embed.proj", classifier="head"),
+    }
+)
+
+
+@register_model
+def resnet_micro(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet of one bottleneck a stage at strides 2, 4, 8 and 8."""
+    return build(ResNet, "resnet_micro", pretrained, kwargs, depths=(1, 1, 2, 2), **_RESNET)
+
+
+@register_model
+def botnet_micro(pretrained: bool = False, **kwargs: Any) -> BoTNet:
+    """`resnet_micro` with attention in its last stage, which keeps stride 1 as the paper's S1 forms do."""
+    return build(BoTNet, "botnet_micro", pretrained, kwargs, depths=(1, 1, 2, 2), **_RESNET)
+
+
+@register_model
+def vit_micro(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """ViT of six blocks over 4-pixel patches, 64 tokens at 32 pixels."""
+    return build(
+        VisionTransformer, "vit_micro", pretrained, kwargs, dim=64, depth=4, num_heads=2, patch_size=4, img_size=32
+    )
