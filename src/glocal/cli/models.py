@@ -1,0 +1,122 @@
+"""``glocal models``: what there is, what it costs, what it reached."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import json
+import sys
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from glocal.cli import app
+from glocal.errors import GlocalError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+EXAMPLES = """
+[bold]Examples[/]
+
+  glocal models                    all models of glocal
+
+  glocal models botnet             names that contain "botnet"
+
+  glocal models 'vit_*_224' --all  timm's models too
+
+  glocal models resnet50 --json    every published figure with its source
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def models(
+    pattern: str = typer.Argument("*", metavar="PATTERN", help="Part of a name, or a pattern with * and ?."),
+    everything: bool = typer.Option(False, "--all", help="Timm's models too; needs a PATTERN."),
+    as_json: bool = typer.Option(False, "--json", help="JSON on standard output, all published figures included."),
+) -> None:
+    """List models: family, parameters, multiply-accumulates, published accuracy.
+
+    Parameters and multiply-accumulates (MACs, what papers print as FLOPs) are counted here, with 1,000 classes, at the
+    model's own input size. The published ImageNet top-1 is the best one known at that size, or else at another.
+    """
+    names = _matching(pattern, everything)
+    published = _published()
+    rows = (_describe(name, published.get(name, [])) for name in names)
+    if as_json:
+        print(json.dumps(list(rows), indent=2))
+    else:
+        # a pipe has no width to fit in: whole rows for grep, not rich's 80 columns
+        Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(_table(rows))
+
+
+def _matching(pattern: str, everything: bool) -> list[str]:
+    import timm
+
+    import glocal
+
+    if everything and pattern == "*":
+        raise GlocalError("models --all: expected a PATTERN, got none; timm has over a thousand models to count")
+    shell_pattern = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    known = timm.list_models() if everything else glocal.list_models()
+    names = fnmatch.filter(known, shell_pattern)
+    if not names:
+        in_timm = len(fnmatch.filter(timm.list_models(), shell_pattern))
+        hint = f"; timm has {in_timm} such: add --all" if in_timm else nearest(pattern, timm.list_models())
+        raise GlocalError(f"models: expected (part of) a model's name, got {pattern!r}{hint}")
+    return names
+
+
+def _published() -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``published.csv`` by model, the most accurate first; numbers as numbers, None where a source is silent."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with (resources.files("glocal.models") / "published.csv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            numbers = {key: float(row[key]) if row[key] else None for key in ("params_m", "macs_g", "top1")}
+            rows.setdefault(row["name"], []).append({"input": int(row["input"]), **numbers, "source": row["source"]})
+    for of_model in rows.values():
+        of_model.sort(key=lambda row: row["top1"], reverse=True)
+    return rows
+
+
+def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
+    import timm
+    import torch
+
+    from glocal.bench import count_macs, count_params
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    channels, *size = model.pretrained_cfg["input_size"]
+    return {
+        "name": name,
+        "family": type(model).__name__,
+        "params": count_params(model),
+        "macs": count_macs(model, tuple(size), channels),
+        "input_size": [channels, *size],
+        "checkpoint": bool(timm.get_pretrained_cfg(name).has_weights),
+        "published": published,
+    }
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("Model", "Family"):
+        table.add_column(column, no_wrap=True)
+    for column in ("Params (M)", "GMACs", "Input", "Top-1", "Checkpoint"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("Source of top-1", overflow="fold", style="dim")
+    for row in rows:
+        side = row["input_size"][-1]
+        at_side = [p for p in row["published"] if p["input"] == side]
+        best = next(iter(at_side or row["published"]), None)
+        top1, source = "-", ""
+        if best:
+            top1 = f"{best['top1']:.1f}" + ("" if best["input"] == side else f" @{best['input']}")
+            source = best["source"]
+        cost = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:#.3g}"
+        table.add_row(row["name"], row["family"], *cost, str(side), top1, "yes" if row["checkpoint"] else "-", source)
+    return table
