@@ -47,7 +47,7 @@ def _copy_on_meta(model: nn.Module) -> nn.Module:
 
 
 def _count(model: nn.Module, shape: tuple[int, ...]) -> int:
-    for module in model.eval().modules():
+    for module in model.eval().requires_grad_(False).modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     first = next(model.parameters(), torch.empty(0))

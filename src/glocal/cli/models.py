@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from glocal.cli import app
@@ -45,9 +46,10 @@ def models(
     """
     names = _matching(pattern, everything)
     published = _published()
-    rows = (_describe(name, published.get(name, [])) for name in names)
+    progress = track(names, "Counting", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    rows = [_describe(name, published.get(name, [])) for name in progress]
     if as_json:
-        print(json.dumps(list(rows), indent=2))
+        print(json.dumps(rows, indent=2))
     else:
         # a pipe has no width to fit in: whole rows for grep, not rich's 80 columns
         Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(_table(rows))
@@ -71,12 +73,12 @@ def _matching(pattern: str, everything: bool) -> list[str]:
 
 
 def _published() -> dict[str, list[dict[str, Any]]]:
-    """Rows of ``published.csv`` by model, the most accurate first; numbers as numbers, None where a source is silent."""
+    """Rows of ``published.csv`` by model, the most accurate first; a number is None where its source is silent."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    with (resources.files("glocal.models") / "published.csv").open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            numbers = {key: float(row[key]) if row[key] else None for key in ("params_m", "macs_g", "top1")}
-            rows.setdefault(row["name"], []).append({"input": int(row["input"]), **numbers, "source": row["source"]})
+    lines = (resources.files("glocal.models") / "published.csv").read_text(encoding="utf-8").splitlines()
+    for row in csv.DictReader(lines):
+        numbers = {key: float(row[key]) if row[key] else None for key in ("params_m", "macs_g", "top1")}
+        rows.setdefault(row["name"], []).append({"input": int(row["input"]), **numbers, "source": row["source"]})
     for of_model in rows.values():
         of_model.sort(key=lambda row: row["top1"], reverse=True)
     return rows
@@ -90,14 +92,15 @@ def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
 
     with torch.device("meta"):
         model = timm.create_model(name)
-    channels, *size = model.pretrained_cfg["input_size"]
+    cfg: Any = timm.get_pretrained_cfg(name)
+    channels, *size = cfg.input_size
     return {
         "name": name,
         "family": type(model).__name__,
         "params": count_params(model),
         "macs": count_macs(model, tuple(size), channels),
         "input_size": [channels, *size],
-        "checkpoint": bool(timm.get_pretrained_cfg(name).has_weights),
+        "checkpoint": bool(cfg.has_weights),
         "published": published,
     }
 

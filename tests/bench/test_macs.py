@@ -1,0 +1,181 @@
+"""The counter against hand-computed layers, the field's formulas, and published figures to their printed digits."""
+
+import csv
+from importlib import resources
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from glocal.bench import count_macs, count_params
+
+
+class Attention(nn.Module):
+    """Plain multi-head self-attention over the pixels of a map."""
+
+    def __init__(self, dim: int, num_heads: int = 1, mask: bool = False):
+        super().__init__()
+        self.num_heads = num_heads
+        self.mask = mask
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = x.new_ones(x.shape[1], x.shape[1]).tril().bool() if self.mask else None
+        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(4, 8, 3, stride=2, padding=1), 8 * (5 * 4) * 4 * 9),
+        (nn.Conv2d(4, 8, 3, groups=2), 8 * (8 * 6) * (4 // 2) * 9),
+        (nn.Conv2d(4, 4, (3, 1), padding=(1, 0), groups=4), 4 * (10 * 8) * 3),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2), 4 * (10 * 8) * 6 * 4),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7)), 4 * 7),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), 0),
+    ],
+    ids=["strided", "grouped", "depthwise", "transposed", "linear", "element-wise"],
+)
+def test_layers_by_hand(layer, expected):
+    assert count_macs(layer, (10, 8), 4) == expected
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+@pytest.mark.parametrize("mask", [False, True])
+def test_attention_equals_the_formula_of_global_attention(num_heads, mask):
+    side, dim = 56, 96
+    tokens = side**2
+    macs = count_macs(Attention(dim, num_heads, mask), side, dim)
+    assert macs == 4 * tokens * dim**2 + 2 * tokens**2 * dim
+    assert f"{macs / 1e9:.4f}" == "2.0038"
+
+
+class Products(nn.Module):
+    def __init__(self, product):
+        super().__init__()
+        self.product = product
+
+    def forward(self, x):
+        return self.product(x[0].flatten(1))  # (C, HW)
+
+
+@pytest.mark.parametrize(
+    ("product", "expected"),
+    [
+        (lambda m: m @ m.T, 4 * 80 * 4),
+        (lambda m: m @ m[0], 4 * 80),
+        (lambda m: m[0] @ m[1], 80),
+        (lambda m: torch.einsum("cn,dn->cd", m, m), 4 * 80 * 4),
+        (lambda m: torch.baddbmm(m.new_zeros(1, 4, 4), m[None], m.T[None]), 4 * 80 * 4),
+        (lambda m: F.linear(m, m, m[:, 0]), 4 * 80 * 4),
+    ],
+    ids=["matrix", "matrix-vector", "vector", "einsum", "baddbmm", "linear"],
+)
+def test_every_kind_of_product_counts(product, expected):
+    assert count_macs(Products(product), (10, 8), 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("resnet18", "IMAGENET1K_V1"),
+        ("resnet152", "IMAGENET1K_V2"),
+        ("vit_b_16", "IMAGENET1K_V1"),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),
+        ("swin_t", "IMAGENET1K_V1"),
+        ("maxvit_t", "IMAGENET1K_V1"),
+        ("convnext_tiny", "IMAGENET1K_V1"),
+    ],
+)
+def test_torchvision_publishes_the_same(name, weights):
+    published = torchvision.models.get_model_weights(name)[weights]
+    size = published.transforms().crop_size[0]
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, **({"image_size": size} if name.startswith("vit") else {}))
+    assert count_params(model) == published.meta["num_params"]
+    assert round(count_macs(model, size) / 1e9, 3) == published.meta["_ops"]
+
+
+PUBLISHED = list(csv.DictReader((resources.files("glocal.models") / "published.csv").read_text().splitlines()))
+COSTS = {(row["name"], int(row["input"])): row for row in PUBLISHED if row["macs_g"]}
+
+
+@pytest.mark.parametrize(("name", "size"), COSTS, ids=lambda value: str(value))
+def test_published_figures_of_our_models(name, size):
+    with torch.device("meta"):
+        model = timm.create_model(name, img_size=size)
+    row = COSTS[name, size]
+    # BoTNet counts the weights of convolutions and products only; timm adds normalisation, 0.5 %, to its MACs
+    assert count_params(model) / 1e6 == pytest.approx(float(row["params_m"]), rel=0.006, abs=0.006)
+    assert count_macs(model, size) / 1e9 == pytest.approx(float(row["macs_g"]), rel=0.01, abs=0.005)
+
+
+def test_published_rows_are_of_registered_models_and_have_a_source():
+    for row in PUBLISHED:
+        assert timm.is_model(row["name"]), row
+        assert 50 < float(row["top1"]) < 90
+        assert row["source"]
+    assert len(PUBLISHED) == len({tuple(row.values()) for row in PUBLISHED})
+
+
+def test_parameters_count_once_and_frozen_ones_on_request():
+    shared = nn.Linear(3, 5)
+    model = nn.Sequential(shared, nn.Linear(5, 3), shared, nn.BatchNorm1d(5))
+    assert count_params(model) == 20 + 18 + 10
+    model[1].requires_grad_(False)
+    assert count_params(model, trainable_only=True) == 20 + 10
+
+
+def test_the_model_is_left_as_it_was():
+    model = timm.create_model("resnet18", num_classes=3).train()
+    model.bn1.eval()
+    calls = []
+    model.layer1.register_forward_hook(lambda *_: calls.append("forward"))
+    model.layer1.register_forward_pre_hook(lambda *_: calls.append("before"))
+    model.fc.weight.requires_grad_(False)
+    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    count_macs(model, 32)
+    assert not calls
+    assert model.training
+    assert model.layer1.training
+    assert not model.bn1.training
+    assert not model.fc.weight.requires_grad
+    assert model.fc.bias.requires_grad
+    after = model.state_dict()
+    assert all(after[name].data_ptr() == address for name, (address, _) in before.items())
+    assert all(torch.equal(after[name], value) for name, (_, value) in before.items())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_model_that_reads_values_is_counted_on_the_cpu():
+    class ReadsValues(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) if x.sum().item() == 0 else x
+
+    model = ReadsValues(3, 2, 1)
+    assert count_macs(model, 8) == 64 * 6
+    with pytest.raises(RuntimeError):
+        count_macs(model, 8, in_chans=4)
+
+
+def test_fused_attention_is_not_free_on_the_cpu():
+    class FastPath(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2) + x.sum().item()  # .item() keeps it off the meta device
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    assert count_macs(FastPath(), 8, 16) == 4 * 64 * 16**2 + 2 * 64**2 * 16
+
+
+def test_half_precision_models_are_counted_too():
+    assert count_macs(nn.Conv2d(3, 2, 1).half(), 8) == 64 * 6

@@ -1,0 +1,78 @@
+"""Peak memory against hand-computed steps."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from glocal.bench import peak_training_memory
+
+MIB = 2**20
+
+
+def test_a_step_of_one_wide_layer_by_hand():
+    # batch 1: activations are a few KiB, so the peak is in AdamW's step: weight, gradient, two moments, and
+    # sqrt(second moment) with its quotient by the bias correction
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 512, bias=False))
+    weight = 4 * 1024 * 512
+    assert peak_training_memory(model, (1, 1, 32, 32)) * MIB == pytest.approx(6 * weight, rel=0.005)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_kept_activations_by_hand(depth):
+    # conv output and `depth` tanh outputs are kept (a tanh keeps its output alone: the conv's is freed), the batch lives
+    # throughout; the peak is in the first tanh backward: all kept outputs, the incoming gradient and the outgoing one
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Tanh() for _ in range(depth)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    bytes_of_map = 4 * 64 * 128 * 128
+    expected = 1 + depth + 2
+    assert peak_training_memory(model, (64, 1, 128, 128)) * MIB == pytest.approx(expected * bytes_of_map, rel=0.005)
+
+
+def test_memory_grows_linearly_with_the_batch_and_figures_repeat():
+    model = timm.create_model("resnet10t", num_classes=3)
+    peaks = [peak_training_memory(model, (n, 3, 32, 32)) for n in (8, 16, 24)]
+    assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=1e-6)
+    assert peak_training_memory(model, (8, 3, 32, 32)) == peaks[0]
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were():
+    model = timm.create_model("resnet10t", num_classes=3, drop_rate=0.5).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    with torch.no_grad():
+        peak_training_memory(model, (2, 3, 32, 32))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_checkpointing_and_frozen_layers_save_memory():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, patch_size=8, depth=4, num_classes=3)
+    plain = peak_training_memory(model, (16, 3, 64, 64))
+    model.set_grad_checkpointing()
+    assert peak_training_memory(model, (16, 3, 64, 64)) < 0.8 * plain
+    model.set_grad_checkpointing(False)
+    model.requires_grad_(False).head.requires_grad_(True)
+    assert peak_training_memory(model, (16, 3, 64, 64)) < 0.5 * plain
+
+
+def test_another_loss():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.body(x).mean((2, 3)), self.body(x).amax((2, 3))
+
+    assert peak_training_memory(TwoHeads(), (2, 3, 8, 8), loss=lambda heads: sum(h.sum() for h in heads)) > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_by_hand():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 1024, bias=False))
+    weight = 4 * 1024 * 1024
+    first = peak_training_memory(model, (1, 1, 32, 32), "cuda")
+    assert 6 * weight <= first * MIB <= 6.5 * weight
+    assert peak_training_memory(model, (1, 1, 32, 32), "cuda") == first
