@@ -20,7 +20,7 @@ def test_a_step_of_one_wide_layer_by_hand():
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_kept_activations_by_hand(depth):
-    # a tanh keeps its output alone, so the convolution's is freed; the worst moment is the backward pass of the last tanh:
+    # a tanh keeps its output alone, so the convolution's is freed; the worst moment is the last tanh's backward pass:
     # the batch, all kept outputs, the gradient that comes in and the one that goes out
     model = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Tanh() for _ in range(depth)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     bytes_of_map = 4 * 64 * 128 * 128
