@@ -1,4 +1,4 @@
-"""Parts without a family, built on torch and timm.layers only."""
+"""Parts without a family, built on torch alone: importing timm registers the models, which import this room."""
 
 from glocal.layers.attention import Attend, MHSA2d, NonLocal2d, SelfAttention
 from glocal.layers.position import AbsolutePosition2d, NoPosition2d, RelativePosition2d, resample_table

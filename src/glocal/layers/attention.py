@@ -1,7 +1,6 @@
 """Self-attention. `Attend` is the only softmax over scores; a mechanism differs in how it makes q, k, v and the bias."""
 
 import torch.nn.functional as F
-from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from glocal.layers.position import AbsolutePosition2d, NoPosition2d, RelativePosition2d
@@ -90,7 +89,7 @@ class MHSA2d(nn.Module):
         self,
         dim: int,
         num_heads: int = 4,
-        size: int | tuple[int, int] = (14, 14),
+        size: tuple[int, int] = (14, 14),
         position: str = "relative",
         stride: int = 1,
     ):
@@ -102,7 +101,7 @@ class MHSA2d(nn.Module):
         self.num_heads = num_heads
         self.head_dim = _head_dim(dim, num_heads)
         self.qkv = nn.Conv2d(dim, 3 * dim, kernel_size=1, bias=False)
-        self.position = POSITIONS[position](to_2tuple(size), self.head_dim)
+        self.position = POSITIONS[position](size, self.head_dim)
         self.attend = Attend(scale=1.0)
         # ceil_mode: the last row and column of an odd map are averaged over what is there, as TensorFlow's SAME does.
         self.pool = nn.AvgPool2d(2, 2, ceil_mode=True) if stride == 2 else nn.Identity()
