@@ -10,9 +10,6 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from glocal.cli import app
 from glocal.errors import GlocalError, nearest
@@ -20,16 +17,14 @@ from glocal.errors import GlocalError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-EXAMPLES = """
-[bold]Examples[/]
+    from rich.table import Table
 
-  glocal models                    all models of glocal
-
-  glocal models botnet             names that contain "botnet"
-
-  glocal models 'vit_*_224' --all  timm's models too
-
-  glocal models resnet50 --json    every published figure with its source
+EXAMPLES = """\b
+Examples:
+  glocal models                     all models of glocal
+  glocal models botnet              names that contain "botnet"
+  glocal models 'vit_*_224' --all   timm's models too
+  glocal models resnet50 --json     every published figure with its source
 """
 
 
@@ -44,6 +39,9 @@ def models(
     Parameters and multiply-accumulates (MACs, what papers print as FLOPs) are counted here, with 1,000 classes, at the
     model's own input size. The published ImageNet top-1 is the best one known at that size, or else at another.
     """
+    from rich.console import Console
+    from rich.progress import track
+
     names = _matching(pattern, everything)
     published = _published()
     progress = track(names, "Counting", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
@@ -106,6 +104,8 @@ def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("Model", "Family"):
         table.add_column(column, no_wrap=True)

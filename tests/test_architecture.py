@@ -1,0 +1,152 @@
+"""Imports point one way: the rooms of the house and who may enter which (docs/architecture.md)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import glocal
+
+SOURCE = Path(glocal.__file__).parent
+
+# A room, and the parts of glocal that it may import beside itself and glocal.errors.
+MAY_IMPORT = {
+    "layers": set(),
+    "checkpoints": set(),
+    "models": {"layers", "checkpoints"},
+    "data": {"files"},
+    "report": {"files"},
+    "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
+    "training": {"data", "files"},
+    "comparison": {"", "training", "data", "bench", "files"},
+    "cli": {"", "layers", "checkpoints", "models", "data", "report", "bench", "training", "comparison", "files"},
+    # single files
+    "": {"_timm_hook", "models"},
+    "_timm_hook": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "files": set(),
+}
+
+HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}
+HEAVY |= {f"glocal.{room}" for room in ("layers", "checkpoints", "models", "data", "report", "bench", "training")}
+HEAVY |= {"glocal.comparison"}
+
+
+def room_of(module: str) -> str:
+    """The room of a module: ``glocal.models.vit`` -> ``models``; of ``glocal`` itself ``""``."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str, str]]:
+    """Every import of glocal, anywhere in a file: (statement, module, name); name is "" for ``import module``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node, "." * node.level + (node.module or ""), alias.name) for alias in node.names)
+
+
+def faults(source: str, module: str) -> list[str]:
+    """What a file does that the house forbids.
+
+    Args:
+        source: the text of the file.
+        module: its dotted name.
+    """
+    tree = ast.parse(source)
+    room, found = room_of(module), []
+    for node, target, name in imports(tree):
+        where = f"{module}:{node.lineno}: {ast.unparse(node)}"
+        if target.startswith("."):
+            found.append(f"{where}: relative import")
+        if target.split(".")[0] != "glocal":
+            continue
+        # `from glocal import bench` enters the room bench; `from glocal import __version__` stays at the door
+        other = name if target == "glocal" and name in MAY_IMPORT else room_of(target)
+        if other not in {room, "errors"} | MAY_IMPORT[room]:
+            found.append(f"{where}: {room or 'glocal'} may not import {other or 'glocal'}")
+        private = [part for part in [*target.split("."), name] if part.startswith("_") and not part.endswith("__")]
+        if private and other != room and (room, other) != ("", "_timm_hook"):
+            found.append(f"{where}: {private[0]} is private to {other}")
+        elif name.startswith("_") and not name.endswith("__") and target != module:
+            found.append(f"{where}: {name} is private to {target}")
+    if room == "cli":
+        found += [f"{module}:{line}: {name} at import time" for line, name in imported_at_once(tree) if is_heavy(name)]
+    return found
+
+
+def imported_at_once(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Modules imported when the file is, and not when a function is called or only for the type checker."""
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        for inner in ast.walk(node) if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ():
+            for statement, target, name in imports(inner) if isinstance(inner, ast.Import | ast.ImportFrom) else ():
+                yield statement.lineno, f"{target}.{name}" if target == "glocal" and name else target
+
+
+def is_heavy(module: str) -> bool:
+    return any(module == heavy or module.startswith(f"{heavy}.") for heavy in HEAVY)
+
+
+FILES = {
+    ".".join(("glocal", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_one_way(module):
+    assert faults(FILES[module].read_text(encoding="utf-8"), module) == []
+
+
+def test_every_room_has_its_rule():
+    assert {room_of(module) for module in FILES} <= set(MAY_IMPORT)
+
+
+def test_nothing_goes_in_circles():
+    seen: set[str] = set()
+    while ready := {room for room, others in MAY_IMPORT.items() if room not in seen and others - {""} <= seen}:
+        seen |= ready
+    assert seen == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("glocal.layers.attention", "from glocal.models import ResNet"),
+        ("glocal.models.vit", "import glocal.training.loop"),
+        ("glocal.comparison.plan", "from glocal.report import write_report"),
+        ("glocal.comparison.plan", "def f():\n    from glocal import models"),
+        ("glocal.data.gate", "from glocal.cli import app"),
+        ("glocal.bench.speed", "from glocal.models import create_model"),
+        ("glocal.models.vit", "from glocal.models.resnet import _cfg"),
+        ("glocal.cli.compare", "def run():\n    from glocal.comparison._lock import Lock"),
+        ("glocal.models.vit", "from .resnet import ResNet"),
+        ("glocal.cli.compare", "import torch"),
+        ("glocal.cli.compare", "import torch.nn as nn"),
+        ("glocal.cli.compare", "try:\n    from timm import create_model\nexcept ImportError:\n    pass"),
+        ("glocal.cli.compare", "from glocal import data"),
+        ("glocal.cli.compare", "from glocal.comparison import compare"),
+    ],
+)
+def test_a_planted_fault_is_found(module, source):
+    assert len(faults(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("glocal.models.vit", "from glocal.layers import MHSA2d"),
+        ("glocal.models.vit", "from glocal.models._backbone import build"),
+        ("glocal.training.loop", "from glocal.data import load\nfrom glocal.errors import GlocalError, nearest"),
+        ("glocal.bench.environment", "import glocal\nfrom glocal import __version__"),
+        ("glocal.cli.compare", "def run():\n    import torch\n    from glocal.comparison import compare"),
+        ("glocal.cli.compare", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+    ],
+)
+def test_what_is_allowed_is_not_reported(module, source):
+    assert faults(source, module) == []
