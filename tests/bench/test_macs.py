@@ -160,21 +160,39 @@ def test_a_model_that_reads_values_is_counted_on_the_cpu():
 
     model = ReadsValues(3, 2, 1)
     assert count_macs(model, 8) == 64 * 6
+    assert model.training
+    assert model.weight.requires_grad
     with pytest.raises(RuntimeError):
         count_macs(model, 8, in_chans=4)
 
 
-def test_fused_attention_is_not_free_on_the_cpu():
-    class FastPath(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+class OnTheCPU(nn.Module):
+    """Keeps a counted model off the meta device."""
 
-        def forward(self, x):
-            x = x.flatten(2).transpose(1, 2) + x.sum().item()  # .item() keeps it off the meta device
-            return self.attention(x, x, x, need_weights=False)[0]
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
 
-    assert count_macs(FastPath(), 8, 16) == 4 * 64 * 16**2 + 2 * 64**2 * 16
+    def forward(self, x):
+        return self.body(x + x.sum().item())
+
+
+class FastPath(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("attention", [FastPath(), Attention(16, 2), Attention(16, 2, mask=True)])
+def test_fused_attention_is_not_free_on_the_cpu(attention, monkeypatch):
+    # as in a version of torch whose counter has not heard of this kernel
+    known = torch.utils.flop_counter.flop_registry
+    monkeypatch.delitem(known, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, raising=False)
+    assert count_macs(OnTheCPU(attention), 8, 16) == 4 * 64 * 16**2 + 2 * 64**2 * 16
 
 
 def test_half_precision_models_are_counted_too():

@@ -28,6 +28,13 @@ def test_kept_activations_by_hand(depth):
     assert peak == pytest.approx((1 + depth + 2) * bytes_of_map, rel=0.005)
 
 
+def test_moments_live_through_the_backward_pass():
+    # weight and two moments; batch; log-softmax's kept output, the gradient that comes into its backward and its own
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 512, bias=False))
+    expected = 3 * (1024 * 512) + 2048 * 1024 + 3 * (2048 * 512)
+    assert peak_training_memory(model, (2048, 1, 32, 32)) * MIB == pytest.approx(4 * expected, rel=0.005)
+
+
 def test_memory_grows_linearly_with_the_batch_and_figures_repeat():
     model = timm.create_model("resnet10t", num_classes=3)
     peaks = [peak_training_memory(model, (n, 3, 32, 32)) for n in (8, 16, 24)]
