@@ -10,7 +10,9 @@ def wild(module: nn.Module, seed: int = 0) -> nn.Module:
     module.double().eval()
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():
-            tensor.uniform_(0.5 if "running_var" in name else -1.0, 1.5 if "running_var" in name else 1.0, generator=generator)
+            tensor.uniform_(
+                0.5 if "running_var" in name else -1.0, 1.5 if "running_var" in name else 1.0, generator=generator
+            )
     return module
 
 

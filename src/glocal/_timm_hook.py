@@ -24,7 +24,9 @@ def register_with_timm() -> None:
 class _AfterTimm(MetaPathFinder):
     """Finds timm as usual and appends ``import glocal.models`` to its execution; then steps aside."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != "timm":
             return None
         sys.meta_path.remove(self)

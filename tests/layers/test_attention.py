@@ -85,7 +85,9 @@ def test_relative_position_moves_with_the_content_and_absolute_does_not():
     bias = relative.position(torch.ones(1, 1, 5, 8, dtype=torch.float64), 1, 5)[0, 0]
     for offset in range(-4, 5):
         diagonal = bias.diagonal(offset)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), msg="a relative bias depends on the offset alone")
+        torch.testing.assert_close(
+            diagonal, diagonal[:1].expand_as(diagonal), msg="a relative bias depends on the offset alone"
+        )
     absolute = wild(MHSA2d(8, num_heads=1, size=(1, 5), position="absolute"))
     bias = absolute.position(torch.ones(1, 1, 5, 8, dtype=torch.float64), 1, 5)[0, 0]
     torch.testing.assert_close(bias, bias[:1].expand_as(bias), msg="an absolute bias depends on the key alone")

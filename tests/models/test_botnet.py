@@ -47,9 +47,7 @@ def test_last_stage_of_the_s1_forms_keeps_its_stride():
 @pytest.mark.parametrize("shortcut_act", [True, False])
 def test_block_is_the_authors_block(stride, shortcut_act):
     """1x1, BN, ReLU, MHSA, average pooling, BN, ReLU, 1x1, BN; projected shortcut with BN (and ReLU); sum, ReLU."""
-    block = wild(
-        BottleneckTransformer(6, 4, stride=stride, size=(3, 4), num_heads=2, shortcut_act=shortcut_act)
-    )
+    block = wild(BottleneckTransformer(6, 4, stride=stride, size=(3, 4), num_heads=2, shortcut_act=shortcut_act))
     x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
 
     def norm(y: torch.Tensor, bn: nn.BatchNorm2d) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 import glocal
-from tests.randomized import calm, wild
+from tests.randomized import calm
 
 DEPTHS = (18, 34, 50, 101, 152)
 
@@ -14,7 +14,9 @@ DEPTHS = (18, 34, 50, 101, 152)
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_equal_to_timm_and_torchvision_with_weights_moved_over(depth, library):
-    theirs = timm.create_model(f"resnet{depth}") if library == "timm" else torchvision.models.get_model(f"resnet{depth}")
+    theirs = (
+        timm.create_model(f"resnet{depth}") if library == "timm" else torchvision.models.get_model(f"resnet{depth}")
+    )
     calm(theirs)
     name = f"glocal_resnet{depth}"
     ours = glocal.create_model(name).eval()

@@ -1,4 +1,4 @@
-"""Self-attention. `Attend` is the only softmax over scores; a mechanism differs in how it makes q, k, v and the bias."""
+"""Self-attention. `Attend` is the only softmax over scores; mechanisms differ in how they make q, k, v and bias."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,9 +57,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))                        # (B, N, 3, n, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                                      # (B, n, N, d) each
-        x = self.attend(q, k, v).transpose(1, 2).flatten(2)                                       # (B, N, dim)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))  # (B, N, 3, n, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, n, N, d) each
+        x = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, N, dim)
         return self.proj(x)
 
 
@@ -109,11 +109,11 @@ class MHSA2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride))."""
         height, width = x.shape[-2:]
-        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, self.head_dim))             # (B, 3, n, d, HW)
-        q, k, v = qkv.permute(1, 0, 2, 4, 3)                                                      # (B, n, HW, d) each
+        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, self.head_dim))  # (B, 3, n, d, HW)
+        q, k, v = qkv.permute(1, 0, 2, 4, 3)  # (B, n, HW, d) each
         q = q * self.head_dim**-0.5
-        x = self.attend(q, k, v, self.position(q, height, width))                                 # (B, n, HW, d)
-        x = x.transpose(2, 3).reshape(x.shape[0], -1, height, width)                              # (B, dim, H, W)
+        x = self.attend(q, k, v, self.position(q, height, width))  # (B, n, HW, d)
+        x = x.transpose(2, 3).reshape(x.shape[0], -1, height, width)  # (B, dim, H, W)
         return self.pool(x)
 
 
@@ -142,7 +142,7 @@ class NonLocal2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
         q, k, v = (conv(x).flatten(2).transpose(1, 2)[:, None] for conv in (self.theta, self.phi, self.g))
-        y = self.attend(q, k, v)[:, 0].transpose(1, 2).unflatten(2, x.shape[-2:])                 # (B, inner, H, W)
+        y = self.attend(q, k, v)[:, 0].transpose(1, 2).unflatten(2, x.shape[-2:])  # (B, inner, H, W)
         return x + self.norm(self.out(y))
 
 

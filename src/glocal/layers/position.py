@@ -45,12 +45,12 @@ class RelativePosition2d(nn.Module):
 
     def forward(self, q: Tensor, height: int, width: int) -> Tensor:
         """(B, n, HW, d) scaled queries -> (B, n, HW, HW) bias, query first."""
-        q = q.unflatten(2, (height, width))                                                       # (B, n, H, W, d)
+        q = q.unflatten(2, (height, width))  # (B, n, H, W, d)
         rel_height = resample_table(self.rel_height, 2 * height - 1)[_axis_offsets(height, q.device)]  # (H, H, d)
-        rel_width = resample_table(self.rel_width, 2 * width - 1)[_axis_offsets(width, q.device)]      # (W, W, d)
-        rows = torch.einsum("bnhwd,hkd->bnhwk", q, rel_height)                                    # (B, n, H, W, H)
-        columns = torch.einsum("bnhwd,wkd->bnhwk", q, rel_width)                                  # (B, n, H, W, W)
-        bias = rows[..., :, None] + columns[..., None, :]                                         # (B, n, H, W, H, W)
+        rel_width = resample_table(self.rel_width, 2 * width - 1)[_axis_offsets(width, q.device)]  # (W, W, d)
+        rows = torch.einsum("bnhwd,hkd->bnhwk", q, rel_height)  # (B, n, H, W, H)
+        columns = torch.einsum("bnhwd,wkd->bnhwk", q, rel_width)  # (B, n, H, W, W)
+        bias = rows[..., :, None] + columns[..., None, :]  # (B, n, H, W, H, W)
         return bias.flatten(4).flatten(2, 3)
 
 
@@ -75,7 +75,7 @@ class AbsolutePosition2d(nn.Module):
         """(B, n, HW, d) scaled queries -> (B, n, HW, HW) bias, query first."""
         rows = resample_table(self.abs_height, height)
         columns = resample_table(self.abs_width, width)
-        keys = (rows[:, None] + columns[None, :]).flatten(0, 1)                                   # (HW, d)
+        keys = (rows[:, None] + columns[None, :]).flatten(0, 1)  # (HW, d)
         return q @ keys.T
 
 
@@ -87,4 +87,4 @@ class NoPosition2d(nn.Module):
 
     def forward(self, q: Tensor, height: int, width: int) -> None:
         """No bias."""
-        return None
+        return

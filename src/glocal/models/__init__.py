@@ -9,10 +9,12 @@ from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError, nearest
+from glocal.models._backbone import Backbone
 from glocal.models.botnet import BoTNet
 from glocal.models.insert import insert_attention
 from glocal.models.resnet import ResNet
 from glocal.models.vit import VisionTransformer
+
 from glocal.models import micro  # noqa: F401  (registers)  # isort: skip
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of glocal's models that match a shell pattern, e.g. ``"botnet*"``, in timm's natural order."""
-    return [name for name in timm.list_models(pattern) if model_entrypoint(name).__module__.startswith("glocal.models.")]
+    return [
+        name for name in timm.list_models(pattern) if model_entrypoint(name).__module__.startswith("glocal.models.")
+    ]
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
@@ -64,6 +68,7 @@ def convert_checkpoint(name: str, state_dict: Mapping[str, Any], **kwargs: Any) 
         raise GlocalError(f"model: expected one of glocal's models, got {name!r}{nearest(name, list_models())}")
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs)
+    assert isinstance(model, Backbone)
     converted = model.adapt_checkpoint(dict(state_dict), model)
     _check_complete(name, model.state_dict(), converted)
     return converted

@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> (B, num_classes) logits, or with ``pre_logits`` the (B, head_hidden_size) input of the classifier."""
+        """Features -> (B, num_classes) logits; with ``pre_logits`` the (B, head_hidden_size) input of the classifier."""
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Module:
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         return maps if intermediates_only else (self.norm(x), maps)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop what the stages at ``indices`` do not need; returns the indices, counted from the first stage."""
         taken, last = feature_take_indices(len(self.feature_info), indices)

@@ -11,18 +11,18 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer
 from timm.models import generate_default_cfgs, register_model
-from torch import nn
 
 from glocal.layers import MHSA2d
 from glocal.models._backbone import build
-from glocal.models.resnet import Bottleneck, ResNet
+from glocal.models.resnet import Bottleneck, ResNet, Shortcut
 
 
 class BottleneckTransformer(Bottleneck):
     """Bottleneck with MHSA in the place of its 3x3 convolution (Fig. 1 right; Tab. 1, c5).
 
     Args:
-        in_chs, width, stride, size, drop_path, act, se_ratio: as in `BasicBlock`; ``size`` is the map's at ``img_size``.
+        in_chs, width, stride, drop_path, act, se_ratio: as in `BasicBlock`.
+        size: rows and columns of the input map at ``img_size``, for the position tables.
         num_heads: heads of the attention (4 in §3).
         position: "relative", "absolute" or "none" (Tab. 4).
         shortcut_act: activation on the projected shortcut, as in the authors' reference code; False for ResNet's.
@@ -42,11 +42,9 @@ class BottleneckTransformer(Bottleneck):
         position: str = "relative",
         shortcut_act: bool = True,
     ):
-        super().__init__(
-            in_chs, width, stride=stride, size=size, drop_path=drop_path, act=act, se_ratio=se_ratio
-        )
+        super().__init__(in_chs, width, stride=stride, size=size, drop_path=drop_path, act=act, se_ratio=se_ratio)
         self.conv2 = MHSA2d(width, num_heads, size=size, position=position, stride=stride)
-        if shortcut_act and not isinstance(self.downsample, nn.Identity):
+        if shortcut_act and isinstance(self.downsample, Shortcut):
             self.downsample.append(get_act_layer(act)())
 
 
@@ -79,9 +77,7 @@ class BoTNet(ResNet):
     ):
         if not set(attention_stages) <= {1, 2, 3, 4}:
             raise ValueError(f"attention_stages: expected stages from 1 to 4, got {tuple(attention_stages)}")
-        attending = partial(
-            BottleneckTransformer, num_heads=num_heads, position=position, shortcut_act=shortcut_act
-        )
+        attending = partial(BottleneckTransformer, num_heads=num_heads, position=position, shortcut_act=shortcut_act)
         blocks = tuple(attending if stage in attention_stages else Bottleneck for stage in (1, 2, 3, 4))
         super().__init__(blocks, depths, **{"strides": (1, 2, 2, last_stride), **kwargs})
 
@@ -146,8 +142,8 @@ def botnet_s1_50(pretrained: bool = False, **kwargs: Any) -> BoTNet:
 
 
 def _s1(name: str, depths: tuple[int, ...], pretrained: bool, kwargs: dict[str, Any]) -> BoTNet:
-    # the T-series adds squeeze-and-excitation to every block, 1/16 wide, and SiLU (§4.8); the published parameters count
-    # the weights of convolutions and linear layers only
+    # the T-series adds squeeze-and-excitation to every block, 1/16 wide, and SiLU (§4.8); the published parameters
+    # count the weights of convolutions and linear layers only
     return build(BoTNet, name, pretrained, kwargs, depths=depths, last_stride=1, se_ratio=1 / 16, act="silu")
 
 

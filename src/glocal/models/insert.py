@@ -1,4 +1,4 @@
-"""Attention put into a ResNet that somebody else built: the experiment of BoTNet on any ResNet of timm or torchvision."""
+"""Attention put into a ResNet that somebody else built: BoTNet's experiment on any ResNet of timm or torchvision."""
 
 from typing import Any
 
@@ -66,7 +66,8 @@ def _stage(model: nn.Module, number: int) -> nn.Sequential:
     stage = dict(model.named_children()).get(f"layer{number}")
     if number not in (1, 2, 3, 4) or not isinstance(stage, nn.Sequential) or not len(stage):
         raise ValueError(
-            f"expected a ResNet with layer1 to layer4 and stages from 1 to 4, got stage {number!r} of {type(model).__name__}"
+            f"expected a ResNet with layer1 to layer4 and stages from 1 to 4, "
+            f"got stage {number!r} of {type(model).__name__}"
         )
     return stage
 

@@ -5,7 +5,6 @@ the first 1x1), parameter names are theirs, so their checkpoints load as they ar
 """
 
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -141,7 +140,7 @@ class ResNet(Backbone):
 
     def __init__(
         self,
-        blocks: tuple[Callable[..., nn.Module], ...] = (Bottleneck,) * 4,
+        blocks: tuple[Callable[..., BasicBlock | Bottleneck], ...] = (Bottleneck,) * 4,
         depths: tuple[int, ...] = (3, 4, 6, 3),
         *,
         widths: tuple[int, ...] = (64, 128, 256, 512),
@@ -176,9 +175,7 @@ class ResNet(Backbone):
             stage = nn.Sequential()
             for i, rate in enumerate(stage_rates):
                 stride = stage_stride if i == 0 else 1
-                block = make(
-                    in_chs, stage_width, stride=stride, size=size, drop_path=rate, act=act, se_ratio=se_ratio
-                )
+                block = make(in_chs, stage_width, stride=stride, size=size, drop_path=rate, act=act, se_ratio=se_ratio)
                 stage.append(block)
                 in_chs = block.last_norm().num_features
                 size = (-(-size[0] // stride), -(-size[1] // stride))
@@ -197,9 +194,8 @@ class ResNet(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if zero_init_last:
-            for block in chain(self.layer1, self.layer2, self.layer3, self.layer4):
-                nn.init.zeros_(block.last_norm().weight)
+            if zero_init_last and isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_(module.last_norm().weight)
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """(B, in_chans, H, W) image -> the maps of layer1 to layer4, at strides 4, 8, 16 and 32."""

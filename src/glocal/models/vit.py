@@ -131,9 +131,9 @@ class VisionTransformer(Backbone):
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) image -> (B, prefix + patches, dim) tokens with their positions (Eq. 1)."""
-        x = self.patch_embed(x)                                                                   # (B, D, h, w)
+        x = self.patch_embed(x)  # (B, D, h, w)
         grid = x.shape[-2:]
-        x = map_to_tokens(x)                                                                      # (B, hw, D)
+        x = map_to_tokens(x)  # (B, hw, D)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         if self.pos_embed is not None:

@@ -1,0 +1,286 @@
+"""timm's model contract over every registered name: full sizes on the meta device, values on shortened models."""
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
+from timm.models._manipulate import group_with_matcher
+from timm.models._registry import model_entrypoint
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+import glocal
+from glocal.models import BoTNet, ResNet, VisionTransformer
+from tests.randomized import calm
+
+NAMES = glocal.list_models()
+SHORTER = {ResNet: {"depths": (1, 1, 1, 1)}, BoTNet: {"depths": (1, 1, 1, 1)}, VisionTransformer: {"depth": 3}}
+
+
+def short(name: str, **kwargs) -> nn.Module:
+    """The model with one block a stage, or three in all: what does not depend on depth holds for the whole."""
+    with torch.device("meta"):
+        family = type(timm.create_model(name))
+    return timm.create_model(name, **SHORTER[family], **kwargs)
+
+
+# Shortened, botnet101 is botnet50 and ViT-L a wider ViT-Ti: values are checked on one of each kind, the rest is slow.
+KINDS = (
+    "glocal_resnet18",
+    "glocal_resnet50",
+    "botnet50",
+    "botnet_s1_50",
+    "botnet_s1_59",
+    "glocal_vit_tiny_patch16_224",
+)
+EVERY_NAME = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(
+    params=[n if n in KINDS or n.endswith("_micro") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
+def name(request) -> str:
+    return request.param
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_no_name_is_taken_from_timm():
+    assert len(NAMES) == len(set(NAMES)) > 15
+    assert all(model_entrypoint(name).__module__.startswith("glocal.") for name in NAMES)
+    assert not [name for name in NAMES if name.removeprefix("glocal_") == name and name in TIMMS_OWN]
+
+
+TIMMS_OWN = {name for name in timm.list_models() if model_entrypoint(name).__module__.startswith("timm.")}
+
+
+@EVERY_NAME
+def test_full_size_on_meta(name):
+    """Logits, features, feature_info and the modules that the configuration names, at the published size."""
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        channels, height, width = model.pretrained_cfg["input_size"]
+        x = torch.empty(2, channels, height, width)
+        logits, (features, maps) = model(x), model.forward_intermediates(x)
+    assert logits.shape == (2, model.num_classes) == (2, 1000)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.head_hidden_size)
+    assert len(maps) == len(model.feature_info)
+    modules = dict(model.named_modules())
+    for info, feature in zip(model.feature_info, maps, strict=True):
+        side = -(-height // info["reduction"]), -(-width // info["reduction"])
+        assert feature.shape == (2, info["num_chs"], *side)
+        assert info["module"] in modules
+    config = model.pretrained_cfg
+    assert modules[config["first_conv"]].weight.shape[1] == channels
+    assert modules[config["classifier"]] is model.get_classifier()
+    assert model.get_classifier().weight.shape[0] == 1000
+    if config["pool_size"]:
+        assert maps[-1].shape[-2:] == tuple(config["pool_size"])
+
+
+@EVERY_NAME
+def test_timm_finds_its_transform(name):
+    model = short(name)
+    config = resolve_data_config(model=model)
+    transform = create_transform(**config)
+    assert config["input_size"] == model.pretrained_cfg["input_size"]
+    assert transform(Image.new("RGB", (300, 260))).shape == config["input_size"]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 71), (64, 40)])
+def test_any_size_and_batch_order_does_not_matter(name, size):
+    model = calm(short(name, num_classes=5))
+    x = images(3, 3, *size)
+    with torch.no_grad():
+        logits = model(x)
+        assert logits.shape == (3, 5)
+        assert logits.isfinite().all()
+        assert logits.std(0).min() > 0, "the images make no difference"
+        torch.testing.assert_close(model(x[1:2]), logits[1:2], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(x.flip(0)), logits.flip(0), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_every_parameter(name):
+    model = calm(short(name, num_classes=5)).train()
+    size = model.pretrained_cfg["input_size"][-1] // (1 if "micro" in name else 4)
+    model(images(2, 3, size, size + 8)).square().sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+
+
+def test_features_equal_intermediates_equal_hooks(name):
+    model = calm(short(name))
+    x = images(2, 3, 64, 48)
+    with torch.no_grad():
+        features, maps = model.forward_intermediates(x)
+        assert torch.equal(features, model.forward_features(x))
+        assert torch.equal(model.forward_head(features), model(x))
+        last = len(maps) - 1
+        (early,) = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
+        assert torch.equal(early, maps[0])
+        assert [torch.equal(a, b) for a, b in zip(model.forward_intermediates(x, 2)[1], maps[-2:], strict=True)] == [
+            True
+        ] * 2
+        normed = model.forward_intermediates(x, [last], norm=True, intermediates_only=True)[0]
+        assert torch.equal(normed, model.to_map(features, 64, 48))
+
+        extractor = calm(short(name, features_only=True))
+        assert extractor.feature_info.reduction() == [model.feature_info[i]["reduction"] for i in extractor.out_indices]
+        wrapped = extractor(x)
+        assert [m.shape[1] for m in wrapped] == extractor.feature_info.channels()
+        for index, feature in zip(extractor.out_indices, wrapped, strict=True):
+            torch.testing.assert_close(feature, calm_features(name, x)[index])
+    with pytest.raises(ValueError, match="output_fmt: expected 'NCHW', got 'NHWC'"):
+        model.forward_intermediates(x, output_fmt="NHWC")
+
+
+def calm_features(name: str, x: torch.Tensor) -> list[torch.Tensor]:
+    """The maps of a whole model with the weights that `calm` gives to the pruned one."""
+    extractor = calm(short(name, features_only=True))
+    whole = short(name)
+    whole.load_state_dict({**whole.state_dict(), **extractor.model.state_dict()})
+    return whole.eval().forward_intermediates(x, intermediates_only=True)
+
+
+@pytest.mark.parametrize("indices", [(0,), (0, 2), (-1,)])
+def test_pruned_features(name, indices):
+    extractor = short(name, features_only=True, out_indices=indices).eval()
+    whole = short(name)
+    kept = extractor.model.state_dict()
+    assert set(kept) < set(whole.state_dict())
+    whole.load_state_dict({**whole.state_dict(), **kept})
+    x = images(1, 3, 48, 64)
+    with torch.no_grad():
+        expected = whole.eval().forward_intermediates(x, indices=list(indices), intermediates_only=True)
+        for got, want in zip(extractor(x), expected, strict=True):
+            assert torch.equal(got, want)
+    if indices == (0,):
+        assert len(kept) < len(whole.state_dict()) / 2, "later stages are gone"
+
+
+def test_reset_classifier(name):
+    model = calm(short(name))
+    x = images(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = model.forward_head(model.forward_features(x), pre_logits=True)
+        model.reset_classifier(7)
+        assert model.num_classes == 7
+        assert model(x).shape == (2, 7)
+        torch.testing.assert_close(model(x), model.get_classifier()(pooled))
+        model.reset_classifier(0)
+        assert torch.equal(model(x), pooled)
+        model.reset_classifier(0, "")
+        assert torch.equal(model(x), model.forward_features(x))
+        model.reset_classifier(3, "avg")
+        assert model(x).shape == (2, 3)
+
+
+def test_constructor_arguments_of_timm(name):
+    model = short(
+        name, num_classes=4, in_chans=1, global_pool="avg", img_size=(64, 96), drop_rate=0.5, drop_path_rate=0.5
+    )
+    x = images(2, 1, 64, 96)
+    assert model.eval()(x).shape == (2, 4)
+    model = calm(model)
+    torch.manual_seed(0)
+    assert not torch.equal(model.train()(x), model(x)), "dropout and stochastic depth act in training"
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    headless = short(name, num_classes=0, global_pool="")
+    assert torch.equal(headless.eval()(x := images(1, 3, 32, 32)), headless.forward_features(x))
+
+
+def test_weights_come_from_a_file_whatever_the_head_and_channels(name, tmp_path):
+    source = calm(short(name))
+    file = tmp_path / "model.safetensors"
+    save_file(source.state_dict(), file)
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        same = short(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}).eval()
+        assert torch.equal(same(x), source(x))
+        assert torch.equal(short(name, checkpoint_path=str(file)).eval()(x), source(x))
+        other = short(
+            name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, num_classes=3, in_chans=1
+        ).eval()
+        assert other(x[:, :1]).shape == (1, 3)
+        grey = x[:, :1].expand(-1, 3, -1, -1)
+        torch.testing.assert_close(
+            other.forward_features(x[:, :1]), source.forward_features(grey), rtol=1e-3, atol=1e-4
+        )
+        extractor = short(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, features_only=True).eval()
+        expected = source.forward_intermediates(x, indices=list(extractor.out_indices), intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(extractor(x), expected, strict=True))
+
+
+def test_round_trip_through_a_local_hub_folder(tmp_path):
+    for name in ("resnet_micro", "botnet_micro", "vit_micro"):
+        model = calm(timm.create_model(name, num_classes=4))
+        timm.models.save_for_hf(model, tmp_path / name, safe_serialization=True)
+        loaded = timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).eval()
+        x = images(1, 3, 32, 32)
+        assert torch.equal(loaded(x), model(x))
+
+
+@EVERY_NAME
+def test_pretrained_without_weights_is_refused(name):
+    with torch.device("meta"), pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        timm.create_model(name, pretrained=True)
+
+
+def test_layer_groups_and_decay(name):
+    model = short(name)
+    for coarse in (False, True):
+        groups = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=coarse))
+        assert sorted(n for names in groups.values() for n in names) == sorted(n for n, _ in model.named_parameters())
+        stem = next(iter(groups.values()))
+        assert model.pretrained_cfg["first_conv"] + ".weight" in stem
+        assert model.pretrained_cfg["classifier"] + ".weight" in groups[max(groups)]
+    scales = [group["lr_scale"] for group in param_groups_layer_decay(model, layer_decay=0.5)]
+    assert min(scales) < 0.3
+    assert max(scales) == 1
+    names = {n for n, _ in model.named_parameters()}
+    assert model.no_weight_decay() <= names
+
+
+def test_gradient_checkpointing_has_equal_gradients(name):
+    gradients = []
+    for enable in (False, True):
+        model = calm(short(name, num_classes=3)).double()  # eval mode: BatchNorm keeps its statistics
+        model.set_grad_checkpointing(enable)
+        model(images(2, 3, 32, 48).double()).square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for n, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][n], gradient, rtol=1e-10, atol=1e-12, msg=n)
+
+
+@pytest.mark.parametrize("name", ["resnet_micro", "botnet_micro", "vit_micro"])
+def test_compiles_and_exports_with_dynamic_sizes(name):
+    model = calm(timm.create_model(name, num_classes=5))
+    dim = torch.export.Dim
+    sizes = {0: dim("b", min=1, max=64), 2: 32 * dim("h", min=1, max=32), 3: 32 * dim("w", min=1, max=32)}
+    program = torch.export.export(model, (images(2, 3, 64, 96),), dynamic_shapes=(sizes,)).module()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for shape in ((1, 3, 32, 32), (3, 3, 96, 64)):
+            x = images(*shape)
+            torch.testing.assert_close(program(x), model(x))
+            torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_channels_last(name, dtype):
+    model = calm(short(name, num_classes=5))
+    x = images(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast("cpu", dtype):
+            half = model(x)
+        assert half.isfinite().all()
+        assert (half.float() - expected).abs().max() <= 0.1 * expected.abs().max()
+        last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(last, expected, rtol=1e-3, atol=1e-4)
