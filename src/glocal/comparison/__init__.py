@@ -1,0 +1,22 @@
+"""Comparison of models under one recipe and budget: runs, records, statistics, verdict."""
+
+from glocal.comparison.job import Observer, Results, compare, pictures_of_mistakes
+from glocal.comparison.settings import DEFAULT_MODELS, Run, Settings, make_settings
+from glocal.comparison.statistics import Interval, accuracy_interval, paired_difference
+from glocal.comparison.verdict import judge, summarise
+
+__all__ = [
+    "DEFAULT_MODELS",
+    "Interval",
+    "Observer",
+    "Results",
+    "Run",
+    "Settings",
+    "accuracy_interval",
+    "compare",
+    "judge",
+    "make_settings",
+    "paired_difference",
+    "pictures_of_mistakes",
+    "summarise",
+]

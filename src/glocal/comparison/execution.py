@@ -1,0 +1,215 @@
+"""One run: a model made from its seed, trained, tested, and its record."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from timm.models import save_for_hf
+from torch import nn
+
+from glocal.comparison.creation import create, normalisation
+from glocal.comparison.settings import Run, Settings
+from glocal.comparison.store import Store
+from glocal.data import DataSource
+from glocal.errors import GlocalError
+from glocal.training import (
+    FeatureBatches,
+    ImageBatches,
+    Normalize,
+    Progress,
+    TrainingBatches,
+    TrainResult,
+    confident_mistakes,
+    predict,
+    score,
+    train,
+)
+
+SPLIT_SEED = 0
+"""Which images are in a fraction of the training set is the same for every model and seed."""
+
+
+class Runner:
+    """Executes the runs of one comparison; images, and a probe's features, are read once for all of them.
+
+    Args:
+        settings: of the comparison.
+        data: training and validation images.
+        train_images: the training images at their size.
+        val_images: the validation images at their size.
+        macs: by model, of a forward pass for one image.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: DataSource,
+        train_images: ImageBatches,
+        val_images: ImageBatches,
+        macs: dict[str, int],
+    ) -> None:
+        self.settings, self.data, self.macs = settings, data, macs
+        self.train_images, self.val_images = train_images, val_images
+        self.position = {path: i for i, path in enumerate(data.train.paths)}
+        self.features: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def execute(self, run: Run, store: Store, progress: Callable[[Progress], None]) -> dict[str, Any]:
+        """Train and test a model and write its record; a run that fails has a record too, which says why.
+
+        Returns:
+            The run's entry in the results, without what its model costs.
+        """
+        entry: dict[str, Any] = {"id": run.id, "model": run.model, "seed": run.seed, "fraction": run.fraction}
+        try:
+            result, prepare = self._train(run, progress)
+        except Exception as error:  # whatever goes wrong in one run, the others go on
+            entry |= _empty_entry() | {"status": "failed", "error": _reason(error)}
+            store.write(run.id, entry, lambda folder: None)
+            return entry
+        entry |= self._entry(run, result)
+        store.write(run.id, entry, lambda folder: self._write_files(folder, result, prepare))
+        return entry
+
+    def _train(self, run: Run, progress: Callable[[Progress], None]) -> tuple[TrainResult, Normalize]:
+        settings = self.settings
+        model = create(run.model, settings, len(self.data.classes), run.seed)
+        prepare = Normalize(*normalisation(model))
+        fraction = self.data.train.fraction(run.fraction, SPLIT_SEED)
+        positions = np.array([self.position[path] for path in fraction.paths])
+        settings_of_run: dict[str, Any] = {
+            "recipe": settings.recipe,
+            "budget": settings.budget,
+            "seed": run.seed,
+            "device": settings.device,
+            "progress": progress,
+        }
+        if settings.mode == "probe":
+            return self._probe(run, model, prepare, positions, settings_of_run), prepare
+        images = TrainingBatches(self.train_images.subset(positions), settings.recipe, run.seed, settings.on_error)
+        macs = self.macs[run.model]
+        return train(model, images, self.val_images, prepare=prepare, macs=macs, **settings_of_run), prepare
+
+    def _probe(
+        self, run: Run, model: nn.Module, prepare: Normalize, positions: np.ndarray, settings_of_run: dict[str, Any]
+    ) -> TrainResult:
+        """Train the classifier on the frozen backbone's features; computing these, once, is not in the budget."""
+        head = model.get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise GlocalError(f"probe: {run.model} has no single linear classifier to train")
+        if run.model not in self.features:
+            backbone = _Backbone(model)
+            features = [predict(backbone, prepare, images, self.settings.device) for images in self._sets()]
+            self.features[run.model] = features[0], features[1]
+            _check_head(run.model, model, head, prepare, self.val_images, features[1])
+        learned, tested = self.features[run.model]
+        result = train(
+            head,
+            FeatureBatches(learned[positions], self.data.train.labels[positions]),
+            FeatureBatches(tested, self.data.val.labels),
+            prepare=nn.Identity(),
+            macs=head.in_features * head.out_features,
+            **settings_of_run,
+        )
+        return dataclasses.replace(result, model=model.cpu().eval())
+
+    def _sets(self) -> tuple[ImageBatches, ImageBatches]:
+        return self.train_images, self.val_images
+
+    def _entry(self, run: Run, result: TrainResult) -> dict[str, Any]:
+        labels, paths = self.data.val.labels, self.data.val.paths
+        metrics = score(result.logits, labels)
+        return {
+            "status": "ok",
+            "error": None,
+            "top1": metrics.top1,
+            "top5": metrics.top5,
+            "ece": metrics.ece,
+            "nll": metrics.nll,
+            "per_class": [None if math.isnan(rate) else rate for rate in metrics.per_class.tolist()],
+            "confusion": metrics.confusion.tolist(),
+            "train_images_per_s": result.images_per_s,
+            "budget": {
+                "asked": str(self.settings.budget),
+                "epochs": result.epochs,
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "flop": result.flop,
+                "seconds_to_budget": result.seconds_to_budget,
+            },
+            "curve": [dataclasses.asdict(point) for point in result.curve],
+            "mistakes": [
+                {
+                    "path": paths[i],
+                    "picture": paths[i],
+                    "true": int(labels[i]),
+                    "predicted": predicted,
+                    "confidence": confidence,
+                }
+                for i, predicted, confidence in confident_mistakes(result.logits, labels)
+            ],
+            "skipped": [dataclasses.asdict(skipped) for skipped in result.skipped],
+            "weights": f"runs/{run.id}/model.safetensors",
+        }
+
+    def _write_files(self, folder: Path, result: TrainResult, prepare: Normalize) -> None:
+        model = result.model.to(memory_format=torch.contiguous_format)
+        size = self.settings.image_size
+        save_for_hf(
+            model,
+            folder,
+            model_config={"label_names": list(self.data.classes)},
+            safe_serialization=True,
+            data_config={"input_size": (3, size, size), "crop_pct": 1.0, "interpolation": "bicubic"},
+        )
+        save_file(
+            {"logits": result.logits, "labels": self.data.val.labels},
+            folder / "predictions.safetensors",
+            metadata={"paths_sha256": digest_of_paths(self.data.val.paths)},
+        )
+
+
+class _Backbone(nn.Module):
+    """All of a model but its classifier: (B, 3, S, S) -> (B, head_hidden_size)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+
+
+def _check_head(
+    name: str, model: nn.Module, head: nn.Module, prepare: nn.Module, images: ImageBatches, features: torch.Tensor
+) -> None:
+    """The classifier on the features must be the model; a few have more between the two."""
+    first = images.subset(np.arange(min(2, len(images))))
+    expected = predict(model, prepare, first)
+    if not torch.allclose(head.cpu()(features[: len(first)]), expected, rtol=1e-3, atol=1e-4):
+        raise GlocalError(f"probe: {name} is more than its features and a linear classifier; use --mode finetune")
+
+
+def _empty_entry() -> dict[str, Any]:
+    """Of a run that has no result."""
+    numbers = ("top1", "top5", "ece", "nll", "train_images_per_s", "budget", "weights")
+    lists = ("per_class", "confusion", "curve", "mistakes", "skipped")
+    return dict.fromkeys(numbers) | {name: [] for name in lists}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory; a smaller batch_size in the recipe or a smaller --image-size needs less"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, GlocalError) else f"{type(error).__name__}: {first}"
+
+
+def digest_of_paths(paths: tuple[str, ...]) -> str:
+    """SHA-256 over paths in their order: which images predictions belong to."""
+    return hashlib.sha256(json.dumps(paths).encode()).hexdigest()

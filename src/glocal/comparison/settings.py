@@ -1,0 +1,209 @@
+"""What a comparison is asked to do, checked before anything long runs."""
+
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+
+from glocal.errors import GlocalError, nearest
+from glocal.training import DEFAULT_RECIPES, Budget, Mode, Recipe
+
+DEFAULT_MODELS = ("resnet_micro", "botnet_micro", "vit_micro")
+IMAGE_SIZES = range(8, 1025)
+MAX_SEEDS = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model trained on one fraction of the training set from one seed."""
+
+    model: str
+    fraction: float
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Name of the run's folder, such as ``resnet_micro-f1-s0``."""
+        return f"{_file_safe(self.model)}-f{self.fraction:g}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `make_settings` has checked.
+
+    Attributes:
+        models: timm names, ours among them.
+        budget: of each run.
+        seeds: of each model.
+        mode: ``scratch``; ``finetune`` from weights; ``probe`` of a frozen backbone by a linear head.
+        weights: by model: a checkpoint to start from; models without one start from timm's own pretrained weights.
+        image_size: side in pixels.
+        fractions: of the training set, largest first.
+        recipe: of each run.
+        device: such as ``cpu`` or ``cuda``.
+        on_error: what to do with images that cannot be read.
+    """
+
+    models: tuple[str, ...]
+    budget: Budget
+    seeds: tuple[int, ...]
+    mode: Mode
+    weights: Mapping[str, Path]
+    image_size: int
+    fractions: tuple[float, ...]
+    recipe: Recipe
+    device: str
+    on_error: Literal["stop", "skip"]
+
+    def runs(self) -> Iterator[Run]:
+        """All runs; every model of a seed before the next seed, so that a comparison cut short still compares."""
+        for fraction in self.fractions:
+            for seed in self.seeds:
+                for model in self.models:
+                    yield Run(model, fraction, seed)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON; weights by the digest of their file."""
+        return {
+            "models": list(self.models),
+            "budget": str(self.budget),
+            "seeds": list(self.seeds),
+            "mode": self.mode,
+            "weights": {model: _sha256(path) for model, path in self.weights.items()},
+            "image_size": self.image_size,
+            "fractions": list(self.fractions),
+            "device": self.device,
+            "recipe": dataclasses.asdict(self.recipe),
+        }
+
+
+def make_settings(
+    models: Sequence[str] = DEFAULT_MODELS,
+    *,
+    budget: str = "5ep",
+    seeds: int = 3,
+    mode: Mode = "scratch",
+    weights: Mapping[str, Path] | None = None,
+    image_size: int | None = None,
+    fractions: Sequence[float] = (1.0,),
+    recipe: Recipe | None = None,
+    device: str = "auto",
+    on_error: Literal["stop", "skip"] = "stop",
+) -> Settings:
+    """Check a request and fill in its defaults.
+
+    Args:
+        models: names that ``timm.list_models()`` knows.
+        budget: of each run, see `glocal.training.Budget`.
+        seeds: how many; 3 means 0, 1 and 2.
+        mode: see `Settings`.
+        weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
+        image_size: side in pixels; by default the largest default of the models.
+        fractions: of the training set, each above 0 and at most 1.
+        recipe: by default that of the mode.
+        device: ``auto`` for CUDA, else Apple's MPS, else the CPU.
+        on_error: ``stop`` at images that cannot be read, or ``skip`` and list them.
+
+    Raises:
+        GlocalError: for whatever cannot be done.
+    """
+    weights = dict(weights or {})
+    _check_models(models)
+    _check_choice("mode", mode, get_args(Mode))
+    _check_choice("on-error", on_error, ("stop", "skip"))
+    _check_weights(models, mode, weights)
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise GlocalError(f"seeds: expected how many, from 1 to {MAX_SEEDS}; got {seeds}")
+    if not fractions or not all(0 < f <= 1 for f in fractions) or len(set(fractions)) < len(fractions):
+        shown = ",".join(f"{f:g}" for f in fractions)
+        raise GlocalError(
+            f"fraction: expected shares above 0 and at most 1, each once, such as 1.0,0.3,0.1; got {shown}"
+        )
+    if image_size is None:
+        image_size = max(timm.get_pretrained_cfg(model).input_size[-1] for model in models)
+    if image_size not in IMAGE_SIZES:
+        low, high = IMAGE_SIZES[0], IMAGE_SIZES[-1]
+        raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
+    return Settings(
+        models=tuple(models),
+        budget=Budget.parse(budget),
+        seeds=tuple(range(seeds)),
+        mode=mode,
+        weights=weights,
+        image_size=image_size,
+        fractions=tuple(sorted(fractions, reverse=True)),
+        recipe=recipe or DEFAULT_RECIPES[mode],
+        device=resolve_device(device),
+        on_error=on_error,
+    )
+
+
+def resolve_device(name: str) -> str:
+    """``auto``, or a device that torch can use here.
+
+    Raises:
+        GlocalError: for a device that torch does not know or this machine does not have.
+    """
+    usable = [
+        *(["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
+    if name == "auto":
+        return usable[0]
+    if name not in usable:
+        raise GlocalError(f"device: expected auto or one of {', '.join(usable)} (what this machine has), got {name!r}")
+    return name
+
+
+def _check_models(models: Sequence[str]) -> None:
+    if not models:
+        raise GlocalError("models: expected at least one name; `glocal models` lists ours")
+    for model in models:
+        architecture, _, tag = model.partition(".")
+        if not timm.is_model(architecture):
+            known = timm.list_models()
+            raise GlocalError(
+                f"unknown model {model!r}{nearest(model, known)}; `glocal models` lists ours, timm's work too"
+            )
+        if tag and model not in (known := timm.list_models(f"{architecture}.*", pretrained=True)):
+            raise GlocalError(f"{architecture} has no weights {tag!r}; it has {', '.join(known) or 'none'}")
+        if models.count(model) > 1:
+            raise GlocalError(f"model {model!r} is named twice")
+
+
+def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path]) -> None:
+    for model, path in weights.items():
+        if mode == "scratch":
+            raise GlocalError("weights are for --mode finetune or probe; a run from scratch starts from random ones")
+        if model not in models:
+            raise GlocalError(f"weights for {model!r}, which is not compared; compared: {', '.join(models)}")
+        if not path.is_file():
+            raise GlocalError(f"weights of {model}: no file {path}")
+    if mode != "scratch":
+        for model in models:
+            if model not in weights and not timm.get_pretrained_cfg(model).has_weights:
+                raise GlocalError(f"{mode} needs weights, and {model} has none of its own: give --weights {model}=FILE")
+
+
+def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise GlocalError(f"{what}: expected one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
+
+
+def _file_safe(name: str) -> str:
+    """The name itself where it is safe as a file's; otherwise made safe, with a digest to keep two apart."""
+    safe = re.sub(r"[^A-Za-z0-9._]", "_", name)
+    return safe if safe == name else f"{safe}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

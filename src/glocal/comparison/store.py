@@ -1,0 +1,166 @@
+"""The folder of a comparison: its plan, its lock, and each finished run as one record that is there whole or not at all.
+
+    OUT/plan.json                 what was asked; a resumed comparison must ask the same
+    OUT/costs.json                parameters, MACs, speed and memory of each model
+    OUT/runs/ID/record.json       scores and curve of a run, and the SHA-256 of the files beside it
+    OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
+    OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
+
+A record is written under another name and renamed once all of it is on the disk.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glocal.errors import GlocalError
+from glocal.files import atomic_write_text
+
+PLAN, COSTS, RECORD = "plan.json", "costs.json", "record.json"
+_UNFINISHED = ".unfinished-"
+
+
+class Store:
+    """A comparison's folder, held by this process; see `open_store`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.runs = out / "runs"
+        self.damaged: dict[str, str] = {}
+        """Runs whose record is there but not as it was written, with the reason."""
+
+    def record(self, run_id: str) -> dict[str, Any] | None:
+        """The record of a run; None where there is none, or only a damaged one."""
+        folder = self.runs / run_id
+        if not folder.exists():
+            return None
+        try:
+            record = json.loads((folder / RECORD).read_text())
+            for name, digest in record["files"].items():
+                if _sha256(folder / name) != digest:
+                    raise ValueError(f"{name} has changed")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            self.damaged[run_id] = str(error)
+            return None
+        return record["run"]
+
+    def write(self, run_id: str, run: Mapping[str, Any], write_files: Callable[[Path], None]) -> None:
+        """Put a record into place in one step; one of the same run is replaced.
+
+        Args:
+            run_id: name of its folder.
+            run: its entry in the results.
+            write_files: writes the other files into the folder it is given.
+        """
+        folder = self.runs / f"{_UNFINISHED}{run_id}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_files(folder)
+        files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
+        for path in (*folder.iterdir(), folder):
+            _to_disk(path)
+        shutil.rmtree(self.runs / run_id, ignore_errors=True)
+        folder.rename(self.runs / run_id)
+        _to_disk(self.runs)
+
+    def costs(self) -> dict[str, Any] | None:
+        """What `save_costs` was given."""
+        path = self.out / COSTS
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def save_costs(self, costs: Mapping[str, Any]) -> None:
+        """Keep what models cost, so that a resumed comparison does not measure again."""
+        atomic_write_text(self.out / COSTS, json.dumps(costs, indent=1))
+
+
+@contextmanager
+def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[Store]:
+    """Take a folder for a comparison; no other process can have it at the same time.
+
+    A new or empty folder gets the plan. One with a plan is continued if ``resume`` is set and the plan is the same.
+
+    Raises:
+        GlocalError: for a folder that cannot be written, is in use, has runs while ``resume`` is not set, or was started
+            with another plan; the differences are listed.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / ".lock", "a+")  # noqa: SIM115 - held open as long as the folder is held
+    except OSError as error:
+        raise GlocalError(f"out: cannot write to {out} ({error.strerror}); choose another --out") from error
+    with lock:
+        _take(lock, out)
+        _check_plan(out, plan, resume)
+        store = Store(out)
+        store.runs.mkdir(exist_ok=True)
+        for unfinished in store.runs.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(unfinished)
+        yield store
+
+
+def _take(lock: Any, out: Path) -> None:
+    """Lock the open file; the system lets go of it when this process ends, however it ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise GlocalError(f"out: {out} is in use by {holder}; wait for it or choose another --out") from error
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+
+
+def _check_plan(out: Path, plan: Mapping[str, Any], resume: bool) -> None:
+    path = out / PLAN
+    if not path.exists():
+        if (out / "runs").exists() and any((out / "runs").iterdir()):
+            raise GlocalError(f"out: {out} has runs but no {PLAN}; choose another --out")
+        atomic_write_text(path, json.dumps(plan, indent=1))
+        return
+    if not resume:
+        raise GlocalError(f"out: {out} has a comparison already; go on with --resume or choose another --out")
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
+    changes = list(_changes(before, json.loads(json.dumps(plan))))
+    if changes:
+        raise GlocalError(
+            f"--resume: {out} was started with other settings:\n  " + "\n  ".join(changes) + "\n"
+            "Ask for the same again, or choose another --out."
+        )
+
+
+def _changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """``budget: was "5ep", is "3ep"`` for each setting that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _changes(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name}: was {json.dumps(before)}, is {json.dumps(now)}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

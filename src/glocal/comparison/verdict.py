@@ -1,0 +1,153 @@
+"""From runs to a sentence: who is most accurate, who is within the noise of it, who costs least."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from glocal.comparison.statistics import accuracy_interval, paired_difference
+
+COSTS = ("params", "macs", "latency_ms_b1", "images_per_s_b32", "peak_memory_mib")
+FEW_IMAGES = 200
+"""Below this many test images one image is half a point and intervals are wide: the reader is told."""
+
+
+def summarise(runs: Sequence[Mapping[str, Any]], right: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row for each model and fraction that has a finished run; the largest fraction first, then the best model.
+
+    Args:
+        runs: entries of the results, with costs.
+        right: by run id, (images,) booleans: which test images the run got right.
+    """
+    groups: dict[tuple[float, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        if run["status"] == "ok":
+            groups[run["fraction"], run["model"]].append(run)
+    stacked = {key: np.stack([right[run["id"]] for run in group]) for key, group in groups.items()}
+    order = sorted(groups, key=lambda key: (-key[0], -stacked[key].mean(), groups[key][0]["macs"], key[1]))
+    rows = []
+    for fraction, model in order:
+        key = fraction, model
+        best = next(k for k in order if k[0] == fraction)
+        rows.append(_row(groups[key], stacked[key], stacked[best] if key != best else None))
+    return rows
+
+
+def _row(group: Sequence[Mapping[str, Any]], right: np.ndarray, best: np.ndarray | None) -> dict[str, Any]:
+    top1 = accuracy_interval(right)
+    difference = paired_difference(right, best) if best is not None else None
+    first = group[0]
+    return {
+        "model": first["model"],
+        "fraction": first["fraction"],
+        "seeds": len(group),
+        "top1_mean": top1.mean,
+        "top1_ci": [top1.low, top1.high],
+        "ci_method": top1.method,
+        "top5_mean": None if first["top5"] is None else _mean(run["top5"] for run in group),
+        "ece_mean": _mean(run["ece"] for run in group),
+        **{name: first[name] for name in COSTS},
+        "train_images_per_s": _mean(run["train_images_per_s"] for run in group),
+        "seconds_to_budget": _mean(run["budget"]["seconds_to_budget"] for run in group),
+        "difference_to_best": difference.mean if difference else 0.0,
+        "difference_ci": [difference.low, difference.high] if difference else [0.0, 0.0],
+        "tied_with_best": difference is None or difference.holds_zero,
+    }
+
+
+def judge(
+    summary: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], num_test_images: int, num_runs: int
+) -> dict[str, Any]:
+    """Which model to take, judged at the largest fraction of the training set.
+
+    Args:
+        summary: rows of `summarise`.
+        runs: all entries, the failed ones too.
+        num_test_images: how many images every run was tested on.
+        num_runs: how many runs there are to be, finished or not.
+    """
+    caveats = list(_caveats(summary, runs, num_test_images, num_runs))
+    if not summary:
+        sentence = "No run has finished, so there is nothing to compare yet."
+        return {"most_accurate": None, "cheapest_tied": None, "fastest": None, "sentence": sentence, "caveats": caveats}
+    rows = [row for row in summary if row["fraction"] == summary[0]["fraction"]]
+    best = rows[0]
+    cheapest = min((row for row in rows if row["tied_with_best"]), key=lambda row: (row["macs"], row["params"]))
+    fastest = min(rows, key=lambda row: row["latency_ms_b1"])
+    return {
+        "most_accurate": best["model"],
+        "cheapest_tied": cheapest["model"],
+        "fastest": fastest["model"],
+        "sentence": _sentence(rows, best, cheapest, fastest),
+        "caveats": caveats,
+    }
+
+
+def _sentence(
+    rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], cheapest: Mapping[str, Any], fastest: Mapping[str, Any]
+) -> str:
+    if len(rows) == 1:
+        low, high = best["top1_ci"]
+        return (
+            f"{best['model']} reaches {_percent(best['top1_mean'])} top-1 (95 % interval {100 * low:.1f} to "
+            f"{100 * high:.1f}); there is no other model to compare it with."
+        )
+    ties = [row["model"] for row in rows if row["tied_with_best"] and row is not best]
+    if cheapest is not best:
+        ratio = cheapest["macs"] / best["macs"]
+        accuracy = _percent(cheapest["top1_mean"])
+        text = (
+            f"Take {cheapest['model']}: its {accuracy} top-1 is within the noise of {best['model']}, the most accurate "
+            f"at {_percent(best['top1_mean'])}, for {ratio:.2g} times the multiply-accumulates"
+        )
+    elif ties:
+        noise = "is" if len(ties) == 1 else "are"
+        text = (
+            f"Take {best['model']}: at {_percent(best['top1_mean'])} top-1 it is the most accurate; {_list(ties)} {noise} "
+            "within the noise of it but no cheaper"
+        )
+    else:
+        second = rows[1]
+        gap = 100 * -second["difference_to_best"]
+        text = (
+            f"Take {best['model']}: at {_percent(best['top1_mean'])} top-1 it is the most accurate, {gap:.1f} points ahead "
+            f"of {second['model']}, which is more than the noise"
+        )
+    latency = f"{fastest['latency_ms_b1']:.2g} ms"
+    if fastest["model"] == cheapest["model"]:
+        return f"{text}. It is also the fastest at batch 1, {latency} an image."
+    return (
+        f"{text}. If speed at batch 1 decides, {fastest['model']} is the fastest with {latency} an image "
+        f"({_percent(fastest['top1_mean'])} top-1)."
+    )
+
+
+def _caveats(
+    summary: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], num_test_images: int, num_runs: int
+) -> list[str]:
+    caveats = []
+    if any(row["seeds"] == 1 for row in summary):
+        caveats.append(
+            "Seeds were not varied for every model: the intervals show the noise of the test images only, and another "
+            "seed may change the order. Use --seeds 3 or more."
+        )
+    if num_test_images < FEW_IMAGES:
+        caveats.append(f"There are only {num_test_images} test images: small differences cannot be seen.")
+    failed = [run for run in runs if run["status"] == "failed"]
+    caveats += [f"{run['id']} failed: {run['error']}" for run in failed]
+    if len(runs) < num_runs:
+        caveats.append(f"{num_runs - len(runs)} of {num_runs} runs are missing; --resume finishes them.")
+    return caveats
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
