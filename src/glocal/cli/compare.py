@@ -95,7 +95,7 @@ def compare(
         [name.strip() for name in models.split(",") if name.strip()],
         budget=budget,
         seeds=seeds,
-        mode=mode,  # type: ignore[arg-type] - checked there
+        mode=mode,  # type: ignore[arg-type]
         weights=dict(_parse_weights(item) for item in weights or ()),
         image_size=image_size,
         fractions=[_parse_fraction(item) for item in fraction.split(",")],

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from glocal.bench import count_macs, count_params, measure_together, peak_training_memory
 from glocal.comparison.settings import Settings
 
@@ -12,7 +10,7 @@ TIMING_SECONDS = 1.0
 """For each model at each batch size, its warm-up not counted."""
 
 
-def measure_costs(models: Mapping[str, nn.Module], settings: Settings) -> dict[str, dict[str, Any]]:
+def measure_costs(models: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
     """Parameters, MACs, inference time and training memory of untrained models, which are those of trained ones.
 
     Args:

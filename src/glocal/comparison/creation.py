@@ -7,13 +7,12 @@ import timm
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
 
 from glocal.comparison.settings import Settings
 from glocal.errors import GlocalError
 
 
-def create(name: str, settings: Settings, num_classes: int, seed: int) -> nn.Module:
+def create(name: str, settings: Settings, num_classes: int, seed: int) -> Any:
     """A model with a new head, its random weights drawn from ``seed``, the others loaded as the mode asks.
 
     Raises:
@@ -26,12 +25,12 @@ def create(name: str, settings: Settings, num_classes: int, seed: int) -> nn.Mod
     return model
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation by channel: those of the model's weights; from scratch ImageNet's for all models."""
     return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
 
 
-def _create(name: str, settings: Settings, num_classes: int, seed: int) -> nn.Module:
+def _create(name: str, settings: Settings, num_classes: int, seed: int) -> Any:
     weights = settings.weights.get(name)
     kwargs: dict[str, Any] = {"num_classes": num_classes, "pretrained": settings.mode != "scratch"}
     if kwargs["pretrained"]:  # a source of -1 classes never has our head, so the head is always made anew
@@ -46,13 +45,13 @@ def _create(name: str, settings: Settings, num_classes: int, seed: int) -> nn.Mo
         try:
             return _with_image_size(name, settings.image_size, kwargs)
         except Exception as error:
-            source = f" from {weights}" if weights else ""
+            origin = f" from {weights}" if weights else ""
             reason = str(error).strip().splitlines() or [type(error).__name__]
             size = settings.image_size
-            raise GlocalError(f"{name} cannot be made for {size} x {size} images{source}: {reason[0]}") from error
+            raise GlocalError(f"{name} cannot be made for {size} x {size} images{origin}: {reason[0]}") from error
 
 
-def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
+def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, img_size=image_size, **kwargs)
     except TypeError as error:
@@ -61,7 +60,7 @@ def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.M
         return timm.create_model(name, **kwargs)  # a model that takes any size and is not told one
 
 
-def _check_all_loaded(model: nn.Module, other: nn.Module, path: Path) -> None:
+def _check_all_loaded(model: Any, other: Any, path: Path) -> None:
     """What differs between two models made from two seeds is random still: only the head may be."""
     classifier = model.get_classifier()
     heads = classifier if isinstance(classifier, tuple | list) else (classifier,)

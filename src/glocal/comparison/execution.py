@@ -97,7 +97,7 @@ class Runner:
         return train(model, images, self.val_images, prepare=prepare, macs=macs, **settings_of_run), prepare
 
     def _probe(
-        self, run: Run, model: nn.Module, prepare: Normalize, positions: np.ndarray, settings_of_run: dict[str, Any]
+        self, run: Run, model: Any, prepare: Normalize, positions: np.ndarray, settings_of_run: dict[str, Any]
     ) -> TrainResult:
         """Train the classifier on the frozen backbone's features; computing these, once, is not in the budget."""
         head = model.get_classifier()
@@ -111,8 +111,8 @@ class Runner:
         learned, tested = self.features[run.model]
         result = train(
             head,
-            FeatureBatches(learned[positions], self.data.train.labels[positions]),
-            FeatureBatches(tested, self.data.val.labels),
+            FeatureBatches(learned[positions], self.data.train.labels[positions], head.out_features),
+            FeatureBatches(tested, self.data.val.labels, head.out_features),
             prepare=nn.Identity(),
             macs=head.in_features * head.out_features,
             **settings_of_run,
@@ -163,7 +163,7 @@ class Runner:
         size = self.settings.image_size
         save_for_hf(
             model,
-            folder,
+            str(folder),
             model_config={"label_names": list(self.data.classes)},
             safe_serialization=True,
             data_config={"input_size": (3, size, size), "crop_pct": 1.0, "interpolation": "bicubic"},
@@ -178,11 +178,12 @@ class Runner:
 class _Backbone(nn.Module):
     """All of a model but its classifier: (B, 3, S, S) -> (B, head_hidden_size)."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features as the classifier gets them."""
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
 
 

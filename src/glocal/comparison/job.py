@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -25,8 +25,8 @@ SCHEMA = "glocal.compare/1"
 Results = dict[str, Any]
 
 
-class Observer:
-    """Is told what a comparison is doing; this one does not care. A subclass shows it."""
+class Observer(Protocol):
+    """Is told what a comparison is doing, to show it."""
 
     def say(self, text: str) -> None:
         """A note for the user."""
@@ -42,6 +42,16 @@ class Observer:
 
     def publish(self, results: Results) -> None:
         """Results so far: after each run, and at the end, be it by an error or Ctrl-C."""
+
+
+class _Silent:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None: ...
+    def start(self, run: Run, number: int, total: int) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+    def finish(self, run: Run, entry: Mapping[str, Any]) -> None: ...
+    def publish(self, results: Results) -> None: ...
 
 
 def compare(
@@ -64,7 +74,7 @@ def compare(
         out: folder of the comparison.
         resume: go on with what is in ``out``; a folder without a comparison is begun.
         command: what to call this in the results.
-        observer: is told of progress.
+        observer: is told of progress; by default nobody is.
 
     Returns:
         What ``results.json`` holds, see docs/results-schema.md.
@@ -72,7 +82,7 @@ def compare(
     Raises:
         GlocalError: if a model cannot be made, or ``out`` cannot be used.
     """
-    observer = observer or Observer()
+    observer = observer or _Silent()
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
     models = {name: create(name, settings, len(data.classes), seed=0) for name in settings.models}
     with open_store(out, plan, resume=resume) as store:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ def make_settings(
             f"fraction: expected shares above 0 and at most 1, each once, such as 1.0,0.3,0.1; got {shown}"
         )
     if image_size is None:
-        image_size = max(timm.get_pretrained_cfg(model).input_size[-1] for model in models)
+        image_size = max(_default_cfg(model).input_size[-1] for model in models)
     if image_size not in IMAGE_SIZES:
         low, high = IMAGE_SIZES[0], IMAGE_SIZES[-1]
         raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
@@ -189,8 +188,12 @@ def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path
             raise GlocalError(f"weights of {model}: no file {path}")
     if mode != "scratch":
         for model in models:
-            if model not in weights and not timm.get_pretrained_cfg(model).has_weights:
+            if model not in weights and not _default_cfg(model).has_weights:
                 raise GlocalError(f"{mode} needs weights, and {model} has none of its own: give --weights {model}=FILE")
+
+
+def _default_cfg(model: str) -> Any:
+    return timm.get_pretrained_cfg(model)
 
 
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ class Interval:
 
     @property
     def holds_zero(self) -> bool:
+        """Whether the data leave open which way it goes."""
         return self.low <= 0 <= self.high
 
 
@@ -52,8 +53,8 @@ def paired_difference(right: np.ndarray, best: np.ndarray) -> Interval:
     Two-level paired bootstrap, 10,000 resamples: each draws test images with replacement, the same for both models, and
     within each model its seeds with replacement. Few seeds resampled show too little of their spread, so the deviation
     of the drawn seeds from all seeds is widened by sqrt(S / (S - 1)) (the variance of S draws, Davison & Hinkley 1997,
-    §3.8) and by the ratio of Student's t to the normal quantile at the seeds' degrees of freedom. With one seed only the
-    images are resampled. The interval is that of percentiles.
+    §3.8) and by the ratio of Student's t to the normal quantile at the seeds' degrees of freedom. With one seed only
+    the images are resampled. The interval is that of percentiles.
 
     Args:
         right: (seeds, images) booleans of the model.

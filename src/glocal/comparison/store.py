@@ -1,4 +1,4 @@
-"""The folder of a comparison: its plan, its lock, and each finished run as one record that is there whole or not at all.
+"""The folder of a comparison: its plan, its lock, and each finished run as one record that is whole or not there.
 
     OUT/plan.json                 what was asked; a resumed comparison must ask the same
     OUT/costs.json                parameters, MACs, speed and memory of each model
@@ -89,8 +89,8 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
     A new or empty folder gets the plan. One with a plan is continued if ``resume`` is set and the plan is the same.
 
     Raises:
-        GlocalError: for a folder that cannot be written, is in use, has runs while ``resume`` is not set, or was started
-            with another plan; the differences are listed.
+        GlocalError: for a folder that cannot be written, is in use, has a comparison while ``resume`` is not set, or
+            was started with another plan; the differences are listed.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -94,25 +94,23 @@ def _sentence(
             f"{100 * high:.1f}); there is no other model to compare it with."
         )
     ties = [row["model"] for row in rows if row["tied_with_best"] and row is not best]
+    accuracy = _percent(best["top1_mean"])
     if cheapest is not best:
-        ratio = cheapest["macs"] / best["macs"]
-        accuracy = _percent(cheapest["top1_mean"])
         text = (
-            f"Take {cheapest['model']}: its {accuracy} top-1 is within the noise of {best['model']}, the most accurate "
-            f"at {_percent(best['top1_mean'])}, for {ratio:.2g} times the multiply-accumulates"
+            f"Take {cheapest['model']}: its {_percent(cheapest['top1_mean'])} top-1 is within the noise of "
+            f"{best['model']}, the most accurate at {accuracy}, for {cheapest['macs'] / best['macs']:.2g} times the "
+            "multiply-accumulates"
         )
     elif ties:
-        noise = "is" if len(ties) == 1 else "are"
         text = (
-            f"Take {best['model']}: at {_percent(best['top1_mean'])} top-1 it is the most accurate; {_list(ties)} {noise} "
-            "within the noise of it but no cheaper"
+            f"Take {best['model']}: at {accuracy} top-1 it is the most accurate; {_list(ties)} "
+            f"{'is' if len(ties) == 1 else 'are'} within the noise of it but no cheaper"
         )
     else:
         second = rows[1]
-        gap = 100 * -second["difference_to_best"]
         text = (
-            f"Take {best['model']}: at {_percent(best['top1_mean'])} top-1 it is the most accurate, {gap:.1f} points ahead "
-            f"of {second['model']}, which is more than the noise"
+            f"Take {best['model']}: at {accuracy} top-1 it is the most accurate, "
+            f"{-100 * second['difference_to_best']:.1f} points ahead of {second['model']}, which is more than the noise"
         )
     latency = f"{fastest['latency_ms_b1']:.2g} ms"
     if fastest["model"] == cheapest["model"]:

@@ -22,7 +22,11 @@ def light(pixels: np.ndarray, positions: np.ndarray, *, count: int, seed: int, e
 
     Args:
         pixels: (B, S, S, 3) images.
-        positions: (B,) the place of each image in its set of ``count``.
+        positions: (B,) the place of each image in its set.
+        count: images of the set.
+        seed: of all draws.
+        epoch: counted from 0.
+        flip: whether to mirror.
     """
     size = pixels.shape[1]
     reach = size // SHIFT

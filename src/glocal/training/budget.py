@@ -1,4 +1,4 @@
-"""How long a model may train: epochs, seconds, or floating-point operations; the same for every model of a comparison."""
+"""How long a model may train: epochs, seconds, or floating-point operations; the same for all models compared."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from glocal.errors import GlocalError
 
 FLOP_PER_MAC = 2
 FORWARD_AND_BACKWARD = 3
-"""A backward pass costs twice its forward pass: gradients of the inputs and of the weights (Kaplan et al. 2020, §2.1)."""
+"""A backward pass costs two forward passes: gradients of inputs and of weights (Kaplan et al. 2020, §2.1)."""
 
 _FORM = re.compile(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(ep|s|flop)", re.IGNORECASE)
 _EXAMPLES = "5ep (epochs), 90s (seconds of training) or 2e14flop (floating-point operations of training)"

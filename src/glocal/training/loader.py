@@ -1,4 +1,4 @@
-"""Images as uint8 batches: one rule of size for all models, decoded once where they fit in memory, the same order always.
+"""Images as uint8 batches: one rule of size for all models, decoded once where they fit in memory, in a fixed order.
 
 The order of an epoch is a function of (seed, epoch), augmentation one of (seed, epoch, position), so neither the number
 of workers nor a stop and a new start changes what a model sees.
@@ -40,6 +40,7 @@ class Batched(Protocol):
     """A set that is read a batch at a time."""
 
     labels: np.ndarray
+    num_classes: int
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: Key, /) -> Batch: ...
@@ -61,7 +62,7 @@ class ImageBatches(Dataset[Batch]):
 
     def __init__(self, images: ImageSet, size: int, pixels: np.ndarray | None = None) -> None:
         self.images, self.size, self.pixels = images, size, pixels
-        self.labels = images.labels
+        self.labels, self.num_classes = images.labels, len(images.classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,7 +97,7 @@ class TrainingBatches(Dataset[Batch]):
         self, source: ImageBatches, recipe: Recipe, seed: int, on_error: Literal["stop", "skip"] = "stop"
     ) -> None:
         self.source, self.recipe, self.seed, self.on_error = source, recipe, seed, on_error
-        self.labels = source.labels
+        self.labels, self.num_classes = source.labels, source.num_classes
         self.randaugment = RandAugment(source.size, recipe) if recipe.augment == "randaugment" else None
 
     def __len__(self) -> int:
@@ -139,8 +140,8 @@ class TrainingBatches(Dataset[Batch]):
 class FeatureBatches(Dataset[Batch]):
     """(N, D) features and their labels: what a linear probe learns from."""
 
-    def __init__(self, features: torch.Tensor, labels: np.ndarray) -> None:
-        self.features, self.labels = features, labels
+    def __init__(self, features: torch.Tensor, labels: np.ndarray, num_classes: int) -> None:
+        self.features, self.labels, self.num_classes = features, labels, num_classes
 
     def __len__(self) -> int:
         return len(self.features)

@@ -97,12 +97,16 @@ class TrainResult:
 class Normalize(nn.Module):
     """uint8 pixels -> (x / 255 - mean) / std, by channel."""
 
+    mean: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) uint8 -> float32."""
         return (x - self.mean) * self.scale
 
 
@@ -143,7 +147,7 @@ def train(
         pl.seed_everything(seed, verbose=False)
         steps_per_epoch = num_batches(len(train_data), recipe.batch_size)
         steps = budget.steps(len(train_data), steps_per_epoch, macs)
-        task = _Task(model.to(memory_format=torch.channels_last), prepare, recipe)
+        task = _Task(model.to(memory_format=torch.channels_last), prepare, recipe, train_data.num_classes)
         pace = _Pace(task, val_data, budget, steps, steps_per_epoch, progress)
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
@@ -190,37 +194,26 @@ def predict(model: nn.Module, prepare: nn.Module, data: Batched, device: str | t
 class _Task(pl.LightningModule):
     """Model, loss and optimizer as the engine wants them."""
 
-    def __init__(self, model: nn.Module, prepare: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, prepare: nn.Module, recipe: Recipe, num_classes: int) -> None:
         super().__init__()
         self.model, self.prepare, self.recipe = model, prepare, recipe
-        self.mixup: Mixup | None = None
+        self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         inputs, labels = self.prepare(batch.inputs), batch.labels
         if not (self.recipe.mixup or self.recipe.cutmix):
             return F.cross_entropy(self.model(inputs), labels, label_smoothing=self.recipe.label_smoothing)
         even = len(inputs) // 2 * 2  # timm's Mixup pairs images
-        inputs, targets = self._mix(inputs[:even], labels[:even])
+        inputs, targets = self.mixup(inputs[:even], labels[:even])
         return F.cross_entropy(self.model(inputs), targets)
-
-    def _mix(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.mixup is None:
-            num_classes = int(self.model.num_classes)
-            recipe = self.recipe
-            self.mixup = Mixup(
-                recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes
-            )
-        return self.mixup(inputs, labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         recipe = self.recipe
+        options: dict[str, Any] = {"fused": True} if recipe.optimizer == "adamw" else {}
+        if recipe.layer_decay < 1:
+            options["layer_decay"] = recipe.layer_decay
         return create_optimizer_v2(
-            self.model,
-            opt=recipe.optimizer,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            layer_decay=None if recipe.layer_decay == 1 else recipe.layer_decay,
-            **({"fused": True} if recipe.optimizer == "adamw" else {}),
+            self.model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
         )
 
 

@@ -1,4 +1,4 @@
-"""What validation logits say: accuracy, per class and overall, calibration, and the mistakes made with most confidence."""
+"""What validation logits say: accuracy overall and per class, calibration, the mistakes made with most confidence."""
 
 from dataclasses import dataclass
 

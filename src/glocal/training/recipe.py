@@ -8,7 +8,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from timm.optim import list_optimizers
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glocal.errors import GlocalError, nearest
 
@@ -71,7 +71,7 @@ class Recipe:
             if not holds:
                 raise GlocalError(f"recipe: {name} must be {expected}, got {getattr(self, name)!r}")
         if self.optimizer not in list_optimizers():
-            hint = nearest(self.optimizer, list_optimizers())
+            hint = nearest(self.optimizer, map(str, list_optimizers()))
             raise GlocalError(f"recipe: optimizer must be one of timm's, got {self.optimizer!r}{hint}")
 
 
@@ -96,13 +96,14 @@ def load_recipe(path: Path | str, mode: Mode = "scratch") -> Recipe:
             raise GlocalError(f"recipe {path}: expected lines of `setting: value`, such as `lr: 0.001`")
         _check_names(path, given)
         merged = OmegaConf.merge(OmegaConf.structured(DEFAULT_RECIPES[mode]), given)
-        return OmegaConf.to_object(merged)
+        recipe: Any = OmegaConf.to_object(merged)
     except (OSError, UnicodeDecodeError) as error:
         raise GlocalError(f"recipe {path}: cannot be read ({error})") from error
     except YAMLError as error:
         raise GlocalError(f"recipe {path}: not valid YAML ({' '.join(str(error).split())})") from error
     except OmegaConfBaseException as error:
         raise GlocalError(f"recipe {path}: {str(error).splitlines()[0]}") from error
+    return recipe
 
 
 def _check_names(path: Path | str, given: Any) -> None:
