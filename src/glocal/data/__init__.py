@@ -1,0 +1,185 @@
+"""Images and labels: the gate that every image passes, users' folders, built-in sets."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from glocal.data import builtin
+from glocal.data.folder import (
+    Checked,
+    check_classes,
+    check_same_classes,
+    check_tree,
+    hold_out,
+    read_tree,
+)
+from glocal.data.images import ImageError, ImageLimits, open_image
+from glocal.data.sets import DataSource, Folder, ImageSet, Skipped
+from glocal.errors import GlocalError, nearest
+from glocal.files import printable
+
+__all__ = [
+    "Checked",
+    "DataSource",
+    "ImageError",
+    "ImageLimits",
+    "ImageSet",
+    "Skipped",
+    "builtin_names",
+    "check_folder",
+    "load_data",
+    "open_image",
+]
+
+_BUILTIN: dict[str, Callable[[], DataSource]] = {
+    "fashion-mini": builtin.fashion_mini,
+    "fashion-mnist": builtin.fashion_mnist,
+}
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Names that `load_data` takes in the place of a folder."""
+    return tuple(_BUILTIN)
+
+
+def load_data(
+    source: str | Path,
+    *,
+    on_error: Literal["stop", "skip"] = "stop",
+    split_seed: int = 0,
+    val_fraction: float = 0.2,
+    follow_links: bool = False,
+    limits: ImageLimits | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+) -> DataSource:
+    """A data set, every image decoded once, in two parts.
+
+    Args:
+        source: a folder, or a built-in name: fashion-mini, fashion-mnist, fashion-mnist:FOLDER.
+        on_error: "stop" at files that are no images, or "skip" them and list them.
+        split_seed: of the part held out, where the folder has no train and val.
+        val_fraction: share of each class that is held out then.
+        follow_links: whether links in the folder are followed, each file and folder once.
+        limits: of the image gate.
+        progress: show progress bars.
+        workers: processes that decode; as many as there are processors by default.
+
+    Raises:
+        GlocalError: if there is no such data, a class is empty, missing or alone, or (with "stop") a file is no image.
+    """
+    name = os.fspath(source)
+    if name in _BUILTIN:
+        return _BUILTIN[name]()
+    if name.startswith("fashion-mnist:"):
+        return builtin.fashion_mnist(name.partition(":")[2])
+    checked = check_folder(name, follow_links=follow_links, limits=limits, progress=progress, workers=workers)
+    if checked.skipped and on_error == "stop":
+        raise GlocalError(_cannot_be_read(name, checked.skipped))
+    return _split(name, checked, split_seed, val_fraction, limits or ImageLimits(), follow_links)
+
+
+def check_folder(
+    source: str | Path,
+    *,
+    follow_links: bool = False,
+    limits: ImageLimits | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+) -> Checked:
+    """Decode every image of a folder once and say what was found; a bad image is no error here.
+
+    Raises:
+        GlocalError: if there is no such folder, or it has no class folders.
+    """
+    name = os.fspath(source)
+    if not Path(name).exists():
+        known = f"a folder or one of {', '.join(_BUILTIN)}"
+        raise GlocalError(f"data: expected {known}, got {printable(name)}, which is neither{nearest(name, _BUILTIN)}")
+    tree = read_tree(Path(name), follow_links=follow_links)
+    return check_tree(tree, limits or ImageLimits(), follow_links=follow_links, progress=progress, workers=workers)
+
+
+def _split(
+    name: str, checked: Checked, seed: int, fraction: float, limits: ImageLimits, follow_links: bool
+) -> DataSource:
+    if "train" in checked.tree.parts:
+        train, val = checked.good("train"), checked.good("val")
+        check_same_classes(train, val)
+        check_classes(train, "train", needed=1)
+        check_classes(val, "val", needed=1)
+        split = "train and val as the folder has them"
+    else:
+        if not 0 < fraction < 1:
+            raise GlocalError(f"val_fraction: expected a number between 0 and 1, got {fraction}")
+        whole = checked.good("")
+        check_classes(whole, "", needed=2)
+        train, val = hold_out(whole, seed, fraction)
+        split = f"{fraction:.0%} of each class held out for val, split seed {seed}"
+    classes = tuple(sorted(train))
+    store = Folder(checked.tree.root, limits, follow_links)
+    return DataSource(
+        name=name,
+        train=_image_set("train", classes, train, store),
+        val=_image_set("val", classes, val, store),
+        classes=classes,
+        skipped=tuple(checked.skipped),
+        warnings=tuple(warnings_of(checked, train, val)),
+        split=split,
+        fingerprint=_fingerprint(classes, {"train": train, "val": val}, checked),
+    )
+
+
+def _image_set(name: str, classes: tuple[str, ...], paths: dict[str, list[str]], store: Folder) -> ImageSet:
+    flat = [(path, label) for label, cls in enumerate(classes) for path in paths[cls]]
+    labels = np.array([label for _, label in flat], dtype=np.int64)
+    return ImageSet(name, classes, labels, tuple(path for path, _ in flat), store, np.arange(len(flat)))
+
+
+def warnings_of(checked: Checked, train: dict[str, list[str]], val: dict[str, list[str]]) -> list[str]:
+    """What a user should know of a folder that is fine otherwise: links left alone, images in both parts."""
+    warnings = []
+    if links := checked.tree.links:
+        warnings.append(f"{len(links)} links were not followed ({_some(links)}); --follow-links follows them")
+    in_train = {checked.files[path].digest: path for paths in train.values() for path in paths}
+    twins = [
+        f"{path} = {in_train[checked.files[path].digest]}"
+        for paths in val.values()
+        for path in paths
+        if checked.files[path].digest in in_train
+    ]
+    if twins:
+        warnings.append(
+            f"{len(twins)} images of val are also in train, byte for byte ({_some(twins)}): the accuracy on them is "
+            f"not one on unseen images"
+        )
+    return warnings
+
+
+def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]], checked: Checked) -> str:
+    digest = hashlib.sha256()
+    for part, of_class in parts.items():
+        for name in classes:
+            for path in of_class[name]:
+                record = f"{part}\0{name}\0{path}\0{checked.files[path].size}\n"
+                digest.update(record.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _cannot_be_read(name: str, skipped: list[Skipped]) -> str:
+    lines = [f"  {printable(bad.path)}: {printable(bad.reason)}" for bad in skipped[:5]]
+    if len(skipped) > 5:
+        lines.append(f"  and {len(skipped) - 5} more")
+    return (
+        f"data: expected images, got {len(skipped)} files in {printable(name)} that cannot be used:\n"
+        + "\n".join(lines)
+        + f"\n`glocal check {printable(name)}` lists all; --on-error skip goes on without them"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(printable(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

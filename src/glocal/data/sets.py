@@ -1,0 +1,131 @@
+"""What the other rooms see of data: images with labels, in two parts."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from glocal.data.images import ImageLimits, open_image
+from glocal.errors import GlocalError
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not among the images, and why."""
+
+    path: str
+    reason: str
+
+
+class Store(Protocol):
+    """Where the pixels of a set are."""
+
+    def image(self, path: str, row: int) -> Image.Image:
+        """The image with this path and row, RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images in files under a root."""
+
+    root: Path
+    limits: ImageLimits
+    follow_links: bool
+
+    def image(self, path: str, row: int) -> Image.Image:
+        """Through the gate; raises ImageError."""
+        return open_image(self.root / path, limits=self.limits, follow_links=self.follow_links, name=path)
+
+
+@dataclass(frozen=True)
+class Array:
+    """Grey images in memory, (N, H, W) uint8."""
+
+    pixels: np.ndarray
+
+    def image(self, path: str, row: int) -> Image.Image:
+        """The grey image as RGB."""
+        return Image.fromarray(self.pixels[row]).convert("RGB")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One part of a data set, training or validation.
+
+    Attributes:
+        name: "train" or "val".
+        classes: class names; a label is an index into them.
+        labels: (N,) int64.
+        paths: what each image is called: its path under the data's root, or a name such as "val/00017".
+        store: where the pixels are.
+        rows: (N,) int64, the row of each image in its store.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    paths: tuple[str, ...]
+    store: Store
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Image.Image:
+        """The image, RGB.
+
+        Raises:
+            ImageError: if its file can no longer be decoded.
+        """
+        return self.store.image(self.paths[index], int(self.rows[index]))
+
+    def subset(self, indices: np.ndarray | list[int]) -> "ImageSet":
+        """The images at these indices, in this order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        paths = tuple(self.paths[i] for i in indices)
+        return replace(self, labels=self.labels[indices], paths=paths, rows=self.rows[indices])
+
+    def fraction(self, fraction: float, seed: int) -> "ImageSet":
+        """A share of each class, at least one image of each; a smaller fraction of the same seed is inside a larger one.
+
+        Raises:
+            GlocalError: if fraction is not above 0 and at most 1.
+        """
+        if not 0 < fraction <= 1:
+            raise GlocalError(f"fraction: expected a number above 0 and at most 1, got {fraction}")
+        if fraction == 1:
+            return self
+        order = np.random.default_rng(seed).permutation(len(self))
+        kept = []
+        for label in range(len(self.classes)):
+            members = order[self.labels[order] == label]
+            kept.append(members[: max(1, round(fraction * len(members)))])
+        return self.subset(np.sort(np.concatenate(kept)))
+
+
+@dataclass(frozen=True, eq=False)
+class DataSource:
+    """A data set, checked and split.
+
+    Attributes:
+        name: what the user called it.
+        train: images to learn from.
+        val: images to measure on.
+        classes: class names, sorted; both parts have images of each.
+        skipped: files left out, with reasons.
+        warnings: what the user should know, in sentences.
+        split: how the two parts came about, in a sentence.
+        fingerprint: SHA-256 over classes, paths, labels and sizes (contents for the built-in sets).
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    classes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    warnings: tuple[str, ...]
+    split: str
+    fingerprint: str

@@ -1,0 +1,59 @@
+"""Files that are whole or not there, and names that are safe to print."""
+
+import os
+import tempfile
+import unicodedata
+from pathlib import Path
+
+
+def atomic_write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file so that whoever looks sees the old content or the new, also after a crash or a power cut.
+
+    A temporary file in the same folder is written, synced and renamed over ``path``, and the folder synced.
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".tmp-{os.getpid()}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """`atomic_write_bytes` of UTF-8; characters that no encoding has (from undecodable file names) are escaped."""
+    atomic_write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make renames inside a folder durable, where the system lets one sync a folder."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""A name from data for a terminal or a log: control, bidirectional and undecodable characters as ``\x..`` escapes."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSEEN else character
+        for character in os.fspath(name)
+    )
+
+
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
