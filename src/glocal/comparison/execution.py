@@ -88,11 +88,12 @@ class Runner:
             "budget": settings.budget,
             "seed": run.seed,
             "device": settings.device,
+            "on_error": settings.on_error,
             "progress": progress,
         }
         if settings.mode == "probe":
             return self._probe(run, model, prepare, positions, settings_of_run), prepare
-        images = TrainingBatches(self.train_images.subset(positions), settings.recipe, run.seed, settings.on_error)
+        images = TrainingBatches(self.train_images.subset(positions), settings.recipe, run.seed)
         macs = self.macs[run.model]
         return train(model, images, self.val_images, prepare=prepare, macs=macs, **settings_of_run), prepare
 

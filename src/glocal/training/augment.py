@@ -13,8 +13,9 @@ from glocal.training.recipe import Recipe
 
 SHIFT = 8
 """`light` moves an image by up to 1/8 of its side: 4 pixels of 32, as in He et al. 2016, §4.2, for CIFAR."""
-RANDAUGMENT = "rand-m9-mstd0.5-inc1"
-"""timm's form of RandAugment (Cubuk et al. 2020), as in the recipes of DeiT and ConvNeXt."""
+RANDAUGMENT = "rand-m9-mstd0.5-mmax9-inc1"
+"""timm's form of RandAugment (Cubuk et al. 2020), as in the recipes of DeiT and ConvNeXt, but with magnitudes up to 9:
+near 10 timm posterises to 0 bits, which Pillow 13 refuses."""
 
 
 def light(pixels: np.ndarray, positions: np.ndarray, *, count: int, seed: int, epoch: int, flip: bool) -> np.ndarray:

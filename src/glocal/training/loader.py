@@ -8,15 +8,14 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from glocal.data import ImageSet, Skipped
-from glocal.errors import GlocalError
+from glocal.data import ImageError, ImageSet, Skipped
 from glocal.training.augment import RandAugment, light
 from glocal.training.recipe import Recipe
 
@@ -69,13 +68,26 @@ class ImageBatches(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         _, positions = key
-        return _batch(self.read(positions), self.labels[positions])
-
-    def read(self, positions: np.ndarray) -> np.ndarray:
-        """(B, S, S, 3) uint8."""
         if self.pixels is not None:
-            return self.pixels[positions]
-        return np.stack([np.asarray(fit(self.images.image(int(i)), self.size)) for i in positions])
+            return _batch(self.pixels[positions], self.labels[positions])
+        return self.read(positions, lambda image, _: np.asarray(fit(image, self.size)))
+
+    def read(self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray]) -> Batch:
+        """Decode images one by one; those that went bad since they were checked are reported and left out.
+
+        Args:
+            positions: (B,) which images.
+            transform: RGB image and its position -> (S, S, 3) uint8.
+        """
+        pixels, kept, skipped = [], [], []
+        for position in positions.tolist():
+            try:
+                pixels.append(transform(self.images.image(position), position))
+                kept.append(position)
+            except ImageError as error:
+                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
+        stacked = np.stack(pixels) if pixels else np.empty((0, self.size, self.size, 3), np.uint8)
+        return _batch(stacked, self.labels[kept], tuple(skipped))
 
     def subset(self, positions: np.ndarray) -> "ImageBatches":
         """The images at these positions."""
@@ -90,13 +102,10 @@ class TrainingBatches(Dataset[Batch]):
         source: the images at their size.
         recipe: says how to augment.
         seed: of all draws.
-        on_error: what to do with an image that went bad since it was checked: ``stop``, or ``skip`` and report it.
     """
 
-    def __init__(
-        self, source: ImageBatches, recipe: Recipe, seed: int, on_error: Literal["stop", "skip"] = "stop"
-    ) -> None:
-        self.source, self.recipe, self.seed, self.on_error = source, recipe, seed, on_error
+    def __init__(self, source: ImageBatches, recipe: Recipe, seed: int) -> None:
+        self.source, self.recipe, self.seed = source, recipe, seed
         self.labels, self.num_classes = source.labels, source.num_classes
         self.randaugment = RandAugment(source.size, recipe) if recipe.augment == "randaugment" else None
 
@@ -105,36 +114,17 @@ class TrainingBatches(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         epoch, positions = key
-        if self.source.pixels is not None and self.randaugment is None:
-            return _batch(self._shifted(self.source.read(positions), positions, epoch), self.labels[positions])
-        return self._read_one_by_one(epoch, positions)
-
-    def _read_one_by_one(self, epoch: int, positions: np.ndarray) -> Batch:
-        read, kept, skipped = [], [], []
-        for position in positions:
-            try:
-                read.append(self._read(epoch, position))
-                kept.append(position)
-            except GlocalError as error:
-                if self.on_error == "stop":
-                    raise
-                path = self.source.images.paths[position]
-                skipped.append(Skipped(path, f"went bad during training: {getattr(error, 'reason', error)}"))
-        if not read:
-            raise GlocalError(f"every image of a batch went bad during training, {skipped[0].path} among them")
-        return _batch(np.stack(read), self.labels[kept], tuple(skipped))
-
-    def _read(self, epoch: int, position: int) -> np.ndarray:
+        draws = {"count": len(self), "seed": self.seed, "epoch": epoch}
         if self.randaugment is not None:
-            image = self.source.images.image(int(position))
-            return self.randaugment(image, position, count=len(self), seed=self.seed, epoch=epoch)
-        at = np.array([position])
-        return self._shifted(self.source.read(at), at, epoch)[0]
-
-    def _shifted(self, pixels: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:
+            randaugment = self.randaugment
+            return self.source.read(positions, lambda image, position: randaugment(image, position, **draws))
+        batch = self.source[key]
         if self.recipe.augment == "none":
-            return pixels
-        return light(pixels, positions, count=len(self), seed=self.seed, epoch=epoch, flip=self.recipe.flip)
+            return batch
+        bad = {skipped.path for skipped in batch.skipped}
+        kept = np.array([i for i in positions if self.source.images.paths[i] not in bad], int) if bad else positions
+        pixels = batch.inputs.permute(0, 2, 3, 1).numpy()
+        return batch._replace(inputs=_to_tensor(light(pixels, kept, flip=self.recipe.flip, **draws)))
 
 
 class FeatureBatches(Dataset[Batch]):
@@ -202,7 +192,8 @@ def evaluation_loader(data: Batched, num_workers: int | None = None) -> DataLoad
 
 def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
     workers = (_workers() if _decodes(data) else 0) if num_workers is None else num_workers
-    return DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers)
+    generator = torch.Generator()  # the loader draws a seed for its workers: not from the global generator
+    return DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers, generator=generator)
 
 
 def _decodes(data: Any) -> bool:
@@ -217,6 +208,9 @@ def _workers() -> int:
 
 
 def _batch(pixels: np.ndarray, labels: np.ndarray, skipped: tuple[Skipped, ...] = ()) -> Batch:
-    """(B, S, S, 3) pixels as a channels-last (B, 3, S, S) tensor."""
-    inputs = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    return Batch(inputs, torch.from_numpy(labels), skipped)
+    return Batch(_to_tensor(pixels), torch.from_numpy(labels), skipped)
+
+
+def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(B, S, S, 3) -> (B, 3, S, S), channels-last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)

@@ -8,10 +8,10 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,6 +25,7 @@ from torch import nn
 
 from glocal.data import Skipped
 from glocal.errors import GlocalError
+from glocal.files import printable
 from glocal.training.budget import Budget, training_flop
 from glocal.training.loader import Batch, Batched, evaluation_loader, num_batches, training_loader
 from glocal.training.metrics import score
@@ -121,6 +122,7 @@ def train(
     macs: int,
     prepare: nn.Module,
     device: str | torch.device = "cpu",
+    on_error: Literal["stop", "skip"] = "stop",
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainResult:
     """Train a classifier until its budget is used up.
@@ -137,10 +139,11 @@ def train(
         macs: multiply-accumulates of a forward pass for one image.
         prepare: batches as they are read -> inputs of the model, such as `Normalize`.
         device: where to train.
+        on_error: what to do with a training image that went bad since it was checked: ``stop``, or ``skip`` and report.
         progress: called after each step.
 
     Raises:
-        TrainingError: when the loss is not finite.
+        TrainingError: when the loss is not finite, or an image went bad.
     """
     device = torch.device(device)
     with _quiet_engine(), isolate_rng(), _own_interrupt():
@@ -162,7 +165,8 @@ def train(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(task, training_loader(train_data, recipe.batch_size, seed))
+        batches = _Readable(training_loader(train_data, recipe.batch_size, seed), on_error)
+        trainer.fit(task, batches)
     logits = pace.evaluate(device)
     model.to("cpu").eval()
     return TrainResult(
@@ -175,7 +179,7 @@ def train(
         seconds_to_budget=pace.wall,
         flop=training_flop(macs, pace.images),
         images_per_s=pace.images / pace.trained,
-        skipped=tuple(dict.fromkeys(pace.skipped)),
+        skipped=tuple(batches.skipped),
     )
 
 
@@ -186,9 +190,27 @@ def predict(model: nn.Module, prepare: nn.Module, data: Batched, device: str | t
     model.to(device).eval()
     prepare.to(device)
     try:
-        return torch.cat([model(prepare(batch.inputs.to(device))).float().cpu() for batch in evaluation_loader(data)])
+        batches = _Readable(evaluation_loader(data), "stop")
+        return torch.cat([model(prepare(batch.inputs.to(device))).float().cpu() for batch in batches])
     finally:
         model.train(training)
+
+
+class _Readable:
+    """Batches whose bad images, which have no place in them, end the run or are noted."""
+
+    def __init__(self, loader: Iterable[Batch], on_error: Literal["stop", "skip"]) -> None:
+        self.loader, self.on_error = loader, on_error
+        self.skipped: dict[Skipped, None] = {}  # each once, though epochs repeat
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if batch.skipped and self.on_error == "stop":
+                bad = batch.skipped[0]
+                raise TrainingError(f"{printable(bad.path)}: {bad.reason}")
+            self.skipped |= dict.fromkeys(batch.skipped)
+            if len(batch.labels):
+                yield batch._replace(skipped=())  # the engine moves a batch to its device and knows tensors only
 
 
 class _Task(pl.LightningModule):
@@ -238,7 +260,6 @@ class _Pace(pl.Callback):
         self.losses: list[float] = []
         self.smooth_loss = math.nan
         self.curve: list[CurvePoint] = []
-        self.skipped: list[Skipped] = []
 
     @property
     def done(self) -> float:
@@ -257,7 +278,6 @@ class _Pace(pl.Callback):
         loss = outputs["loss"].item()  # waits for the device, so the clock is right too
         self.step += 1
         self.images += len(batch.labels)
-        self.skipped += batch.skipped
         self.wall = time.perf_counter() - self.start
         self.trained = self.wall - self.evaluating
         if not math.isfinite(loss):

@@ -29,7 +29,7 @@ class Recipe:
         min_lr: learning rate at the end of the budget.
         label_smoothing: probability spread over all classes.
         augment: ``none``; ``light``: shift by up to 1/8 of the side (reflected borders) and flip; ``randaugment``:
-            random resized crop, flip and timm's ``rand-m9-mstd0.5-inc1``.
+            random resized crop, flip and timm's RandAugment at magnitude 9.
         flip: mirror images left to right at random; switch off where left and right differ, as in digits.
         mixup: alpha of mixup, 0 for none.
         cutmix: alpha of CutMix, 0 for none.

@@ -1,0 +1,87 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glocal.training import Recipe
+from glocal.training.augment import RandAugment, light
+
+SIZE, COUNT = 16, 40
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(256, size=(COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def shifts_and_flips(image):
+    """All that `light` may make of an image, by padding and cropping."""
+    reach = SIZE // 8
+    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    for dy in range(2 * reach + 1):
+        for dx in range(2 * reach + 1):
+            crop = padded[dy : dy + SIZE, dx : dx + SIZE]
+            yield (dy, dx, False), crop
+            yield (dy, dx, True), crop[:, ::-1]
+
+
+def test_light_pads_crops_and_flips(pixels):
+    augmented = light(pixels, np.arange(COUNT), count=COUNT, seed=0, epoch=0, flip=True)
+    found = [
+        next(how for how, expected in shifts_and_flips(image) if np.array_equal(expected, got))
+        for image, got in zip(pixels, augmented, strict=True)
+    ]
+    assert {dy for dy, _, _ in found} == {dx for _, dx, _ in found} == set(range(5))
+    assert 10 < sum(flipped for *_, flipped in found) < 30
+
+
+def test_an_image_is_augmented_alike_in_any_batch(pixels):
+    options = {"count": COUNT, "seed": 3, "epoch": 7, "flip": True}
+    whole = light(pixels, np.arange(COUNT), **options)
+    some = np.array([31, 2, 5])
+    assert np.array_equal(light(pixels[some], some, **options), whole[some])
+
+
+def test_epochs_and_seeds_differ(pixels):
+    def make(seed, epoch):
+        return light(pixels, np.arange(COUNT), count=COUNT, seed=seed, epoch=epoch, flip=True)
+
+    assert not np.array_equal(make(0, 0), make(0, 1))
+    assert not np.array_equal(make(0, 0), make(1, 0))
+
+
+def test_without_flip_nothing_is_mirrored(pixels):
+    for got, image in zip(
+        light(pixels, np.arange(COUNT), count=COUNT, seed=0, epoch=0, flip=False), pixels, strict=True
+    ):
+        assert any(np.array_equal(got, expected) for (_, _, flip), expected in shifts_and_flips(image) if not flip)
+
+
+def test_randaugment_depends_on_seed_epoch_and_position_alone(pixels):
+    augment = RandAugment(SIZE, Recipe(augment="randaugment"))
+    image = Image.fromarray(pixels[0]).resize((40, 30))
+
+    def make(position=4, seed=0, epoch=0):
+        return augment(image, position, count=COUNT, seed=seed, epoch=epoch)
+
+    first = make()
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)
+    assert first.shape == (SIZE, SIZE, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(make(), first)
+    assert not any(np.array_equal(make(**other), first) for other in ({"position": 5}, {"seed": 1}, {"epoch": 1}))
+
+
+def test_randaugment_leaves_the_generators_as_they_were(pixels):
+    augment = RandAugment(SIZE, Recipe(augment="randaugment"))
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = draw()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    augment(Image.fromarray(pixels[0]), 0, count=COUNT, seed=0, epoch=0)
+    assert draw() == expected

@@ -1,0 +1,197 @@
+import dataclasses
+import math
+import random
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from glocal.data import ImageError
+from glocal.training import Budget, ImageBatches, Normalize, Recipe, TrainingBatches, TrainingError, load_pixels, train
+from glocal.training.loop import SCHEDULE_STEPS, cosine_schedule
+from tests.shapes import image_set
+
+RECIPE = Recipe(batch_size=16, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return load_pixels(image_set(60, seed=0), 32), load_pixels(image_set(30, seed=1, name="val"), 32)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Conv2d(8, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, **kwargs):
+    return train(
+        model or network(),
+        TrainingBatches(sets[0], recipe, seed),
+        sets[1],
+        recipe=recipe,
+        budget=Budget.parse(budget),
+        seed=seed,
+        macs=1000,
+        prepare=Normalize((0.5,) * 3, (0.25,) * 3),
+        **kwargs,
+    )
+
+
+def test_normalize_by_hand():
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    got = Normalize((0.5, 0.25, 0.0), (0.5, 0.25, 1.0))(pixels)[..., 0, 0]
+    torch.testing.assert_close(got, torch.tensor([[-1.0, -1.0, 0.0], [1.0, 3.0, 1.0]]))
+
+
+def test_it_learns(sets):
+    result = run(sets, budget="20ep")
+    assert result.curve[-1].val_top1 >= 0.9
+    assert result.curve[-1].train_loss < result.curve[0].train_loss
+    assert (result.logits.argmax(1) == sets[1].labels).mean() == result.curve[-1].val_top1
+    assert not result.model.training
+
+
+def test_counts_by_hand(sets):
+    result = run(sets, budget="3ep")  # 60 images: 4 batches of 15 an epoch
+    assert (result.steps, result.epochs) == (12, 3.0)
+    assert [point.epoch for point in result.curve] == [1.0, 2.0, 3.0]
+    assert [point.step for point in result.curve] == [4, 8, 12]
+    assert result.flop == 6 * 1000 * 180
+    assert result.images_per_s == pytest.approx(180 / result.seconds)
+    assert result.seconds <= result.seconds_to_budget
+
+
+def test_a_long_budget_is_evaluated_ten_times(sets):
+    assert [point.epoch for point in run(sets, budget="20ep").curve] == list(range(2, 21, 2))
+
+
+def test_flop_are_a_budget_too(sets):
+    result = run(sets, budget=f"{6 * 1000 * 60 * 2}flop")
+    assert result.epochs == 2.0
+
+
+def test_seconds_are_a_budget_too(sets):
+    result = run(sets, budget="0.5s")
+    assert 0.5 <= result.seconds < 0.7
+    assert result.curve[-1].seconds == result.seconds
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, Recipe(batch_size=15, mixup=0.2, cutmix=1.0, augment="randaugment")])
+def test_a_run_depends_on_its_seed_alone(sets, recipe):
+    first = run(sets, recipe=recipe)
+    torch.rand(7), np.random.rand(3), random.random()
+    run(sets, network(5), recipe=recipe, seed=3)
+    again = run(sets, recipe=recipe)
+    assert np.array_equal(first.logits, again.logits)
+    assert [p.train_loss for p in first.curve] == [p.train_loss for p in again.curve]
+    assert not np.array_equal(first.logits, run(sets, recipe=recipe, seed=1).logits)
+
+
+def test_generators_and_signals_are_left_as_they_were(sets):
+    handler = signal.getsignal(signal.SIGINT)
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    model = network()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    run(sets, model)
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_it_says_nothing_and_writes_nothing(sets, tmp_path, monkeypatch, capfd, recwarn):
+    monkeypatch.chdir(tmp_path)
+    run(sets)
+    assert capfd.readouterr() == ("", "")
+    assert not list(recwarn)
+    assert not list(tmp_path.iterdir())
+
+
+class Diverges(nn.Module):
+    """Its loss is not finite from the third step on."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.calls = nn.Linear(3, 3), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.head(x.mean((2, 3))) * (math.nan if self.calls > 2 else 1)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(sets):
+    with pytest.raises(TrainingError, match=r"the loss became nan at step 3 \(epoch 0.75\)"):
+        run(sets, Diverges())
+
+
+def test_ctrl_c_stays_ctrl_c(sets):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(progress):
+        if progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(sets, progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_progress_goes_from_the_first_step_to_the_end(sets):
+    seen = []
+    run(sets, progress=seen.append)
+    done = [progress.done for progress in seen]
+    assert done == sorted(done)
+    assert done[-1] == 1
+    assert seen[-1].point.step == 12
+    assert [p.step for p in seen if p.point is None] == [1, 2, 3]
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [parameter], "lr": 1.0}, {"params": [], "lr": 1.0, "lr_scale": 0.5}])
+    schedule = cosine_schedule(optimizer, SimpleNamespace(warmup=0.2, min_lr=0.1))
+    for progress, expected in ((0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.6, 0.55), (1, 0.1)):
+        schedule.step_update(round(progress * SCHEDULE_STEPS))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(expected / 2)
+
+
+class GoneBad:
+    """A store in which one image can no longer be decoded."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def image(self, path, row):
+        if row == 13:
+            raise ImageError(path, "truncated PNG")
+        return self.store.image(path, row)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_image_that_goes_bad_ends_the_run_and_is_named(sets, part):
+    images = dataclasses.replace(sets[part].images, store=GoneBad(sets[part].images.store))
+    spoilt = [*sets]
+    spoilt[part] = ImageBatches(images, 32)
+    with pytest.raises(TrainingError, match="00013: went bad during training: truncated PNG"):
+        run(spoilt)
+
+
+def test_or_is_left_out_and_reported_once(sets):
+    images = dataclasses.replace(sets[0].images, store=GoneBad(sets[0].images.store))
+    result = run((ImageBatches(images, 32), sets[1]), on_error="skip")
+    assert [skipped.path for skipped in result.skipped] == ["train/00013"]
+    assert result.flop == 6 * 1000 * 59 * 3
