@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_OUT ?= demo
+# OpenMP's threads spin while they wait; on shared cores that makes torch many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: setup demo test test-all check docs clean
 

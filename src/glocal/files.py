@@ -43,7 +43,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    r"""A name from data for a terminal or a log: control, bidirectional and undecodable characters as ``\x..`` escapes."""
+    r"""A name from data for a terminal: control, bidirectional and undecodable characters as ``\x..`` escapes."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSEEN else character
         for character in os.fspath(name)

@@ -83,7 +83,9 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
         else:
             parts = {"": walker.classes(root)}
     except PermissionError as error:
-        raise GlocalError(f"data: expected a readable folder, got no permission for {printable(error.filename)}") from None
+        raise GlocalError(
+            f"data: expected a readable folder, got no permission for {printable(error.filename)}"
+        ) from None
     if not any(parts.values()):
         raise GlocalError(
             f"data: expected {printable(root)}/train/CLASS/ and val/CLASS/, or CLASS/ folders of images, "
@@ -99,7 +101,9 @@ def check_tree(tree: Tree, limits: ImageLimits, *, follow_links: bool, progress:
     return Checked(tree, found)
 
 
-def hold_out(classes: dict[str, list[str]], seed: int, fraction: float) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def hold_out(
+    classes: dict[str, list[str]], seed: int, fraction: float
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Split each class: a ``fraction`` of its images, at least one and not all, by the order of SHA-256(seed, path).
 
     The order of two images depends on nothing but their paths and the seed.

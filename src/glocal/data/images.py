@@ -11,6 +11,7 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -114,7 +115,7 @@ def _check_size(name: str, size: int, limits: ImageLimits) -> None:
         raise ImageError(name, f"has {size / 2**20:.1f} MiB, the limit is {limits.max_bytes / 2**20:.1f} MiB")
 
 
-def _decode(file: io.BufferedIOBase | io.BufferedReader, name: str, limits: ImageLimits) -> Image.Image:
+def _decode(file: BinaryIO, name: str, limits: ImageLimits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of doubtful metadata; what it cannot decode, it raises
@@ -126,6 +127,10 @@ def _decode(file: io.BufferedIOBase | io.BufferedReader, name: str, limits: Imag
                         f"has {width} x {height} = {width * height / 1e6:.1f} Mpx, "
                         f"the limit is {limits.max_pixels / 1e6:.1f} Mpx",
                     )
+                if image.format == "PNG":
+                    image.verify()  # the checksums, which decoding leaves unread
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
                 orientation = _orientation(image)
                 image.load()
                 rgb = _to_rgb(image, name)

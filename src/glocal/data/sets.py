@@ -89,7 +89,7 @@ class ImageSet:
         return replace(self, labels=self.labels[indices], paths=paths, rows=self.rows[indices])
 
     def fraction(self, fraction: float, seed: int) -> "ImageSet":
-        """A share of each class, at least one image of each; a smaller fraction of the same seed is inside a larger one.
+        """A share of each class, at least one image of each; a smaller one of the same seed is inside a larger one.
 
         Raises:
             GlocalError: if fraction is not above 0 and at most 1.

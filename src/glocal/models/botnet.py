@@ -21,8 +21,9 @@ class BottleneckTransformer(Bottleneck):
     """Bottleneck with MHSA in the place of its 3x3 convolution (Fig. 1 right; Tab. 1, c5).
 
     Args:
-        in_chs, width, stride, drop_path, act, se_ratio: as in `BasicBlock`.
+        in_chs, width, stride, drop_path, act: as in `BasicBlock`.
         size: rows and columns of the input map at ``img_size``, for the position tables.
+        se_ratio: taken and left unused: blocks that attend have no squeeze-and-excitation (§4.8.4).
         num_heads: heads of the attention (4 in §3).
         position: "relative", "absolute" or "none" (Tab. 4).
         shortcut_act: activation on the projected shortcut, as in the authors' reference code; False for ResNet's.
@@ -42,7 +43,7 @@ class BottleneckTransformer(Bottleneck):
         position: str = "relative",
         shortcut_act: bool = True,
     ):
-        super().__init__(in_chs, width, stride=stride, size=size, drop_path=drop_path, act=act, se_ratio=se_ratio)
+        super().__init__(in_chs, width, stride=stride, size=size, drop_path=drop_path, act=act)
         self.conv2 = MHSA2d(width, num_heads, size=size, position=position, stride=stride)
         if shortcut_act and isinstance(self.downsample, Shortcut):
             self.downsample.append(get_act_layer(act)())
@@ -142,30 +143,30 @@ def botnet_s1_50(pretrained: bool = False, **kwargs: Any) -> BoTNet:
 
 
 def _s1(name: str, depths: tuple[int, ...], pretrained: bool, kwargs: dict[str, Any]) -> BoTNet:
-    # the T-series adds squeeze-and-excitation to every block, 1/16 wide, and SiLU (§4.8); the published parameters
-    # count the weights of convolutions and linear layers only
+    # the T series adds squeeze-and-excitation, 1/16 wide, to the blocks that do not attend, and SiLU (§4.8.4). The
+    # published parameters count it in every block, and no BatchNorm, bias or position table: docs/botnet.md
     return build(BoTNet, name, pretrained, kwargs, depths=depths, last_stride=1, se_ratio=1 / 16, act="silu")
 
 
 @register_model
 def botnet_s1_59(pretrained: bool = False, **kwargs: Any) -> BoTNet:
-    """BoTNet-S1-59 (T3): 33.5M parameters, 7.3 GMACs at 224 (§4.8)."""
+    """BoTNet-S1-59 (T3): 30.5M parameters (33.5M published), 7.3 GMACs at 224 (§4.8)."""
     return _s1("botnet_s1_59", (3, 4, 6, 6), pretrained, kwargs)
 
 
 @register_model
 def botnet_s1_77(pretrained: bool = False, **kwargs: Any) -> BoTNet:
-    """BoTNet-S1-77 (T6 at 320, §4.8)."""
+    """BoTNet-S1-77 (T6 at 320): 47.9M parameters (53.9M published), 23.3 GMACs at 320 (§4.8)."""
     return _s1("botnet_s1_77", (3, 4, 6, 12), pretrained, kwargs)
 
 
 @register_model
 def botnet_s1_110(pretrained: bool = False, **kwargs: Any) -> BoTNet:
-    """BoTNet-S1-110 (T4): 54.7M parameters, 10.9 GMACs at 224 (§4.8)."""
+    """BoTNet-S1-110 (T4): 51.7M parameters (54.7M published), 10.9 GMACs at 224 (§4.8)."""
     return _s1("botnet_s1_110", (3, 4, 23, 6), pretrained, kwargs)
 
 
 @register_model
 def botnet_s1_128(pretrained: bool = False, **kwargs: Any) -> BoTNet:
-    """BoTNet-S1-128 (T5 at 256, T7 at 384): 75.1M parameters, 45.8 GMACs at 384 (§4.8)."""
+    """BoTNet-S1-128 (T5 at 256, T7 at 384): 69.2M parameters (75.1M published), 45.8 GMACs at 384 (§4.8)."""
     return _s1("botnet_s1_128", (3, 4, 23, 12), pretrained, kwargs)

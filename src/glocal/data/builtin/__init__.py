@@ -73,7 +73,9 @@ def fashion_mnist(folder: str | None = None) -> DataSource:
         pixels = read_idx(_file(root, images))
         parts[part] = (pixels, read_idx(_file(root, labels)))
         if pixels.ndim != 3 or parts[part][1].shape != pixels.shape[:1]:
-            raise GlocalError(f"fashion-mnist: expected as many labels as images in {printable(root)}, got other shapes")
+            raise GlocalError(
+                f"fashion-mnist: expected as many labels as images in {printable(root)}, got other shapes"
+            )
     return _source("fashion-mnist", parts, "Fashion-MNIST's own two parts")
 
 

@@ -1,0 +1,84 @@
+"""`glocal check` as a person calls it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.data.making import damage, folder
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+
+
+def glocal(*arguments: str) -> subprocess.CompletedProcess:
+    result = subprocess.run([sys.executable, "-m", "glocal", *arguments], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def test_a_folder_of_images_is_fine(tmp_path):
+    root = folder(tmp_path / "data", {"ant": 5, "bee": 10})
+    result = glocal("check", str(root))
+    assert result.returncode == 0
+    assert "12 train and 3 val images: 20% of each class held out for val, split seed 0" in result.stdout
+    assert not (tmp_path / "skipped.jsonl").exists()
+
+
+def test_damaged_files_are_counted_and_listed(tmp_path):
+    root = folder(tmp_path / "data", {"ant": 50, "bee": 50})
+    bad = damage(root, ["ant", "bee"], count=20)
+    result = glocal("check", str(root), "--out", str(tmp_path / "bad.jsonl"), "--workers", "2")
+    assert result.returncode == 1
+    assert "20 files cannot be used" in result.stdout
+    listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [entry["path"] for entry in listed] == bad
+    assert all(entry["reason"] for entry in listed)
+    assert "empty file" in result.stdout
+    assert "above the limits" in result.stdout
+    assert "80 train and 20 val images" in result.stdout
+
+
+def test_names_cannot_drive_the_terminal(tmp_path):
+    root = folder(tmp_path / "data", {"[red]x": 3, "a\x1b[31m": 3, "\u202eb": 3, "<script>": 3})
+    (root / "[red]x" / "\x1b[2J.png").write_bytes(b"")
+    result = glocal("check", str(root))
+    assert result.returncode == 1
+    assert "[red]x" in result.stdout
+    assert "a\\x1b[31m" in result.stdout
+    assert not {"\x1b", "\u202e"} & set(result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing",), "expected a folder or one of fashion-mini, fashion-mnist, got missing, which is neither"),
+        (("fashion-mnits",), "nearest: fashion-mnist"),
+        ((".",), "got a folder without class folders"),
+        ((".", "--max-pixels", "0"), "--max-pixels"),
+        ((".", "--colour"), "No such option"),
+        ((), "Missing argument"),
+    ],
+)
+def test_bad_calls_say_so_and_exit_with_2(arguments, message):
+    result = glocal("check", *arguments)
+    assert result.returncode == 2
+    assert message in " ".join((result.stdout + result.stderr).split())
+
+
+def test_an_unwritable_list_is_named(tmp_path):
+    root = folder(tmp_path / "data", {"ant": 5, "bee": 5})
+    (root / "ant" / "bad.png").write_bytes(b"x")
+    result = glocal("check", str(root), "--out", str(tmp_path / "no" / "where.jsonl"))
+    assert result.returncode == 2
+    assert "expected a writable place" in result.stderr
+
+
+def test_builtin_names_are_answered():
+    result = glocal("check", "fashion-mini")
+    assert result.returncode == 0
+    assert "10000 train and 2000 val images" in result.stdout
