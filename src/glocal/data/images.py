@@ -6,8 +6,10 @@ docs/data.md states; whatever goes wrong is one `ImageError` with path and reaso
 """
 
 import io
+import math
 import os
 import stat
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,15 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from glocal.errors import GlocalError
 from glocal.files import printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more: twice its MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # EXIF tag
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,7 +42,7 @@ class ImageLimits:
     """What the gate refuses before decoding.
 
     Attributes:
-        max_pixels: width x height.
+        max_pixels: width x height; 178,956,970 at most.
         max_bytes: size of the file.
     """
 
@@ -45,8 +50,8 @@ class ImageLimits:
     max_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1 or self.max_bytes < 1:
-            raise GlocalError(f"image limits: expected at least 1 pixel and 1 byte, got {self}")
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS or self.max_bytes < 1:
+            raise GlocalError(f"image limits: expected 1 to {PILLOW_MAX_PIXELS} pixels and at least 1 byte, got {self}")
 
 
 class ImageError(GlocalError):
@@ -117,27 +122,25 @@ def _check_size(name: str, size: int, limits: ImageLimits) -> None:
 
 def _decode(file: BinaryIO, name: str, limits: ImageLimits) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of doubtful metadata; what it cannot decode, it raises
+        with _PILLOW_WARNINGS:
             with Image.open(file, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > limits.max_pixels:
-                    raise ImageError(
-                        name,
-                        f"has {width} x {height} = {width * height / 1e6:.1f} Mpx, "
-                        f"the limit is {limits.max_pixels / 1e6:.1f} Mpx",
-                    )
+                _check_pixels(name, "", image.size, limits)
+                if isinstance(image, TiffImageFile):  # a tile of any size may hold a small image, and is decoded whole
+                    tile = image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0)
+                    _check_pixels(name, "a tile of ", tile, limits)
                 if image.format == "PNG":
                     image.verify()  # the checksums, which decoding leaves unread
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
-                orientation = _orientation(image)
                 image.load()
+                orientation = _orientation(image)  # after loading, which turns TIFF upright by itself
                 rgb = _to_rgb(image, name)
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(name, f"has far more pixels than the limit of {limits.max_pixels / 1e6:.1f} Mpx") from None
+        raise ImageError(
+            name, f"has more than {PILLOW_MAX_PIXELS / 1e6:.1f} Mpx, the limit is {limits.max_pixels / 1e6:.1f} Mpx"
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(name, "not a readable JPEG, PNG, WebP, BMP, TIFF or GIF") from None
     except MemoryError:
@@ -147,6 +150,44 @@ def _decode(file: BinaryIO, name: str, limits: ImageLimits) -> Image.Image:
         word = "truncated" if "truncated" in detail.lower() else "cannot be decoded"
         raise ImageError(name, f"{word} ({type(error).__name__}: {detail})") from None
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+
+
+def _check_pixels(name: str, what: str, size: tuple[int, int], limits: ImageLimits) -> None:
+    pixels = size[0] * size[1]
+    if pixels > limits.max_pixels:
+        raise ImageError(
+            name,
+            f"has {what}{size[0]} x {size[1]} = {pixels / 1e6:.1f} Mpx, the limit is {limits.max_pixels / 1e6:.1f} Mpx",
+        )
+
+
+class _PillowWarnings:
+    """Pillow warns of doubtful metadata (what it cannot decode, it raises): not here, in however many threads.
+
+    ``warnings.catch_warnings`` of two threads that overlap would leave the filters of one behind, so the first thread
+    in sets them and the last one out puts the old ones back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.threads = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.threads == 0:
+                self.before = warnings.catch_warnings()
+                self.before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self.threads += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.threads -= 1
+            if self.threads == 0:
+                self.before.__exit__(None, None, None)
+
+
+_PILLOW_WARNINGS = _PillowWarnings()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -159,13 +200,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Any mode -> RGB, by the table in docs/data.md."""
-    if image.mode.startswith("I"):  # 16-bit grey as 16 bits; 32-bit grey is taken as 16-bit values
-        return _from_grey(np.asarray(image, dtype=np.int64), 0, 65535, 257, name)
-    if image.mode == "F":
-        pixels = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(pixels).all():
-            raise ImageError(name, "float pixels: expected finite values, got NaN or infinity")
-        return _from_grey(pixels, 0, 255, 1, name) if pixels.max() > 1 else _from_grey(pixels, 0, 1, 1 / 255, name)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bit(np.asarray(image), image.info.get("transparency"), name)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -173,11 +209,27 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_grey(pixels: np.ndarray, low: float, high: float, unit: float, name: str) -> Image.Image:
-    """Grey values of low..high, ``unit`` of them to one step of the 8-bit scale."""
-    if pixels.min() < low or pixels.max() > high:
-        raise ImageError(name, f"pixels: expected {low}..{high}, got {pixels.min():g}..{pixels.max():g}")
-    return Image.fromarray(np.rint(pixels / unit).astype(np.uint8)).convert("RGB")
+def _to_8_bit(grey: np.ndarray, transparent: int | None, name: str) -> np.ndarray:
+    """Grey of more than 8 bits -> uint8: integers are 0..65535; floats 0..1, or 0..255 where one is above 1.
+
+    Args:
+        grey: (H, W) integers or floats.
+        transparent: the value that stands for nothing, if one does; it becomes white.
+        name: of the image, for errors.
+    """
+    low, high = grey.min().item(), grey.max().item()  # NaN if there is one
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError(name, "float pixels: expected finite values, got NaN or infinity")
+    white = 65535 if grey.dtype.kind in "iu" else 1 if high <= 1 else 255
+    if low < 0 or high > white:
+        raise ImageError(name, f"pixels: expected 0..{white}, got {low:g}..{high:g}")
+    scaled = np.empty(grey.shape, np.uint8)
+    for top in range(0, len(grey), 256):  # by rows, for the memory of the intermediate float64
+        rows = grey[top : top + 256]
+        scaled[top : top + 256] = np.rint(rows / (white / 255))
+        if transparent is not None:
+            scaled[top : top + 256][rows == transparent] = 255
+    return scaled
 
 
 def _kind(mode: int) -> str:
