@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from glocal.training import Recipe
-from glocal.training.augment import RandAugment, light
+from glocal.training.augment import RandAugment, shift_and_flip
 
 SIZE, COUNT = 16, 40
 
@@ -16,9 +16,11 @@ def pixels():
     return np.random.default_rng(0).integers(256, size=(COUNT, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def shifts_and_flips(image):
-    """All that `light` may make of an image, by padding and cropping."""
-    reach = SIZE // 8
+REACH = 2
+
+
+def shifts_and_flips(image, reach=REACH):
+    """All that may become of an image, by padding and cropping."""
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     for dy in range(2 * reach + 1):
         for dx in range(2 * reach + 1):
@@ -27,8 +29,8 @@ def shifts_and_flips(image):
             yield (dy, dx, True), crop[:, ::-1]
 
 
-def test_light_pads_crops_and_flips(pixels):
-    augmented = light(pixels, np.arange(COUNT), count=COUNT, seed=0, epoch=0, flip=True)
+def test_it_pads_crops_and_flips(pixels):
+    augmented = shift_and_flip(pixels, np.arange(COUNT), reach=REACH, flip=True, count=COUNT, seed=0, epoch=0)
     found = [
         next(how for how, expected in shifts_and_flips(image) if np.array_equal(expected, got))
         for image, got in zip(pixels, augmented, strict=True)
@@ -38,25 +40,26 @@ def test_light_pads_crops_and_flips(pixels):
 
 
 def test_an_image_is_augmented_alike_in_any_batch(pixels):
-    options = {"count": COUNT, "seed": 3, "epoch": 7, "flip": True}
-    whole = light(pixels, np.arange(COUNT), **options)
+    options = {"reach": REACH, "flip": True, "count": COUNT, "seed": 3, "epoch": 7}
+    whole = shift_and_flip(pixels, np.arange(COUNT), **options)
     some = np.array([31, 2, 5])
-    assert np.array_equal(light(pixels[some], some, **options), whole[some])
+    assert np.array_equal(shift_and_flip(pixels[some], some, **options), whole[some])
 
 
 def test_epochs_and_seeds_differ(pixels):
     def make(seed, epoch):
-        return light(pixels, np.arange(COUNT), count=COUNT, seed=seed, epoch=epoch, flip=True)
+        return shift_and_flip(pixels, np.arange(COUNT), reach=REACH, flip=True, count=COUNT, seed=seed, epoch=epoch)
 
     assert not np.array_equal(make(0, 0), make(0, 1))
     assert not np.array_equal(make(0, 0), make(1, 0))
 
 
-def test_without_flip_nothing_is_mirrored(pixels):
-    for got, image in zip(
-        light(pixels, np.arange(COUNT), count=COUNT, seed=0, epoch=0, flip=False), pixels, strict=True
-    ):
-        assert any(np.array_equal(got, expected) for (_, _, flip), expected in shifts_and_flips(image) if not flip)
+@pytest.mark.parametrize(("reach", "flip"), [(REACH, False), (0, True), (0, False)])
+def test_nothing_is_done_that_was_not_asked(pixels, reach, flip):
+    augmented = shift_and_flip(pixels, np.arange(COUNT), reach=reach, flip=flip, count=COUNT, seed=0, epoch=0)
+    for got, image in zip(augmented, pixels, strict=True):
+        allowed = [expected for (*_, flipped), expected in shifts_and_flips(image, reach) if flip or not flipped]
+        assert any(np.array_equal(got, expected) for expected in allowed)
 
 
 def test_randaugment_depends_on_seed_epoch_and_position_alone(pixels):

@@ -55,15 +55,15 @@ def test_an_epoch_holds_each_image_once_in_batches_of_nearly_one_size(images, ca
 
 
 def test_labels_go_with_their_images(images, cached):
-    for batch in batches(TrainingBatches(cached, Recipe(augment="none"), seed=0)):
+    for batch in batches(TrainingBatches(cached, Recipe(flip=False), seed=0)):
         for image, label in zip(batch.inputs, batch.labels, strict=True):
             at = next(i for i in range(20) if np.array_equal(cached.pixels[i], image.permute(1, 2, 0)))
             assert images.labels[at] == label
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "randaugment"])
-def test_workers_and_cache_change_nothing(images, cached, augment):
-    recipe = Recipe(augment=augment)
+@pytest.mark.parametrize(("augment", "flip"), [("none", False), ("none", True), ("light", True), ("randaugment", True)])
+def test_workers_and_cache_change_nothing(images, cached, augment, flip):
+    recipe = Recipe(augment=augment, flip=flip)
     expected = batches(TrainingBatches(cached, recipe, seed=0), num_workers=0)
     uncached = TrainingBatches(ImageBatches(images, SIZE), recipe, seed=0)
     for others in (batches(uncached, num_workers=0), batches(uncached, num_workers=2)):

@@ -239,9 +239,9 @@ def _conclude(console: Console, results: dict[str, Any], out: Path) -> None:
 
 def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool) -> Table:
     title = f"trained on {100 * fraction:g} % of the training images" if several else None
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("model", overflow="fold")
-    for name in ("top-1 %", "95 % interval", "behind best", "M MACs", "ms, batch 1", "train s"):
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("top-1 %", "95 %", "behind", "M MACs", "ms/image", "train s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         low, high = row["top1_ci"]

@@ -11,26 +11,28 @@ from PIL import Image
 
 from glocal.training.recipe import Recipe
 
-SHIFT = 8
-"""`light` moves an image by up to 1/8 of its side: 4 pixels of 32, as in He et al. 2016, §4.2, for CIFAR."""
+LIGHT_SHIFT = 8
+"""`light` moves an image by up to 1/8 of its side: 4 pixels of 32, as He et al. 2016, §4.2, do for CIFAR."""
 RANDAUGMENT = "rand-m9-mstd0.5-mmax9-inc1"
 """timm's form of RandAugment (Cubuk et al. 2020), as in the recipes of DeiT and ConvNeXt, but with magnitudes up to 9:
 near 10 timm posterises to 0 bits, which Pillow 13 refuses."""
 
 
-def light(pixels: np.ndarray, positions: np.ndarray, *, count: int, seed: int, epoch: int, flip: bool) -> np.ndarray:
+def shift_and_flip(
+    pixels: np.ndarray, positions: np.ndarray, *, reach: int, flip: bool, count: int, seed: int, epoch: int
+) -> np.ndarray:
     """Shift each image, its borders reflected, and mirror half of them.
 
     Args:
         pixels: (B, S, S, 3) images.
         positions: (B,) the place of each image in its set.
+        reach: by how many pixels to shift at most, down or up and right or left.
+        flip: whether to mirror.
         count: images of the set.
         seed: of all draws.
         epoch: counted from 0.
-        flip: whether to mirror.
     """
     size = pixels.shape[1]
-    reach = size // SHIFT
     draws = _draws(count, seed, epoch)[positions]  # (B, 3) uint32
     shift = draws[:, :2] % (2 * reach + 1)  # (B, 2), 0 .. 2 reach
     index = np.arange(size) - reach + shift[..., None].astype(np.int64)  # (B, 2, S)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal.data import ImageError, ImageSet, Skipped
-from glocal.training.augment import RandAugment, light
+from glocal.training.augment import LIGHT_SHIFT, RandAugment, shift_and_flip
 from glocal.training.recipe import Recipe
 
 CACHE_BYTES = 2 * 2**30
@@ -119,12 +119,14 @@ class TrainingBatches(Dataset[Batch]):
             randaugment = self.randaugment
             return self.source.read(positions, lambda image, position: randaugment(image, position, **draws))
         batch = self.source[key]
-        if self.recipe.augment == "none":
+        if self.recipe.augment == "none" and not self.recipe.flip:
             return batch
         bad = {skipped.path for skipped in batch.skipped}
         kept = np.array([i for i in positions if self.source.images.paths[i] not in bad], int) if bad else positions
         pixels = batch.inputs.permute(0, 2, 3, 1).numpy()
-        return batch._replace(inputs=_to_tensor(light(pixels, kept, flip=self.recipe.flip, **draws)))
+        reach = self.source.size // LIGHT_SHIFT if self.recipe.augment == "light" else 0
+        changed = shift_and_flip(pixels, kept, reach=reach, flip=self.recipe.flip, **draws)
+        return batch._replace(inputs=_to_tensor(changed))
 
 
 class FeatureBatches(Dataset[Batch]):
