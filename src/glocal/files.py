@@ -1,7 +1,7 @@
 """Files that are whole or not there, and names that are safe to print."""
 
 import os
-import tempfile
+import secrets
 import unicodedata
 from pathlib import Path
 
@@ -12,16 +12,15 @@ def atomic_write_bytes(path: str | Path, content: bytes) -> None:
     A temporary file in the same folder is written, synced and renamed over ``path``, and the folder synced.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".tmp-{os.getpid()}-", dir=path.parent)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -51,9 +50,3 @@ def printable(name: str | os.PathLike[str]) -> str:
 
 
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

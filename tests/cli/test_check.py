@@ -34,7 +34,7 @@ def test_damaged_files_are_counted_and_listed(tmp_path):
     bad = damage(root, ["ant", "bee"], count=20)
     result = glocal("check", str(root), "--out", str(tmp_path / "bad.jsonl"), "--workers", "2")
     assert result.returncode == 1
-    assert "20 files cannot be used" in result.stdout
+    assert f"Files that cannot be used: 20, each with its reason in {tmp_path / 'bad.jsonl'}" in result.stdout
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [entry["path"] for entry in listed] == bad
     assert all(entry["reason"] for entry in listed)
@@ -75,7 +75,7 @@ def test_an_unwritable_list_is_named(tmp_path):
     (root / "ant" / "bad.png").write_bytes(b"x")
     result = glocal("check", str(root), "--out", str(tmp_path / "no" / "where.jsonl"))
     assert result.returncode == 2
-    assert "expected a writable place" in result.stderr
+    assert "--out: expected a place to write to" in result.stderr
 
 
 def test_builtin_names_are_answered():

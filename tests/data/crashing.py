@@ -8,4 +8,4 @@ from glocal.data.scan import Scanned
 def look(path: str, culprit: str) -> Scanned:
     if path == culprit:
         os._exit(11)
-    return Scanned(None, 1, "")
+    return Scanned(None)

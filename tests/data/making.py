@@ -24,14 +24,63 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def png_header(width: int, height: int) -> bytes:
     """A tiny PNG that claims to be large: one scanline's worth of zeros."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(999))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, content) for kind, content in chunks)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def claiming(kind: str, width: int, height: int) -> bytes:
+    """A small file of a format whose header says that it is ``width`` x ``height``."""
+    if kind == "PNG":
+        return png_header(width, height)
+    content = bytearray(
+        encoded(Image.new("RGB", (8, 8), "red"), kind, **({"lossless": True} if kind == "WEBP" else {}))
     )
+    little, big = struct.pack("<HH", width, height), struct.pack(">HH", height, width)
+    if kind == "JPEG":
+        at = content.index(b"\xff\xc0") + 5
+        content[at : at + 4] = big
+    elif kind == "GIF":
+        at = content.index(b",\0\0\0\0\x08\0\x08\0") + 5  # the frame; the screen stands at 6
+        content[6:10] = content[at : at + 4] = little
+    elif kind == "BMP":
+        content[18:26] = struct.pack("<ii", width, height)
+    elif kind == "WEBP":
+        at = content.index(b"VP8L") + 9
+        kept = int.from_bytes(content[at : at + 4], "little") >> 28 << 28
+        content[at : at + 4] = (kept | (height - 1) << 14 | width - 1).to_bytes(4, "little")
+    else:
+        assert kind == "TIFF"
+        for tag, value in ((256, width), (257, height)):
+            at = content.index(struct.pack("<HHI", tag, 4, 1)) + 8
+            content[at : at + 4] = value.to_bytes(4, "little")
+    return bytes(content)
+
+
+def tiled_tiff(side: int) -> bytes:
+    """A grey 16 x 16 TIFF in one deflated tile of ``side`` x ``side``."""
+    tile = zlib.compress(bytes(side * side))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 0, 325: len(tile)}
+    tags[324] = 8 + 2 + 12 * len(tags) + 4  # where the tile begins
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + tile
+
+
+def png_16_bit(values: list[int], transparent: int) -> bytes:
+    """A grey PNG of one row of 16-bit values, one of which stands for transparent (Pillow cannot write it)."""
+    row = b"\0" + struct.pack(f">{len(values)}H", *values)
+    header = struct.pack(">IIBBBBB", len(values), 1, 16, 0, 0, 0, 0)
+    chunks = (
+        (b"IHDR", header),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(row)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, content) for kind, content in chunks)
 
 
 def folder(root: Path, classes: dict[str, int], *, size: tuple[int, int] = (24, 16)) -> Path:

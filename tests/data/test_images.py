@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glocal.data import ImageError, ImageLimits, open_image
-from tests.data.making import DAMAGES, encoded, flipped, picture, png_header
+from tests.data.making import DAMAGES, claiming, encoded, flipped, picture, png_16_bit, png_header, tiled_tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -73,6 +75,16 @@ def test_palette_with_a_transparent_colour_shows_white_there():
     assert pixels(encoded(image, "PNG")) == [[255, 0, 0], [0, 255, 0]]
 
 
+def test_a_transparent_16_bit_grey_shows_white():
+    assert pixels(png_16_bit([0, 25700, 65535, 257], transparent=0)) == [[255] * 3, [100] * 3, [255] * 3, [1] * 3]
+
+
+def test_a_16_bit_image_of_many_rows_is_scaled_throughout():
+    image = Image.fromarray(np.arange(600 * 100, dtype=np.uint16).reshape(600, 100))
+    expected = np.rint(np.arange(600 * 100) / 257).reshape(600, 100)
+    assert np.array_equal(np.asarray(open_image(encoded(image, "PNG")))[:, :, 1], expected)
+
+
 def test_cmyk_jpeg_is_not_inverted():
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     assert np.abs(np.array(pixels(encoded(red, "JPEG", quality=95))) - [255, 0, 0]).max() < 12
@@ -84,8 +96,12 @@ def test_the_first_frame_of_an_animation():
     assert pixels(content)[0] == [255, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True}), ("JPEG", {})],
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_applied(orientation):
+def test_exif_rotation_is_applied_once(orientation, kind, options):
     upright = Image.new("RGB", (32, 16), "white")
     upright.paste("red", (0, 0, 8, 8))  # a red corner, above on the left
     stored = upright
@@ -102,8 +118,23 @@ def test_exif_rotation_is_applied(orientation):
         stored = stored.transpose(step)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = open_image(encoded(stored, "PNG", exif=exif))
-    assert np.array_equal(np.asarray(image), np.asarray(upright))
+    image = open_image(encoded(stored, kind, exif=exif, **options))
+    assert image.size == upright.size
+    difference = np.abs(np.asarray(image, dtype=int) - np.asarray(upright, dtype=int))
+    assert difference.max() < (90 if kind == "JPEG" else 1)
+
+
+def test_many_threads_leave_the_filters_of_warnings_as_they_were():
+    palette = Image.new("P", (64, 64))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    content = encoded(palette, "PNG", transparency=b"\0\x80")  # Pillow warns of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            images = list(pool.map(lambda _: open_image(content), range(400)))
+        assert warnings.filters == before
+    assert all(image.mode == "RGB" for image in images)
 
 
 def test_damaged_exif_does_not_lose_the_picture():
@@ -149,27 +180,45 @@ def test_limits_are_parameters(tmp_path):
         open_image(tmp_path / "a.png", limits=ImageLimits(max_bytes=len(content) - 1))
     with pytest.raises(ValueError, match="image limits"):
         ImageLimits(max_pixels=0)
+    with pytest.raises(ValueError, match="expected 1 to 178956970 pixels"):  # Pillow's own limit
+        ImageLimits(max_pixels=200_000_000)
 
 
 MEASURE = """
 import resource, sys
 from glocal.data import ImageError, open_image
-open_image(sys.argv[2])
+try:
+    open_image(sys.argv[2])
+except ImageError:
+    pass
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     open_image(sys.argv[1])
     print("decoded")
 except ImageError as error:
+    print(error.reason)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
-    (tmp_path / "bomb.png").write_bytes(png_header(13_000, 13_000))
-    (tmp_path / "fine.png").write_bytes(encoded(picture(), "PNG"))
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "bomb.png"), str(tmp_path / "fine.png")]
-    growth = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+BOMBS = {kind: lambda kind=kind: claiming(kind, 13_000, 13_000) for kind in FORMATS}
+BOMBS["TIFF tile"] = lambda: tiled_tiff(13_000)
+
+
+@pytest.mark.parametrize(("kind", "make"), BOMBS.items(), ids=BOMBS)
+def test_a_bomb_is_refused_before_it_is_decoded(kind, make, tmp_path):
+    (tmp_path / "bomb").write_bytes(make())
+    (tmp_path / "text").write_text("makes Pillow load all that it has")
+    assert (tmp_path / "bomb").stat().st_size < 300_000
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "bomb"), str(tmp_path / "text")]
+    reason, growth = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "13000 x 13000 = 169.0 Mpx, the limit is 64.0 Mpx" in reason
     assert float(growth) < 64, "MiB"
+
+
+def test_a_bomb_beyond_pillows_own_limit_is_refused_too():
+    with pytest.raises(ImageError, match=r"has more than 179\.0 Mpx, the limit is 64\.0 Mpx"):
+        open_image(png_header(30_000, 30_000))
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path):

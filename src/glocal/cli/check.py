@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 def check(
     data: Annotated[str, typer.Argument(help="A folder of images, or a built-in name.", show_default=False)],
     out: Annotated[
-        Path | None,
+        Path,
         typer.Option(
-            help="Where to write the list of files that cannot be used, one JSON object a line. "
-            "skipped.jsonl here by default, if there are any."
+            help="Where to list the files that cannot be used, one JSON object a line: a file, or a folder for "
+            "skipped.jsonl. Empty if there are none."
         ),
-    ] = None,
+    ] = Path("skipped.jsonl"),
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links, each file and folder once.")
     ] = False,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images of more pixels, before decoding.")] = 64_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=178_956_970, help="Refuse images of more pixels, before decoding.")
+    ] = 64_000_000,
     max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files, before reading.")] = 256 * 2**20,
-    split_seed: Annotated[int, typer.Option(help="Seed of the part held out, where DATA has no train and val.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of the part held out, where DATA has no val folder.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that decode; one a processor by default.")
     ] = None,
@@ -41,26 +43,21 @@ def check(
       glocal check photos
       glocal check photos --out bad.jsonl --max-pixels 100000000
     """
-    from glocal.data import ImageLimits, builtin_names, check_folder, load_data
-    from glocal.files import printable
+    from glocal.data import ImageLimits, builtin_names, check_folder, load_data, split_folder
 
     if data.partition(":")[0] in builtin_names():
         source = load_data(data)
-        typer.echo(f"{data}: built in, {len(source.train)} train and {len(source.val)} val images, all fine")
-        return
-    limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
-    checked = check_folder(data, follow_links=follow_links, limits=limits, workers=workers)
-    _print_counts(checked)
-    skipped = checked.skipped
-    if skipped:
-        out = out or Path("skipped.jsonl")
-        _write_skipped(out, skipped)
-        typer.echo(f"{len(skipped)} files cannot be used; each with its reason: {printable(out)}")
-    source = load_data(data, on_error="skip", split_seed=split_seed, follow_links=follow_links, limits=limits)
+        _write_skipped(out, source.skipped)
+    else:
+        limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
+        checked = check_folder(data, follow_links=follow_links, limits=limits, workers=workers)
+        _write_skipped(out, checked.skipped)
+        _print_counts(checked)
+        source = split_folder(checked, split_seed=split_seed)
     for warning in source.warnings:
         typer.echo(f"Note: {warning}")
     typer.echo(f"{len(source.train)} train and {len(source.val)} val images: {source.split}")
-    if skipped:
+    if source.skipped:
         raise typer.Exit(1)
 
 
@@ -74,36 +71,47 @@ def _print_counts(checked: "Checked") -> None:
     from glocal.files import printable
 
     console = Console(highlight=False)
-    parts = list(checked.tree.parts)
-    table = Table("class", *(f"{part or 'images'}" for part in parts), "cannot be used", title=None)
-    names = sorted({name for classes in checked.tree.parts.values() for name in classes})
+    parts = checked.tree.parts
     good = {part: checked.good(part) for part in parts}
-    for name in names:
+    table = Table("class", show_footer=True)
+    table.columns[0].footer = "all"
+    for part in parts:
+        total = sum(len(paths) for paths in good[part].values())
+        table.add_column(part or "images", footer=str(total), justify="right")
+    table.add_column("cannot be used", footer=str(len(checked.skipped)), justify="right")
+    for name in sorted({name for classes in parts.values() for name in classes}):
         counts = [len(good[part].get(name, [])) for part in parts]
-        listed = sum(len(classes.get(name, [])) for classes in checked.tree.parts.values())
-        table.add_row(escape(printable(name)), *map(str, counts), str(listed - sum(counts) or ""))
+        bad = sum(len(classes.get(name, [])) for classes in parts.values()) - sum(counts)
+        table.add_row(escape(printable(name)), *map(str, counts), str(bad))
     console.print(table)
     if checked.skipped:
-        reasons = Counter(_kind(skipped.reason) for skipped in checked.skipped)
-        table = Table("reason", "files")
-        for reason, count in reasons.most_common():
-            table.add_row(escape(printable(reason)), str(count))
+        kinds = Counter(_kind(skipped.reason) for skipped in checked.skipped)
+        table = Table("why it cannot be used", "files")
+        for kind, count in kinds.most_common():
+            table.add_row(escape(printable(kind)), str(count))
         console.print(table)
 
 
 def _kind(reason: str) -> str:
-    """A reason without the numbers of one file."""
-    return reason.partition(" (")[0] if not reason.startswith("has ") else "above the limits"
+    """A reason without the numbers and names of one file."""
+    if reason.startswith("has "):
+        return "above the limits"
+    if reason.startswith("the same file as "):
+        return "the same file as another"
+    return reason.partition(" (")[0]
 
 
-def _write_skipped(out: Path, skipped: "list[Skipped]") -> None:
+def _write_skipped(out: Path, skipped: "tuple[Skipped, ...]") -> None:
     import json
 
     from glocal.errors import GlocalError
     from glocal.files import atomic_write_text, printable
 
+    out = out / "skipped.jsonl" if out.is_dir() else out
     lines = (json.dumps({"path": bad.path, "reason": bad.reason}) + "\n" for bad in skipped)
     try:
         atomic_write_text(out, "".join(lines))
     except OSError as error:
-        raise GlocalError(f"out: expected a writable place, got {printable(out)}: {error.strerror}") from None
+        raise GlocalError(f"--out: expected a place to write to, got {printable(out)}: {error.strerror}") from None
+    if skipped:
+        typer.echo(f"Files that cannot be used: {len(skipped)}, each with its reason in {printable(out)}")

@@ -33,6 +33,7 @@ __all__ = [
     "check_folder",
     "load_data",
     "open_image",
+    "split_folder",
 ]
 
 _BUILTIN: dict[str, Callable[[], DataSource]] = {
@@ -72,6 +73,8 @@ def load_data(
     Raises:
         GlocalError: if there is no such data, a class is empty, missing or alone, or (with "stop") a file is no image.
     """
+    if on_error not in ("stop", "skip"):
+        raise GlocalError(f"on_error: expected stop or skip, got {on_error}")
     name = os.fspath(source)
     if name in _BUILTIN:
         return _BUILTIN[name]()
@@ -80,7 +83,7 @@ def load_data(
     checked = check_folder(name, follow_links=follow_links, limits=limits, progress=progress, workers=workers)
     if checked.skipped and on_error == "stop":
         raise GlocalError(_cannot_be_read(name, checked.skipped))
-    return _split(name, checked, split_seed, val_fraction, limits or ImageLimits(), follow_links)
+    return split_folder(checked, split_seed=split_seed, val_fraction=val_fraction)
 
 
 def check_folder(
@@ -97,16 +100,19 @@ def check_folder(
         GlocalError: if there is no such folder, or it has no class folders.
     """
     name = os.fspath(source)
-    if not Path(name).exists():
+    if not os.path.exists(name):
         known = f"a folder or one of {', '.join(_BUILTIN)}"
         raise GlocalError(f"data: expected {known}, got {printable(name)}, which is neither{nearest(name, _BUILTIN)}")
     tree = read_tree(Path(name), follow_links=follow_links)
     return check_tree(tree, limits or ImageLimits(), follow_links=follow_links, progress=progress, workers=workers)
 
 
-def _split(
-    name: str, checked: Checked, seed: int, fraction: float, limits: ImageLimits, follow_links: bool
-) -> DataSource:
+def split_folder(checked: Checked, *, split_seed: int = 0, val_fraction: float = 0.2) -> DataSource:
+    """Two parts of the images that can be decoded: train and val as the folder has them, or a share of each class.
+
+    Raises:
+        GlocalError: if a class is empty, missing or alone.
+    """
     if "train" in checked.tree.parts:
         train, val = checked.good("train"), checked.good("val")
         check_same_classes(train, val)
@@ -114,21 +120,21 @@ def _split(
         check_classes(val, "val", needed=1)
         split = "train and val as the folder has them"
     else:
-        if not 0 < fraction < 1:
-            raise GlocalError(f"val_fraction: expected a number between 0 and 1, got {fraction}")
+        if not 0 < val_fraction < 1:
+            raise GlocalError(f"val_fraction: expected a number between 0 and 1, got {val_fraction}")
         whole = checked.good("")
         check_classes(whole, "", needed=2)
-        train, val = hold_out(whole, seed, fraction)
-        split = f"{fraction:.0%} of each class held out for val, split seed {seed}"
+        train, val = hold_out(whole, split_seed, val_fraction)
+        split = f"{val_fraction:.0%} of each class held out for val, split seed {split_seed}"
     classes = tuple(sorted(train))
-    store = Folder(checked.tree.root, limits, follow_links)
+    store = Folder(checked.tree.root, checked.limits, checked.follow_links)
     return DataSource(
-        name=name,
+        name=os.fspath(checked.tree.root),
         train=_image_set("train", classes, train, store),
         val=_image_set("val", classes, val, store),
         classes=classes,
-        skipped=tuple(checked.skipped),
-        warnings=tuple(warnings_of(checked, train, val)),
+        skipped=checked.skipped,
+        warnings=_warnings(checked, train, val),
         split=split,
         fingerprint=_fingerprint(classes, {"train": train, "val": val}, checked),
     )
@@ -140,11 +146,13 @@ def _image_set(name: str, classes: tuple[str, ...], paths: dict[str, list[str]],
     return ImageSet(name, classes, labels, tuple(path for path, _ in flat), store, np.arange(len(flat)))
 
 
-def warnings_of(checked: Checked, train: dict[str, list[str]], val: dict[str, list[str]]) -> list[str]:
-    """What a user should know of a folder that is fine otherwise: links left alone, images in both parts."""
+def _warnings(checked: Checked, train: dict[str, list[str]], val: dict[str, list[str]]) -> tuple[str, ...]:
+    """What a user should know of a folder that is fine otherwise."""
     warnings = []
+    if unused := checked.tree.unused:
+        warnings.append(f"not used, as they are in no class folder: {_some(unused)}")
     if links := checked.tree.links:
-        warnings.append(f"{len(links)} links were not followed ({_some(links)}); --follow-links follows them")
+        warnings.append(f"links were not followed: {_some(links)}; --follow-links follows them")
     in_train = {checked.files[path].digest: path for paths in train.values() for path in paths}
     twins = [
         f"{path} = {in_train[checked.files[path].digest]}"
@@ -154,10 +162,10 @@ def warnings_of(checked: Checked, train: dict[str, list[str]], val: dict[str, li
     ]
     if twins:
         warnings.append(
-            f"{len(twins)} images of val are also in train, byte for byte ({_some(twins)}): the accuracy on them is "
-            f"not one on unseen images"
+            f"images of val that are also in train, byte for byte: {_some(twins)}; "
+            f"the accuracy on them is not one on unseen images"
         )
-    return warnings
+    return tuple(warnings)
 
 
 def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]], checked: Checked) -> str:
@@ -165,21 +173,21 @@ def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]
     for part, of_class in parts.items():
         for name in classes:
             for path in of_class[name]:
-                record = f"{part}\0{name}\0{path}\0{checked.files[path].size}\n"
+                record = f"{part}\0{name}\0{path}\0{checked.files[path].digest}\n"
                 digest.update(record.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _cannot_be_read(name: str, skipped: list[Skipped]) -> str:
+def _cannot_be_read(name: str, skipped: tuple[Skipped, ...]) -> str:
     lines = [f"  {printable(bad.path)}: {printable(bad.reason)}" for bad in skipped[:5]]
     if len(skipped) > 5:
         lines.append(f"  and {len(skipped) - 5} more")
     return (
-        f"data: expected images, got {len(skipped)} files in {printable(name)} that cannot be used:\n"
+        f"data: expected nothing but images in {printable(name)}, got files that cannot be used: {len(skipped)}\n"
         + "\n".join(lines)
         + f"\n`glocal check {printable(name)}` lists all; --on-error skip goes on without them"
     )
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} ({', '.join(printable(name) for name in names[:3])}{', ...' * (len(names) > 3)})"

@@ -13,6 +13,7 @@ from glocal.errors import GlocalError
 from glocal.files import printable
 
 PARTS = ("train", "val")
+OTHER_PARTS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 SYSTEM_NAMES = frozenset(("Thumbs.db", "desktop.ini", "__MACOSX"))  # left by Windows and macOS, no one's images
 
 
@@ -24,13 +25,15 @@ class Tree:
         root: the folder.
         parts: part ("train", "val", or "" where the folder is not split) -> class -> paths relative to root, sorted.
         links: links that were not followed, relative to root.
-        repeats: files that are another file of the tree under a second name (hard links), left out.
+        repeats: path of a file that is another one of the tree under a second name (a link) -> the path of that one.
+        unused: files and folders beside the parts or the class folders, relative to root.
     """
 
     root: Path
     parts: dict[str, dict[str, list[str]]]
     links: list[str]
-    repeats: list[Skipped]
+    repeats: dict[str, str]
+    unused: list[str]
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,19 @@ class Checked:
     Attributes:
         tree: the folder.
         files: relative path -> what the scan found.
+        limits: of the gate.
+        follow_links: whether links are followed.
     """
 
     tree: Tree
     files: dict[str, Scanned]
+    limits: ImageLimits
+    follow_links: bool
 
     @property
-    def skipped(self) -> list[Skipped]:
+    def skipped(self) -> tuple[Skipped, ...]:
         """Files that are no images of the set, with reasons, by path."""
-        bad = [Skipped(path, found.reason) for path, found in self.files.items() if found.reason is not None]
-        return sorted([*bad, *self.tree.repeats], key=lambda skipped: skipped.path)
+        return tuple(Skipped(path, found.reason) for path, found in sorted(self.files.items()) if found.reason)
 
     def good(self, part: str) -> dict[str, list[str]]:
         """Class -> paths of a part that can be decoded."""
@@ -63,42 +69,50 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
     Raises:
         GlocalError: if the folder is missing, unreadable, or holds no class folders.
     """
-    if not root.is_dir():
-        what = "a file" if root.exists() else "nothing"
+    if not os.path.isdir(root):
+        what = "a file" if os.path.exists(root) else "nothing"
         raise GlocalError(f"data: expected a folder of images, got {what} at {printable(root)}")
     walker = _Walker(root, follow_links)
     try:
         folders = walker.folders(root)
-        if "train" in folders:
+        if "train" in folders and _has_folders(folders["train"]):  # not so where train is a class, beside bus and car
             others = [name for name in folders if name not in PARTS]
             if "val" not in folders and others:
                 raise GlocalError(
                     f"data: expected {printable(root)}/val beside train, got {_names(others)}; "
                     f"rename the part to measure on to val, or give {printable(root / 'train')} to have a part held out"
                 )
+            walker.unused += [os.path.join(name, "") for name in others]
             found = [part for part in PARTS if part in folders]
-            parts = {part: walker.classes(folders[part]) for part in found}
+            parts = {part: walker.classes(walker.folders(folders[part])) for part in found}
             if found == ["train"]:
                 parts = {"": parts["train"]}
         else:
-            parts = {"": walker.classes(root)}
-    except PermissionError as error:
+            if likely := [name for name in folders if name.casefold() in OTHER_PARTS and _has_folders(folders[name])]:
+                raise GlocalError(
+                    f"data: expected {printable(root)}/train and val, or class folders, got {_names(likely)}; "
+                    f"rename what to learn from to train and what to measure on to val"
+                )
+            parts = {"": walker.classes(folders)}
+    except OSError as error:
         raise GlocalError(
-            f"data: expected a readable folder, got no permission for {printable(error.filename)}"
+            f"data: expected a readable folder, got {printable(error.filename or root)}: {error.strerror}"
         ) from None
     if not any(parts.values()):
         raise GlocalError(
             f"data: expected {printable(root)}/train/CLASS/ and val/CLASS/, or CLASS/ folders of images, "
             f"got a folder without class folders"
         )
-    return Tree(root, parts, walker.links, walker.repeats)
+    return Tree(root, parts, walker.links, walker.repeats, sorted(walker.unused))
 
 
 def check_tree(tree: Tree, limits: ImageLimits, *, follow_links: bool, progress: bool, workers: int | None) -> Checked:
-    """Decode every file of a tree once."""
+    """Decode every file of a tree once; one that is there under two names counts once."""
     paths = sorted(path for classes in tree.parts.values() for paths in classes.values() for path in paths)
-    found = scan_files(tree.root, paths, limits, follow_links=follow_links, progress=progress, workers=workers)
-    return Checked(tree, found)
+    once = [path for path in paths if path not in tree.repeats]
+    found = scan_files(tree.root, once, limits, follow_links=follow_links, progress=progress, workers=workers)
+    found |= {path: Scanned(f"the same file as {printable(first)}") for path, first in tree.repeats.items()}
+    return Checked(tree, found, limits, follow_links)
 
 
 def hold_out(
@@ -150,58 +164,71 @@ def check_same_classes(train: dict[str, list[str]], val: dict[str, list[str]]) -
 
 
 class _Walker:
-    """Walks a folder; remembers links it did not follow and (device, inode) of every file and folder it has seen."""
+    """Walks a folder; remembers links it did not follow, and (device, inode) of every file and folder it has seen."""
 
     def __init__(self, root: Path, follow_links: bool):
         self.root = root
         self.follow_links = follow_links
         self.links: list[str] = []
-        self.repeats: list[Skipped] = []
+        self.unused: list[str] = []
+        self.repeats: dict[str, str] = {}
         self.files: dict[tuple[int, int], str] = {}
-        self.visited: set[tuple[int, int]] = set()
 
     def folders(self, folder: Path) -> dict[str, Path]:
-        return {entry.name: Path(entry.path) for entry in self._entries(folder) if entry.is_dir()}
+        """Name -> path of the folders in a folder, which should hold nothing else."""
+        folders, files = self._entries(folder)
+        self.unused += files
+        return {path.name: path for path in folders}
 
-    def classes(self, folder: Path) -> dict[str, list[str]]:
-        self.visited.clear()
-        return {name: sorted(self._images(path)) for name, path in self.folders(folder).items()}
+    def classes(self, folders: dict[str, Path]) -> dict[str, list[str]]:
+        """Class -> paths of its files; a folder that two links lead to is of the first class."""
+        visited: set[tuple[int, int]] = set()
+        return {name: sorted(self._files(path, visited)) for name, path in folders.items()}
 
-    def _images(self, folder: Path) -> Iterator[str]:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in self.visited:
-            return
-        self.visited.add((status.st_dev, status.st_ino))
-        for entry in self._entries(folder):
-            if entry.is_dir():
-                yield from self._images(Path(entry.path))
+    def _files(self, folder: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
+        waiting = [folder]
+        while waiting:
+            folder = waiting.pop()
+            inode = _inode(folder)
+            if inode in visited:
                 continue
-            relative = os.path.relpath(entry.path, self.root)
-            try:
-                status = entry.stat()
-            except FileNotFoundError:  # a link to nothing: the gate says so
-                yield relative
-                continue
-            first = self.files.setdefault((status.st_dev, status.st_ino), relative)
-            if first == relative:
-                yield relative
-            else:
-                self.repeats.append(Skipped(relative, f"the same file as {printable(first)}"))
+            visited.add(inode)
+            folders, files = self._entries(folder)
+            waiting += reversed(folders)
+            for path in files:
+                try:
+                    first = self.files.setdefault(_inode(self.root / path), path)
+                except OSError:  # a link to nothing or to itself: the gate says so
+                    first = path
+                if first != path:
+                    self.repeats[path] = first
+                yield path
 
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+    def _entries(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """Folders, and files relative to root, by name; hidden ones and links that are not followed are left out."""
+        folders, files = [], []
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        kept = []
-        for entry in found:
-            if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
-                continue
-            if entry.is_symlink() and not self.follow_links:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
+                    continue
                 relative = os.path.relpath(entry.path, self.root)
-                if relative not in self.links:
+                if entry.is_symlink() and not self.follow_links:
                     self.links.append(relative)
-                continue
-            kept.append(entry)
-        return kept
+                elif os.path.isdir(entry.path):
+                    folders.append(Path(entry.path))
+                else:
+                    files.append(relative)
+        return folders, files
+
+
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(os.path.isdir(entry.path) for entry in entries)
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _names(names: list[str] | dict[str, list[str]]) -> str:

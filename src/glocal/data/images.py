@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from glocal.errors import GlocalError
 from glocal.files import printable
 
+GATE_VERSION = 2  # to be raised when the gate refuses more or less: verdicts are cached under it
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more: twice its MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # EXIF tag
@@ -226,7 +227,7 @@ def _to_8_bit(grey: np.ndarray, transparent: int | None, name: str) -> np.ndarra
     scaled = np.empty(grey.shape, np.uint8)
     for top in range(0, len(grey), 256):  # by rows, for the memory of the intermediate float64
         rows = grey[top : top + 256]
-        scaled[top : top + 256] = np.rint(rows / (white / 255))
+        scaled[top : top + 256] = np.rint(rows * np.float64(255) / white)
         if transparent is not None:
             scaled[top : top + 256][rows == transparent] = 255
     return scaled

@@ -4,15 +4,18 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from glocal.data.images import ImageError, ImageLimits, open_image
+import PIL
+
+from glocal.data.images import GATE_VERSION, ImageError, ImageLimits, open_image
 from glocal.files import atomic_write_text
 
 FEW = 64  # files that are decoded here and now; starting workers would take longer
@@ -25,13 +28,11 @@ class Scanned:
 
     Attributes:
         reason: why it is no image, or None.
-        size: bytes.
-        digest: SHA-256 of its bytes; "" where it could not be read.
+        digest: SHA-256 of its bytes; "" where it is no image.
     """
 
     reason: str | None
-    size: int
-    digest: str
+    digest: str = ""
 
 
 def scan_files(
@@ -45,8 +46,8 @@ def scan_files(
 ) -> dict[str, Scanned]:
     """Decode every file whole.
 
-    A verdict is kept in the user's cache under the file's size, times and inode, so that a second scan of a large
-    folder reads only what has changed.
+    What was found to be an image is remembered in the user's cache by the file's size, times and inode, so that a
+    second scan of a large folder reads only what has changed.
 
     Args:
         root: folder of the paths.
@@ -60,14 +61,16 @@ def scan_files(
         path -> what was found, in the order of ``paths``.
     """
     cache = _Cache(root, limits, follow_links)
-    found = {path: known for path in paths if (known := cache.get(path)) is not None}
+    stamps = {path: _stamp(root / path) for path in paths}  # before reading: a later change is then noticed
+    found = {path: Scanned(None, digest) for path in paths if (digest := cache.digest(path, stamps[path]))}
     missing = [path for path in paths if path not in found]
     look = partial(scan_file, str(root), limits=limits, follow_links=follow_links)
     with _progress(len(missing), shown=progress) as advance:
         for path, scanned in _scan(look, missing, workers):
             found[path] = scanned
             advance()
-    cache.put({path: found[path] for path in missing})
+    if len(missing) > FEW:
+        cache.write({path: [stamps[path], found[path].digest] for path in paths if found[path].reason is None})
     return {path: found[path] for path in paths}
 
 
@@ -76,32 +79,42 @@ def scan_file(root: str, path: str, *, limits: ImageLimits, follow_links: bool) 
     full = os.path.join(root, path)
     try:
         open_image(full, limits=limits, follow_links=follow_links, name=path)
+        with open(full, "rb") as file:
+            return Scanned(None, hashlib.file_digest(file, "sha256").hexdigest())
     except ImageError as error:
-        return Scanned(error.reason, 0, "")
-    with open(full, "rb") as file:
-        return Scanned(None, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        return Scanned(error.reason)
+    except OSError as error:  # gone since it was decoded
+        return Scanned(f"cannot be read ({error.strerror})")
 
 
-def _scan(look: "partial[Scanned]", paths: list[str], workers: int | None) -> Iterator[tuple[str, Scanned]]:
+def _scan(look: Callable[[str], Scanned], paths: list[str], workers: int | None) -> Iterator[tuple[str, Scanned]]:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = workers or processors or 1
     if len(paths) <= FEW or workers == 1:
         yield from ((path, look(path)) for path in paths)
         return
-    done = 0
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
-    try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for path, scanned in zip(paths, pool.map(look, paths, chunksize=CHUNK), strict=True):
-                yield path, scanned
-                done += 1
-    except BrokenProcessPool:  # a decoder killed its process: find the file, each in a process of its own
-        for path in paths[done:]:
-            try:
-                with ProcessPoolExecutor(1, mp_context=context) as pool:
-                    yield path, pool.submit(look, path).result()
-            except BrokenProcessPool:
-                yield path, Scanned("the decoder crashed on it", 0, "")
+    while paths:
+        done = 0
+        try:
+            with _pool(workers) as pool:
+                for path, scanned in zip(paths, pool.map(look, paths, chunksize=CHUNK), strict=True):
+                    yield path, scanned
+                    done += 1
+        except BrokenProcessPool:  # a decoder killed its process: look for the file in the first chunk that is missing
+            for path in paths[done : done + CHUNK]:
+                try:
+                    with _pool(1) as pool:
+                        yield path, pool.submit(look, path).result()
+                except BrokenProcessPool:
+                    yield path, Scanned("the decoder crashed on it")
+            done += CHUNK
+        paths = paths[done:]
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that leave Ctrl-C to their parent; not forks, which would copy the locks of torch's threads."""
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=ignore)
 
 
 @contextmanager
@@ -117,46 +130,35 @@ def _progress(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
 
 
 class _Cache:
-    """Verdicts on the files of one folder; a file that cannot be read or written is no cache, nothing more."""
+    """Digests of the images of one folder; a file that cannot be read or written is no cache, nothing more."""
 
     def __init__(self, root: Path, limits: ImageLimits, follow_links: bool):
-        self.root = root.resolve()
-        key = json.dumps([2, os.fspath(self.root), asdict(limits), follow_links])
-        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-        self.file = cache_folder() / "scans" / f"{name}.json"
+        key = json.dumps([os.fspath(root.resolve()), asdict(limits), follow_links, GATE_VERSION, PIL.__version__])
+        self.file = cache_folder() / "scans" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         try:
-            self.known = json.loads(self.file.read_text(encoding="utf-8"))
+            known = json.loads(self.file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            self.known = {}
-        if not isinstance(self.known, dict):
-            self.known = {}
+            known = None
+        self.known = known if isinstance(known, dict) else {}
 
-    def get(self, path: str) -> Scanned | None:
-        match self.known.get(self._key(path)):
-            case [stamp, str() | None as reason, int(size), str(digest)] if stamp == self._stamp(path):
-                return Scanned(reason, size, digest)
+    def digest(self, path: str, stamp: list[int] | None) -> str | None:
+        match self.known.get(path):
+            case [known, str(digest)] if known == stamp:
+                return digest
         return None
 
-    def put(self, found: dict[str, Scanned]) -> None:
-        if len(found) <= FEW:
-            return
-        for path, scanned in found.items():
-            self.known[self._key(path)] = [self._stamp(path), scanned.reason, scanned.size, scanned.digest]
-        try:
+    def write(self, images: dict[str, list[object]]) -> None:
+        with suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(self.file, json.dumps(self.known))
-        except OSError:
-            pass
+            atomic_write_text(self.file, json.dumps(images))
 
-    def _key(self, path: str) -> str:
-        return os.fsencode(path).decode("utf-8", "backslashreplace")
 
-    def _stamp(self, path: str) -> list[int] | None:
-        try:
-            status = os.stat(self.root / path)
-        except OSError:
-            return None
-        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def cache_folder() -> Path:

@@ -118,7 +118,7 @@ class DataSource:
         skipped: files left out, with reasons.
         warnings: what the user should know, in sentences.
         split: how the two parts came about, in a sentence.
-        fingerprint: SHA-256 over classes, paths, labels and sizes (contents for the built-in sets).
+        fingerprint: SHA-256 over the parts, classes, paths and contents of all images.
     """
 
     name: str

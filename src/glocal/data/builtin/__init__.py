@@ -70,12 +70,15 @@ def fashion_mnist(folder: str | None = None) -> DataSource:
     parts = {}
     root = Path(folder) if folder else _find()
     for part, (images, labels) in FILES.items():
-        pixels = read_idx(_file(root, images))
-        parts[part] = (pixels, read_idx(_file(root, labels)))
-        if pixels.ndim != 3 or parts[part][1].shape != pixels.shape[:1]:
+        pixels, targets = read_idx(_file(root, images)), read_idx(_file(root, labels))
+        if pixels.ndim != 3 or targets.shape != pixels.shape[:1]:
+            got = f"images {pixels.shape} and labels {targets.shape}"
             raise GlocalError(
-                f"fashion-mnist: expected as many labels as images in {printable(root)}, got other shapes"
+                f"fashion-mnist: expected a label for each image of {part} in {printable(root)}, got {got}"
             )
+        if not set(np.unique(targets)) == set(range(len(CLASSES))):
+            raise GlocalError(f"fashion-mnist: expected labels 0 to 9 in {part} of {printable(root)}, got others")
+        parts[part] = (pixels, targets)
     return _source("fashion-mnist", parts, "Fashion-MNIST's own two parts")
 
 
@@ -99,22 +102,21 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _file(root: Path, name: str) -> Path:
-    for candidate in (root / name, root / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
+    if found := _variants(root, name):
+        return found[0]
     raise GlocalError(f"fashion-mnist: expected {name} or {name}.gz in {printable(root)}, got neither")
+
+
+def _variants(root: Path, name: str) -> list[Path]:
+    return [path for path in (root / name, root / f"{name}.gz") if path.is_file()]
 
 
 def _find() -> Path:
     given = os.environ.get("GLOCAL_DATA")
     downloaded = cache_folder() / "FashionMNIST" / "raw"
     places = [*([Path(given), Path(given) / "fashion-mnist"] if given else []), DEBIAN_FOLDER, downloaded]
-    for place in places:
-        if all((place / f"{name}{end}").is_file() for name in FILES["train"] for end in ("",)) or all(
-            (place / f"{name}.gz").is_file() for name in FILES["train"]
-        ):
-            return place
-    return _download(places)
+    whole = [place for place in places if all(_variants(place, name) for names in FILES.values() for name in names)]
+    return whole[0] if whole else _download(places)
 
 
 def _download(places: list[Path]) -> Path:
