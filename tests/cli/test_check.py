@@ -1,8 +1,11 @@
 """`glocal check` as a person calls it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +29,7 @@ def test_a_folder_of_images_is_fine(tmp_path):
     result = glocal("check", str(root))
     assert result.returncode == 0
     assert "12 train and 3 val images: 20% of each class held out for val, split seed 0" in result.stdout
-    assert not (tmp_path / "skipped.jsonl").exists()
+    assert Path("skipped.jsonl").read_text() == ""
 
 
 def test_damaged_files_are_counted_and_listed(tmp_path):
@@ -76,6 +79,36 @@ def test_an_unwritable_list_is_named(tmp_path):
     result = glocal("check", str(root), "--out", str(tmp_path / "no" / "where.jsonl"))
     assert result.returncode == 2
     assert "--out: expected a place to write to" in result.stderr
+
+
+def test_the_list_goes_into_a_folder_and_duplicates_are_noted(tmp_path):
+    root = folder(tmp_path / "data" / "train", {"ant": 3, "bee": 3}).parent
+    folder(root / "val", {"bee": 2, "ant": 1}, size=(20, 20))
+    shutil.copy(root / "train" / "ant" / "000.png", root / "val" / "ant" / "again.png")
+    (root / "val" / "bee" / "notes.txt").write_text("hello")
+    os.link(root / "train" / "ant" / "000.png", root / "train" / "ant" / "link.png")
+    result = glocal("check", str(root), "--out", str(tmp_path))
+    assert result.returncode == 1
+    assert "Note: images of val that are also in train, byte for byte: 1 (val/ant/again.png" in result.stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert rows == [
+        ["ant", "3", "2", "1"],
+        ["bee", "3", "2", "1"],
+        ["all", "6", "4", "2"],
+        ["the same file as another", "1"],
+        ["not a readable JPEG, PNG, WebP, BMP, TIFF or GIF", "1"],
+    ]
+    assert [json.loads(line)["path"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [
+        "train/ant/link.png",
+        "val/bee/notes.txt",
+    ]
+
+
+def test_help_shows_examples_and_exit_codes():
+    lines = [line.strip() for line in glocal("check", "--help").stdout.splitlines()]
+    assert "Examples:" in lines
+    assert "glocal check photos --max-pixels 100000000" in lines
+    assert "Exit code 0 if every file is an image, 1 if some are not, 2 if DATA cannot be used" in " ".join(lines)
 
 
 def test_builtin_names_are_answered():

@@ -1,7 +1,6 @@
 """The data that needs no folder."""
 
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +70,16 @@ def test_a_damaged_idx_file_is_named(small_mnist, harm):
             load_data(f"fashion-mnist:{small_mnist}")
 
 
+def test_labels_that_do_not_fit_are_named(small_mnist):
+    zipped = next(small_mnist.glob("train-labels*")).suffix == ".gz"
+    write_idx(small_mnist / "train-labels-idx1-ubyte", np.arange(20, dtype=np.uint8), zipped=zipped)
+    with pytest.raises(GlocalError, match="expected labels 0 to 9 in train"):
+        load_data(f"fashion-mnist:{small_mnist}")
+    write_idx(small_mnist / "train-labels-idx1-ubyte", np.arange(19, dtype=np.uint8), zipped=zipped)
+    with pytest.raises(GlocalError, match=r"got images \(20, 28, 28\) and labels \(19,\)"):
+        load_data(f"fashion-mnist:{small_mnist}")
+
+
 def test_a_missing_file_is_named(small_mnist):
     for file in small_mnist.glob("t10k-labels*"):
         file.unlink()
@@ -88,6 +97,6 @@ def test_a_failed_download_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.setattr(FashionMNIST, "download", fail)
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GLOCAL_DATA", raising=False)
-    with pytest.raises(GlocalError, match=r"download failed \(no network\).*dataset-fashion-mnist"):
+    looked = f"not found in {tmp_path / 'debian'}, {tmp_path / 'cache' / 'FashionMNIST' / 'raw'}"
+    with pytest.raises(GlocalError, match=rf"{looked}, and the download failed \(no network\).*dataset-fashion-mnist"):
         load_data("fashion-mnist")
-    assert os.fspath(tmp_path / "debian")

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.data import check_folder, load_data
+from glocal.data import check_folder, load_data, scan
 from glocal.errors import GlocalError
+from tests.data import crashing
 from tests.data.making import damage, encoded, folder, picture
 
 
@@ -99,10 +101,35 @@ def test_what_is_no_data_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(GlocalError, match="got a folder without class folders"):
         load(tmp_path / "empty")
+    with pytest.raises(GlocalError, match="on_error: expected stop or skip, got ignore"):
+        load(tmp_path / "empty", on_error="ignore")
+    with pytest.raises(GlocalError, match="which is neither"):
+        load("x" * 5000)
+
+
+def test_parts_under_other_names_are_no_classes(tmp_path):
     folder(tmp_path / "data" / "train", {"a": 2, "b": 2})
-    (tmp_path / "data" / "test").mkdir()
+    folder(tmp_path / "data" / "test", {"a": 2, "b": 2})
     with pytest.raises(GlocalError, match="val beside train, got test; rename"):
         load(tmp_path / "data")
+    (tmp_path / "data" / "train").rename(tmp_path / "data" / "Training")
+    with pytest.raises(GlocalError, match="train and val, or class folders, got Training, test; rename"):
+        load(tmp_path / "data")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    root = folder(tmp_path / "data", {"bus": 3, "train": 3, "test": 3})
+    assert load(root).classes == ("bus", "test", "train")
+
+
+def test_what_is_in_no_class_is_told(tmp_path):
+    folder(tmp_path / "data" / "train", {"a": 2, "b": 2})
+    folder(tmp_path / "data" / "val", {"a": 2, "b": 2})
+    folder(tmp_path / "data" / "test", {"a": 2})
+    (tmp_path / "data" / "README.md").write_text("about")
+    picture().save(tmp_path / "data" / "train" / "lost.png")
+    unused = ", ".join(["README.md", os.path.join("test", ""), os.path.join("train", "lost.png")])
+    assert load(tmp_path / "data").warnings[0] == f"not used, as they are in no class folder: 3 ({unused})"
 
 
 def test_20_damaged_files_among_300(tmp_path):
@@ -150,7 +177,11 @@ def test_hidden_folders_and_system_files_are_no_classes_and_no_images(tmp_path):
 def test_other_files_are_listed_not_dropped(tmp_path):
     root = folder(tmp_path / "data", {"a": 3, "b": 3})
     (root / "a" / "notes.txt").write_text("hello")
-    assert [skipped.path for skipped in load(root, on_error="skip").skipped] == [os.path.join("a", "notes.txt")]
+    os.mkfifo(root / "b" / "pipe")  # opening it would wait for a writer
+    assert [(bad.path, bad.reason) for bad in load(root, on_error="skip").skipped] == [
+        (os.path.join("a", "notes.txt"), "not a readable JPEG, PNG, WebP, BMP, TIFF or GIF"),
+        (os.path.join("b", "pipe"), "expected a regular file, got a pipe"),
+    ]
 
 
 def test_files_in_nested_folders_belong_to_the_class(tmp_path):
@@ -219,6 +250,11 @@ def test_the_fingerprint_changes_with_what_is_there(tmp_path):
     root = folder(tmp_path / "data", {"a": 5, "b": 5})
     before = load(root).fingerprint
     assert load(root).fingerprint == before
+    content = (root / "a" / "000.png").read_bytes()
+    (root / "a" / "000.png").write_bytes((root / "a" / "001.png").read_bytes())
+    assert load(root).fingerprint != before
+    (root / "a" / "000.png").write_bytes(content)
+    assert load(root).fingerprint == before
     (root / "a" / "new.png").write_bytes(encoded(picture(77), "PNG"))
     assert load(root).fingerprint != before
 
@@ -239,6 +275,7 @@ def test_fractions_keep_every_class_and_nest(tmp_path):
 
 
 def test_workers_and_cache_find_the_same(tmp_path, monkeypatch):
+    scan_file = scan.scan_file
     root = folder(tmp_path / "data", {"a": 50, "b": 40})
     bad = damage(root, ["a", "b"], count=8)
     alone = check_folder(root, workers=1, progress=False)
@@ -246,23 +283,23 @@ def test_workers_and_cache_find_the_same(tmp_path, monkeypatch):
     together = check_folder(root, workers=2, progress=False)
     assert together.files == alone.files
     assert list((tmp_path / "cache" / "scans").iterdir())
-    assert check_folder(root, progress=False).files == alone.files
+    (root / "a" / "000.png").write_bytes(b"changed")
     (root / bad[0]).write_bytes(encoded(picture(5), "PNG"))
-    assert [skipped.path for skipped in check_folder(root, progress=False).skipped] == bad[1:]
+    read = []
+    monkeypatch.setattr(
+        scan, "scan_file", lambda root, path, **rest: read.append(path) or scan_file(root, path, **rest)
+    )
+    again = check_folder(root, progress=False)
+    assert sorted(read) == sorted([os.path.join("a", "000.png"), *bad])  # the other images are known
+    assert [skipped.path for skipped in again.skipped] == sorted([os.path.join("a", "000.png"), *bad[1:]])
 
 
 def test_a_decoder_that_crashes_its_process_is_a_bad_file(tmp_path, monkeypatch):
-    from functools import partial
-
-    from glocal.data import scan
-    from tests.data.crashing import look
-
+    monkeypatch.setattr(scan, "CHUNK", 4)
     paths = [f"{i}" for i in range(scan.FEW + 2)]
-    found = dict(
-        scan._scan(partial(look, culprit="5"), paths[:1] + paths[5:6] + [p for p in paths if p not in "05"], 2)
-    )
-    assert found["5"].reason == "the decoder crashed on it"
-    assert sum(scanned.reason is None for scanned in found.values()) == len(paths) - 1
+    found = list(scan._scan(partial(crashing.look, culprit="5"), paths, 2))
+    assert [path for path, _ in found] == paths
+    assert {path: scanned.reason for path, scanned in found if scanned.reason} == {"5": "the decoder crashed on it"}
 
 
 def test_an_image_that_goes_bad_later_is_named(tmp_path):

@@ -163,6 +163,13 @@ def test_damage_is_named(kind, make, tmp_path):
     assert str(error.value) == f"{path}: {error.value.reason}"
 
 
+def test_a_png_whose_checksum_alone_is_wrong_is_refused():
+    content = encoded(picture(), "PNG")
+    checksum = content.index(b"IEND") - 5  # last byte of the pixels' checksum
+    with pytest.raises(ImageError, match=r"cannot be decoded .*checksum"):
+        open_image(flipped(content, checksum))
+
+
 def test_values_outside_the_rule_are_refused_not_clipped():
     with pytest.raises(ImageError, match=r"expected 0\.\.65535, got 0\.\.100000"):
         open_image(encoded(array([0, 100_000], np.int32), "TIFF"))

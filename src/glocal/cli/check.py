@@ -1,5 +1,6 @@
 """`glocal check`: which files of a data set are images, before anything is trained on them."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,17 @@ from glocal.cli import app
 if TYPE_CHECKING:
     from glocal.data import Checked, Skipped
 
+EXAMPLES = """\b
+Examples:
+  glocal check photos                        what is in the folder photos
+  glocal check photos --out bad.jsonl        write the list there
+  glocal check photos --max-pixels 100000000
+"""
 
-@app.command()
+
+@app.command(epilog=EXAMPLES)
 def check(
-    data: Annotated[str, typer.Argument(help="A folder of images, or a built-in name.", show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder of images, or a built-in name.")],
     out: Annotated[
         Path,
         typer.Option(
@@ -33,15 +41,10 @@ def check(
         int | None, typer.Option(min=1, help="Processes that decode; one a processor by default.")
     ] = None,
 ) -> None:
-    r"""Decode every image of DATA and list what cannot be used.
+    """Decode every image of DATA and list what cannot be used.
 
     Looks at DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*. Exit code 0 if every file is an image, 1 if some
     are not, 2 if DATA cannot be used at all.
-
-    \b
-    Examples:
-      glocal check photos
-      glocal check photos --out bad.jsonl --max-pixels 100000000
     """
     from glocal.data import ImageLimits, builtin_names, check_folder, load_data, split_folder
 
@@ -51,8 +54,8 @@ def check(
     else:
         limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
         checked = check_folder(data, follow_links=follow_links, limits=limits, workers=workers)
-        _write_skipped(out, checked.skipped)
         _print_counts(checked)
+        _write_skipped(out, checked.skipped)
         source = split_folder(checked, split_seed=split_seed)
     for warning in source.warnings:
         typer.echo(f"Note: {warning}")
@@ -70,7 +73,7 @@ def _print_counts(checked: "Checked") -> None:
 
     from glocal.files import printable
 
-    console = Console(highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # a pipe has no width to fit in
     parts = checked.tree.parts
     good = {part: checked.good(part) for part in parts}
     table = Table("class", show_footer=True)
