@@ -104,6 +104,8 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
         store.runs.mkdir(exist_ok=True)
         for unfinished in store.runs.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(unfinished)
+        for unfinished in out.glob(".tmp-*"):
+            unfinished.unlink()
         yield store
 
 
