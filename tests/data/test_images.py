@@ -67,6 +67,13 @@ def test_half_transparent_is_composited_over_white():
     assert abs(value[0] - 127) <= 1
 
 
+def test_a_transparent_image_of_many_rows_is_composited_throughout():
+    rgba = np.random.default_rng(0).integers(0, 256, (600, 50, 4), dtype=np.uint8)
+    alpha = rgba[:, :, 3:] / 255
+    expected = alpha * rgba[:, :, :3] + (1 - alpha) * 255
+    assert np.abs(np.asarray(open_image(encoded(Image.fromarray(rgba), "PNG"))) - expected).max() <= 1
+
+
 def test_palette_with_a_transparent_colour_shows_white_there():
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 255, 0])

@@ -26,6 +26,7 @@ GATE_VERSION = 2  # to be raised when the gate refuses more or less: verdicts ar
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more: twice its MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # EXIF tag
+ROWS = 256  # that are converted at once: intermediates of a whole image would take several times its memory
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -204,10 +205,17 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_to_8_bit(np.asarray(image), image.info.get("transparency"), name)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _over_white(image)
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        rows = image.crop((0, top, image.width, min(top + ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", rows.size, (255, 255, 255, 255))
+        rgb.paste(Image.alpha_composite(white, rows).convert("RGB"), (0, top))
+    return rgb
 
 
 def _to_8_bit(grey: np.ndarray, transparent: int | None, name: str) -> np.ndarray:
@@ -225,11 +233,11 @@ def _to_8_bit(grey: np.ndarray, transparent: int | None, name: str) -> np.ndarra
     if low < 0 or high > white:
         raise ImageError(name, f"pixels: expected 0..{white}, got {low:g}..{high:g}")
     scaled = np.empty(grey.shape, np.uint8)
-    for top in range(0, len(grey), 256):  # by rows, for the memory of the intermediate float64
-        rows = grey[top : top + 256]
-        scaled[top : top + 256] = np.rint(rows * np.float64(255) / white)
+    for top in range(0, len(grey), ROWS):
+        rows = grey[top : top + ROWS]
+        scaled[top : top + ROWS] = np.rint(rows * np.float64(255) / white)
         if transparent is not None:
-            scaled[top : top + 256][rows == transparent] = 255
+            scaled[top : top + ROWS][rows == transparent] = 255
     return scaled
 
 
