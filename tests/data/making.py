@@ -70,16 +70,13 @@ def tiled_tiff(side: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + tile
 
 
-def png_16_bit(values: list[int], transparent: int) -> bytes:
-    """A grey PNG of one row of 16-bit values, one of which stands for transparent (Pillow cannot write it)."""
+def png_16_bit(values: list[int], *, channels: int = 1, transparent: list[int] | None = None) -> bytes:
+    """A PNG of one row of 16-bit values: grey (1 channel), grey with alpha (2) or RGB (3); Pillow writes no such."""
     row = b"\0" + struct.pack(f">{len(values)}H", *values)
-    header = struct.pack(">IIBBBBB", len(values), 1, 16, 0, 0, 0, 0)
-    chunks = (
-        (b"IHDR", header),
-        (b"tRNS", struct.pack(">H", transparent)),
-        (b"IDAT", zlib.compress(row)),
-        (b"IEND", b""),
-    )
+    header = struct.pack(">IIBBBBB", len(values) // channels, 1, 16, {1: 0, 2: 4, 3: 2}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b"")]
+    if transparent is not None:
+        chunks.insert(1, (b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, content) for kind, content in chunks)
 
 

@@ -83,7 +83,21 @@ def test_palette_with_a_transparent_colour_shows_white_there():
 
 
 def test_a_transparent_16_bit_grey_shows_white():
-    assert pixels(png_16_bit([0, 25700, 65535, 257], transparent=0)) == [[255] * 3, [100] * 3, [255] * 3, [1] * 3]
+    assert pixels(png_16_bit([0, 25700, 65535, 257], transparent=[0])) == [[255] * 3, [100] * 3, [255] * 3, [1] * 3]
+
+
+def test_of_16_bit_rgb_and_grey_with_alpha_the_high_byte_counts():
+    values = [65535, 0, 25700, 0, 51455, 255]
+    assert pixels(png_16_bit(values, channels=3)) == [[255, 0, 100], [0, 200, 0]]
+    assert pixels(png_16_bit(values, channels=3, transparent=values[:3])) == [[255, 255, 255], [0, 200, 0]]
+    assert pixels(png_16_bit([0, 0, 25700, 65535], channels=2)) == [[255] * 3, [100] * 3]
+
+
+def test_cmyk_follows_its_formula():
+    inks = np.random.default_rng(0).integers(0, 256, (20, 20, 4), dtype=np.uint8)
+    image = Image.merge("CMYK", [Image.fromarray(inks[:, :, i]) for i in range(4)])
+    expected = (255.0 - inks[:, :, :3]) * (255.0 - inks[:, :, 3:]) / 255
+    assert np.abs(np.asarray(open_image(encoded(image, "TIFF"))) - expected).max() <= 0.5
 
 
 def test_a_16_bit_image_of_many_rows_is_scaled_throughout():
