@@ -5,6 +5,7 @@ mathematics. Ink and grid are drawn in two marker colours that become CSS variab
 """
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,17 +181,6 @@ def _svg(figure: Figure, name: str, description: str) -> Markup:
     start = text.index(">") + 1
     opening = text[: start - 1].replace("<svg ", '<svg role="img" ', 1)
     body = text[start:]
-    for kind in (
-        "figure",
-        "axes",
-        "patch",
-        "matplotlib",
-        "line2d",
-        "text",
-        "xtick",
-        "ytick",
-        "legend",
-        "LineCollection",
-    ):
-        body = body.replace(f'id="{kind}_', f'id="{name}-{kind}_')
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
     return Markup(opening + f' aria-label="{Markup.escape(description)}">' + body)

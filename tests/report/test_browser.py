@@ -1,0 +1,96 @@
+"""The report in a real browser, opened from disk: no error, no request, no sideways scrolling; with screenshots."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from glocal.report import write_report
+from tests.report.making import results
+from tests.report.test_page import HOSTILE
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
+VIEWS = {
+    "desktop-light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "desktop-dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "phone-light": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+}
+PAGES = {
+    "three-models": {},
+    "hostile-names": {"classes": HOSTILE},
+    "fractions-one-seed": {"fractions": (1.0, 0.3, 0.1), "seeds": 1, "failed": ("vit_micro",)},
+    "many": {
+        "models": tuple(f"a_rather_long_model_name_{i}" for i in range(10)),
+        "classes": tuple(f"class {i}" for i in range(100)),
+        "seeds": 1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        pytest.skip(
+            "NO BROWSER: the report was NOT opened in one. Install Chromium (Debian: apt-get install chromium) to run "
+            "this test."
+        )
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_opens_without_error_or_request(browser, name, view, tmp_path):
+    made, pictures = results(**PAGES[name])
+    path = write_report(made, tmp_path, pictures=pictures)
+    context = browser.new_context(**VIEWS[view])
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on(
+        "request",
+        lambda request: troubles.append(f"request: {request.url[:100]}") if _outside(request.url, path) else 0,
+    )
+    page.goto(path.as_uri())
+    assert page.inner_text(".verdict") == made["verdict"]["sentence"]
+    width, scroll = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
+    assert scroll <= width, "the page scrolls sideways"
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}-{view}.png", full_page=True)
+    if view == "desktop-light":
+        page.pdf(path=SCREENSHOTS / f"{name}.pdf", format="A4")
+    context.close()
+    assert not troubles
+
+
+def _outside(url: str, page: Path) -> bool:
+    return not url.startswith("data:image/png") and url != page.as_uri()
+
+
+def test_the_harness_sees_a_request_and_an_error(browser, tmp_path):
+    """The test above can fail: a planted image from elsewhere and a planted script are both noticed."""
+    planted = tmp_path / "planted.html"
+    planted.write_text("<img src='file:///nowhere.png'><script>throw Error('x')</script>")
+    page = browser.new_page()
+    troubles: list[str] = []
+    page.on("request", lambda request: troubles.append("request") if _outside(request.url, planted) else 0)
+    page.on("pageerror", lambda error: troubles.append("error"))
+    page.goto(planted.as_uri())
+    page.close()
+    assert {"request", "error"} <= set(troubles)
