@@ -9,5 +9,5 @@ from glocal.checkpoints.unwrap import unwrap
 
 
 def to_glocal(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """timm's or torchvision's ResNet -> `glocal_resnet*`; a checkpoint of our own passes through."""
+    """Timm's or torchvision's ResNet -> `glocal_resnet*`; a checkpoint of our own passes through."""
     return unwrap(checkpoint)
