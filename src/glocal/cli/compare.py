@@ -27,22 +27,20 @@ if TYPE_CHECKING:
     from glocal.training import Progress as TrainingProgress
 
 EPILOG = """\
-[bold]Examples[/]
+\b
+Examples:
+  glocal compare fashion-mini
+  glocal compare photos --models resnet50,botnet50 --budget 30ep --image-size 128
+  glocal compare photos --budget 600s --fraction 1.0,0.3,0.1 --out study
+  glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
+  glocal compare photos --out study --resume
 
-glocal compare fashion-mini
-
-glocal compare photos --models resnet50,botnet50 --budget 30ep --image-size 128
-
-glocal compare photos --budget 600s --fraction 1.0,0.3,0.1 --out study
-
-glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
-
-glocal compare photos --out study --resume
-
-[bold]Exit codes[/]
-
-0 all runs finished; 1 a run failed (the report says why, --resume tries again); 2 the call is wrong; 130 stopped by \
-Ctrl-C (--resume goes on).
+\b
+Exit codes:
+  0 all runs finished
+  1 a run failed: the report says why, --resume tries again
+  2 the call is wrong
+  130 stopped by Ctrl-C: --resume goes on
 """
 
 
