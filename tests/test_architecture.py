@@ -62,6 +62,8 @@ def faults(source: str, module: str) -> list[str]:
         where = f"{module}:{node.lineno}: {ast.unparse(node)}"
         if target.startswith("."):
             found.append(f"{where}: relative import")
+        if target.split(".")[0] == "timm" and room in ("layers", "checkpoints"):
+            found.append(f"{where}: importing timm registers the models, which import {room}")
         if target.split(".")[0] != "glocal":
             continue
         # `from glocal import bench` enters the room bench; `from glocal import __version__` stays at the door
@@ -78,14 +80,17 @@ def faults(source: str, module: str) -> list[str]:
     return found
 
 
-def imported_at_once(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def imported_at_once(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Modules imported when the file is, and not when a function is called or only for the type checker."""
-    for node in tree.body:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
-        for inner in ast.walk(node) if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ():
-            for statement, target, name in imports(inner) if isinstance(inner, ast.Import | ast.ImportFrom) else ():
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for statement, target, name in imports(node):
                 yield statement.lineno, f"{target}.{name}" if target == "glocal" and name else target
+        yield from imported_at_once(node)
 
 
 def is_heavy(module: str) -> bool:
@@ -118,6 +123,7 @@ def test_nothing_goes_in_circles():
     ("module", "source"),
     [
         ("glocal.layers.attention", "from glocal.models import ResNet"),
+        ("glocal.layers.attention", "from timm.layers import to_2tuple"),
         ("glocal.models.vit", "import glocal.training.loop"),
         ("glocal.comparison.plan", "from glocal.report import write_report"),
         ("glocal.comparison.plan", "def f():\n    from glocal import models"),
