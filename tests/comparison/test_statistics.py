@@ -65,7 +65,7 @@ def test_it_is_the_same_every_time():
 
 
 def planted(rng, gap, seeds, images=1000, seed_spread=0.02):
-    """Answers of two models on images of varied difficulty, the second better by `gap`; seeds shift a run's accuracy."""
+    """Answers of two models on images of varied difficulty, the second better by `gap`; seeds shift the accuracy."""
     difficulty = rng.beta(4, 1, images)
 
     def model(bonus):

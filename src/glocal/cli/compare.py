@@ -14,7 +14,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from glocal.cli import app
@@ -24,6 +24,7 @@ from glocal.files import atomic_write_text, printable
 if TYPE_CHECKING:
     from glocal.comparison import Run, Settings
     from glocal.data import DataSource
+    from glocal.training import CurvePoint
     from glocal.training import Progress as TrainingProgress
 
 EPILOG = """\
@@ -108,7 +109,13 @@ def compare(
     watcher = _Watcher(console, out, source)
     try:
         results = run_comparison(
-            source, settings, out, resume=resume, command=shlex.join(["glocal", *sys.argv[1:]]), observer=watcher
+            source,
+            settings,
+            out,
+            resume=resume,
+            side_by_side=True,
+            command=shlex.join(["glocal", *sys.argv[1:]]),
+            observer=watcher,
         )
     except KeyboardInterrupt:
         watcher.close()
@@ -172,7 +179,8 @@ class _Watcher:
     def __init__(self, console: Console, out: Path, source: "DataSource") -> None:
         self.console, self.out, self.source = console, out, source
         self.finished = 0
-        self.shown_step = -1
+        self.tasks: dict[str, TaskID] = {}
+        self.shown: dict[str, CurvePoint] = {}
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -185,20 +193,19 @@ class _Watcher:
         self.console.print(escape(printable(text)))
 
     def start(self, run: "Run", number: int, total: int) -> None:
-        self.name = f"{number}/{total} {run.id}"
-        self.shown_step = -1
         self.bars.start()
-        self.task = self.bars.add_task(self.name, total=1.0, state="")
+        self.tasks[run.id] = self.bars.add_task(f"{number}/{total} {run.id}", total=1.0, state="")
 
-    def update(self, progress: "TrainingProgress") -> None:
+    def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
         top1 = f"top-1 {100 * point.val_top1:.1f} %" if point else "top-1 ..."
         state = f"loss {progress.loss:.3f}  {top1}  {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
-            self.bars.update(self.task, completed=progress.done, state=f"{state}  {_clock(progress.seconds_left)} left")
-        elif point and point.step != self.shown_step:
-            self.shown_step = point.step
-            self.console.print(f"{self.name}: epoch {point.epoch:.1f}, {state}, {_clock(progress.seconds_left)} left")
+            left = _clock(progress.seconds_left)
+            self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}  {left} left")
+        elif point and point != self.shown.get(run.id):
+            self.shown[run.id] = point
+            self.console.print(f"{run.id}: epoch {point.epoch:.1f}  {state}", soft_wrap=True)
 
     def finish(self, run: "Run", entry: Mapping[str, Any]) -> None:
         if entry["status"] == "failed":

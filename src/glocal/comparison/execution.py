@@ -66,15 +66,14 @@ class Runner:
         Returns:
             The run's entry in the results, without what its model costs.
         """
-        entry: dict[str, Any] = {"id": run.id, "model": run.model, "seed": run.seed, "fraction": run.fraction}
         try:
             result, prepare = self._train(run, progress)
         except Exception as error:  # whatever goes wrong in one run, the others go on
-            entry |= _empty_entry() | {"status": "failed", "error": _reason(error)}
+            entry = failed_entry(run, _reason(error))
             store.write(run.id, entry, lambda folder: None)
-            return entry
-        entry |= self._entry(run, result)
-        store.write(run.id, entry, lambda folder: self._write_files(folder, result, prepare))
+        else:
+            entry = _identity(run) | self._entry(run, result)
+            store.write(run.id, entry, lambda folder: self._write_files(folder, result, prepare))
         return entry
 
     def _train(self, run: Run, progress: Callable[[Progress], None]) -> tuple[TrainResult, Normalize]:
@@ -198,11 +197,16 @@ def _check_head(
         raise GlocalError(f"probe: {name} is more than its features and a linear classifier; use --mode finetune")
 
 
-def _empty_entry() -> dict[str, Any]:
-    """Of a run that has no result."""
+def failed_entry(run: Run, reason: str) -> dict[str, Any]:
+    """The entry of a run that has no result."""
     numbers = ("top1", "top5", "ece", "nll", "train_images_per_s", "budget", "weights")
     lists = ("per_class", "confusion", "curve", "mistakes", "skipped")
-    return dict.fromkeys(numbers) | {name: [] for name in lists}
+    empty = dict.fromkeys(numbers) | {name: [] for name in lists}
+    return _identity(run) | {"status": "failed", "error": reason} | empty
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {"id": run.id, "model": run.model, "seed": run.seed, "fraction": run.fraction}
 
 
 def _reason(error: Exception) -> str:

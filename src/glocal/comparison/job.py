@@ -1,25 +1,29 @@
 """A comparison from request to results."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
 import glocal
 from glocal.bench import describe_environment
-from glocal.comparison.costs import measure_costs
+from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.creation import create
 from glocal.comparison.execution import Runner
+from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
 from glocal.comparison.verdict import COSTS, judge, summarise
 from glocal.data import DataSource
-from glocal.training import Progress, load_pixels
+from glocal.training import CACHE_BYTES, Progress, load_pixels
 
 SCHEMA = "glocal.compare/1"
 Results = dict[str, Any]
@@ -32,10 +36,10 @@ class Observer(Protocol):
         """A note for the user."""
 
     def start(self, run: Run, number: int, total: int) -> None:
-        """Run ``number`` of ``total``, counted from 1, begins."""
+        """Run ``number`` of ``total``, counted from 1, begins; others may be going."""
 
-    def update(self, progress: Progress) -> None:
-        """After each step of the run."""
+    def update(self, run: Run, progress: Progress) -> None:
+        """After steps of the run."""
 
     def finish(self, run: Run, entry: Mapping[str, Any]) -> None:
         """The run has its record: ``entry`` of the results."""
@@ -49,7 +53,7 @@ class _Silent:
 
     def say(self, text: str) -> None: ...
     def start(self, run: Run, number: int, total: int) -> None: ...
-    def update(self, progress: Progress) -> None: ...
+    def update(self, run: Run, progress: Progress) -> None: ...
     def finish(self, run: Run, entry: Mapping[str, Any]) -> None: ...
     def publish(self, results: Results) -> None: ...
 
@@ -60,6 +64,7 @@ def compare(
     out: Path,
     *,
     resume: bool = False,
+    side_by_side: bool = False,
     command: str = "glocal.comparison.compare",
     observer: Observer | None = None,
 ) -> Results:
@@ -73,6 +78,8 @@ def compare(
         settings: from `make_settings`.
         out: folder of the comparison.
         resume: go on with what is in ``out``; a folder without a comparison is begun.
+        side_by_side: on a CPU, share its cores among runs, each in its own process; the calling script must then be
+            safe to import (``if __name__ == "__main__"``).
         command: what to call this in the results.
         observer: is told of progress; by default nobody is.
 
@@ -86,30 +93,101 @@ def compare(
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
     models = {name: create(name, settings, len(data.classes), seed=0) for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
-        costs = store.costs()
-        if costs is None:
-            observer.say("Measuring parameters, multiply-accumulates, speed and memory side by side ...")
-            costs = measure_costs(models, settings)
-            store.save_costs(costs)
+        side_by_side = side_by_side and settings.device == "cpu" and settings.mode != "probe"
+        measured = _measure(models, settings, data, store, side_by_side, observer)
         entries = {run.id: entry for run in settings.runs() if (entry := store.record(run.id)) is not None}
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
-        missing = [run for run in settings.runs() if entries.get(run.id, {}).get("status") != "ok"]
-        try:
-            if missing:
-                observer.say("Reading images ...")
-                images = [load_pixels(part, settings.image_size) for part in (data.train, data.val)]
-                runner = Runner(settings, data, images[0], images[1], {name: costs[name]["macs"] for name in costs})
-            total = len(list(settings.runs()))
-            for run in missing:
-                observer.start(run, total - len(missing) + missing.index(run) + 1, total)
-                entries[run.id] = runner.execute(run, store, observer.update)
-                observer.finish(run, entries[run.id])
-                observer.publish(_results(data, settings, store, entries, costs, command))
-        finally:
-            results = _results(data, settings, store, entries, costs, command)
+        every = list(settings.runs())
+        missing = [run for run in every if entries.get(run.id, {}).get("status") != "ok"]
+        results = _results(data, settings, store, entries, measured, command)
+        if not missing:
             observer.publish(results)
+
+        def tell(run: Run, event: Event) -> None:
+            nonlocal results
+            if event is None:
+                observer.start(run, len(every) - len(missing) + missing.index(run) + 1, len(every))
+            elif isinstance(event, Progress):
+                observer.update(run, event)
+            else:
+                entries[run.id] = event
+                observer.finish(run, event)
+                results = _results(data, settings, store, entries, measured, command)
+                observer.publish(results)
+
+        if missing:
+            _execute(missing, settings, data, store, measured, side_by_side, tell)
     return results
+
+
+class _Measured(NamedTuple):
+    """Costs by model, and how the cores are shared: ``jobs`` runs at a time with ``threads`` each."""
+
+    costs: Costs
+    jobs: int
+    threads: int
+
+
+def _measure(
+    models: Mapping[str, Any],
+    settings: Settings,
+    data: DataSource,
+    store: Store,
+    side_by_side: bool,
+    observer: Observer,
+) -> _Measured:
+    """Measure, or read what was measured: a run must have as many threads after a stop as before, to be the same."""
+    saved = store.costs()
+    if saved is not None:
+        return _Measured(**saved)
+    observer.say("Measuring parameters, multiply-accumulates, memory and speed side by side ...")
+    costs = count_costs(models, settings)
+    jobs, threads = 1, torch.get_num_threads()
+    if side_by_side:
+        machine = describe_environment()
+        pixels = (len(data.train) + len(data.val)) * 3 * settings.image_size**2
+        run_mib = max(cost["peak_memory_mib"] for cost in costs.values()) + min(pixels, 2 * CACHE_BYTES) / 2**20
+        num_runs = len(list(settings.runs()))
+        jobs, threads = share_cores(num_runs, machine["cores"], machine["memory_gib"] * 1024, run_mib)
+    with _threads(threads):
+        for name, times in time_inference(models, settings).items():
+            costs[name] |= times
+    measured = _Measured(costs, jobs, threads)
+    store.save_costs(measured._asdict())
+    return measured
+
+
+def _execute(
+    runs: Sequence[Run],
+    settings: Settings,
+    data: DataSource,
+    store: Store,
+    measured: _Measured,
+    side_by_side: bool,
+    tell: Callable[[Run, Event], None],
+) -> None:
+    train_images, val_images = (load_pixels(part, settings.image_size) for part in (data.train, data.val))
+    macs = {name: cost["macs"] for name, cost in measured.costs.items()}
+    runner = Runner(settings, data, train_images, val_images, macs)
+    if side_by_side:
+        run_side_by_side(runner, runs, store, measured.jobs, measured.threads, tell)
+        return
+    with _threads(measured.threads):
+        for run in runs:
+            tell(run, None)
+            tell(run, runner.execute(run, store, partial(tell, run)))
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Torch's threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pictures_of_mistakes(results: Results, data: DataSource) -> dict[str, Image.Image]:
@@ -124,7 +202,7 @@ def _results(
     settings: Settings,
     store: Store,
     entries: Mapping[str, Mapping[str, Any]],
-    costs: Mapping[str, Mapping[str, Any]],
+    measured: _Measured,
     command: str,
 ) -> Results:
     runs, went_bad, right = [], [], {}
@@ -133,7 +211,7 @@ def _results(
             continue
         entry = dict(entries[run.id])
         went_bad += entry.pop("skipped")
-        runs.append(entry | {name: costs[run.model][name] for name in COSTS})
+        runs.append(entry | {name: measured.costs[run.model][name] for name in COSTS})
         if entry["status"] == "ok":
             predictions = load_file(store.runs / run.id / "predictions.safetensors")
             right[run.id] = predictions["logits"].argmax(1) == predictions["labels"]
@@ -148,7 +226,7 @@ def _results(
         "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "glocal": glocal.__version__,
-        "settings": {**described, "confidence": CONFIDENCE},
+        "settings": {**described, "confidence": CONFIDENCE, "jobs": measured.jobs},
         "data": {
             "name": data.name,
             "classes": list(data.classes),
@@ -164,5 +242,5 @@ def _results(
         "runs": runs,
         "summary": summary,
         "verdict": judge(summary, runs, len(data.val), len(list(settings.runs()))),
-        "environment": describe_environment(settings.device),
+        "environment": describe_environment(settings.device) | {"threads": measured.threads},
     }

@@ -55,8 +55,8 @@ def paired_difference(right: np.ndarray, best: np.ndarray) -> Interval:
     factor (S - 1) / S in variance (Davison & Hinkley 1997, §3.8), so its deviation from the mean of all is widened by
     sqrt(S / (S - 1)). With one seed only the images are resampled.
 
-    In simulations of equal models on 1,000 images the interval holds zero in 96 % of cases with one seed, and with two or
-    three seeds in 95 % (accuracies of seeds spread by 2 points) to 99 % (by half a point): it is rarely too sure.
+    In simulations of equal models on 1,000 images the interval holds zero in 96 % of cases with one seed; with two or
+    three in 95 % (accuracies of seeds spread by 2 points) to 99 % (by half a point): it is rarely too sure.
 
     Args:
         right: (seeds, images) booleans of the model.

@@ -2,6 +2,7 @@
 
 from glocal.training.budget import Budget, training_flop
 from glocal.training.loader import (
+    CACHE_BYTES,
     FeatureBatches,
     ImageBatches,
     TrainingBatches,
@@ -15,6 +16,7 @@ from glocal.training.metrics import Metrics, confident_mistakes, score
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe
 
 __all__ = [
+    "CACHE_BYTES",
     "DEFAULT_RECIPES",
     "Budget",
     "CurvePoint",

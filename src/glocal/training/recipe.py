@@ -39,7 +39,7 @@ class Recipe:
         drop_path: rate of stochastic depth, 0 for none.
     """
 
-    batch_size: int = 64
+    batch_size: int = 32
     optimizer: str = "adamw"
     lr: float = 2e-3
     weight_decay: float = 0.05
