@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_OUT ?= demo
-# OpenMP's threads spin while they wait; without a bound, torch is many times slower on shared cores.
-export GOMP_SPINCOUNT ?= 100000
+# OpenMP's threads spin while they wait for each other; on shared cores that makes torch many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: setup demo test test-all check docs clean
 

@@ -8,9 +8,9 @@ import typer
 import glocal
 from glocal.errors import GlocalError
 
-# OpenMP's threads spin while they wait: for ever, torch is many times slower on cores shared with anything else; not at
-# all, a quarter slower on free ones. A tenth of a millisecond serves both.
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+# OpenMP's threads spin while they wait for each other. On cores shared with anything else that makes torch ten to fifty
+# times slower; sleeping instead costs a quarter of the speed of small models on free ones.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="glocal",
