@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> (B, num_classes) logits; with ``pre_logits`` the (B, head_hidden_size) input of the classifier."""
+        """Features -> (B, num_classes) logits, or with ``pre_logits`` what enters the classifier."""
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Module:

@@ -49,7 +49,7 @@ def resnet_micro(pretrained: bool = False, **kwargs: Any) -> ResNet:
 
 @register_model
 def botnet_micro(pretrained: bool = False, **kwargs: Any) -> BoTNet:
-    """`resnet_micro` with attention in its last stage, whose stride is 1 as in the paper's S1 forms: 9 MMACs at 32 pixels.
+    """`resnet_micro` with attention in its last stage, of stride 1 as in the S1 forms: 9 MMACs at 32 pixels.
 
     One more block in stage 2 takes up what attention saves.
     """
