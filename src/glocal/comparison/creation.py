@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from glocal.bench import count_macs
 from glocal.comparison.settings import Settings
 from glocal.errors import GlocalError
 
@@ -19,9 +20,19 @@ def create(name: str, settings: Settings, num_classes: int, seed: int) -> Any:
         GlocalError: if it cannot be made for this image size, or its weights do not fit.
     """
     weights = settings.weights.get(name)
-    model = _create(name, settings, num_classes, seed)
-    if weights is not None:
-        _check_all_loaded(model, _create(name, settings, num_classes, seed + 1), weights)
+    with isolate_rng():
+        torch.manual_seed(seed)
+        try:
+            model = _create(name, settings, num_classes)
+            count_macs(model, settings.image_size)  # a forward pass, without storage
+        except Exception as error:
+            source = f" from {weights}" if weights else ""
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            size = settings.image_size
+            raise GlocalError(f"{name} cannot be made for {size} x {size} images{source}: {reason}") from error
+        if weights is not None:
+            torch.manual_seed(seed + 1)
+            _check_all_loaded(model, _create(name, settings, num_classes), weights)
     return model
 
 
@@ -30,7 +41,7 @@ def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
 
 
-def _create(name: str, settings: Settings, num_classes: int, seed: int) -> Any:
+def _create(name: str, settings: Settings, num_classes: int) -> Any:
     weights = settings.weights.get(name)
     kwargs: dict[str, Any] = {"num_classes": num_classes, "pretrained": settings.mode != "scratch"}
     if kwargs["pretrained"]:  # a source of -1 classes never has our head, so the head is always made anew
@@ -40,15 +51,7 @@ def _create(name: str, settings: Settings, num_classes: int, seed: int) -> Any:
         kwargs["pretrained_cfg_overlay"] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     if settings.recipe.drop_path:
         kwargs["drop_path_rate"] = settings.recipe.drop_path
-    with isolate_rng():
-        torch.manual_seed(seed)
-        try:
-            return _with_image_size(name, settings.image_size, kwargs)
-        except Exception as error:
-            origin = f" from {weights}" if weights else ""
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            size = settings.image_size
-            raise GlocalError(f"{name} cannot be made for {size} x {size} images{origin}: {reason[0]}") from error
+    return _with_image_size(name, settings.image_size, kwargs)
 
 
 def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:

@@ -183,7 +183,7 @@ def train(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(model: nn.Module, prepare: nn.Module, data: Batched, device: str | torch.device = "cpu") -> torch.Tensor:
     """(N, K) outputs of a model for a set, in its order, on the CPU; the mode of the model is left as it was."""
     training = model.training

@@ -41,7 +41,7 @@ class Recipe:
 
     batch_size: int = 32
     optimizer: str = "adamw"
-    lr: float = 2e-3
+    lr: float = 3e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     min_lr: float = 0.0
