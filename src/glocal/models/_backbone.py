@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -161,6 +162,26 @@ def build(cls: type[BackboneT], name: str, pretrained: bool, kwargs: dict[str, A
         pretrained_filter_fn=cls.adapt_checkpoint,
         **{**variant, **kwargs},
     )
+
+
+def cfg(**kwargs: Any) -> dict[str, Any]:
+    """Configuration of a variant without released weights, by default of a ResNet evaluated as torchvision does.
+
+    That is 224 pixels after a resize to 256, bilinear, ImageNet's mean and deviation.
+    """
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        **kwargs,
+    }
 
 
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:

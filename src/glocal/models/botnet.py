@@ -8,12 +8,11 @@ from one another (docs/botnet.md has the table).
 from functools import partial
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer
 from timm.models import generate_default_cfgs, register_model
 
 from glocal.layers import MHSA2d
-from glocal.models._backbone import build
+from glocal.models._backbone import build, cfg
 from glocal.models.resnet import Bottleneck, ResNet, Shortcut
 
 
@@ -86,34 +85,18 @@ class BoTNet(ResNet):
         return {name for name, _ in self.named_parameters() if ".position." in name}
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    # the paper trains and tests as its ResNet baselines do (§4.8, §A.2); no released evaluation to copy more from
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **kwargs,
-    }
-
-
-_S1 = {"pool_size": (14, 14)}
+# the paper trains and tests as its ResNet baselines do (§4.8, §A.2); there is no released evaluation to copy from
+_PLAIN, _S1 = cfg(pool_size=(7, 7)), cfg(pool_size=(14, 14))
 default_cfgs = generate_default_cfgs(
     {
-        "botnet50.untrained": _cfg(),
-        "botnet101.untrained": _cfg(),
-        "botnet152.untrained": _cfg(),
-        "botnet_s1_50.untrained": _cfg(**_S1),
-        "botnet_s1_59.untrained": _cfg(**_S1),
-        "botnet_s1_77.untrained": _cfg(**_S1),
-        "botnet_s1_110.untrained": _cfg(**_S1),
-        "botnet_s1_128.untrained": _cfg(**_S1),
+        "botnet50.untrained": _PLAIN,
+        "botnet101.untrained": _PLAIN,
+        "botnet152.untrained": _PLAIN,
+        "botnet_s1_50.untrained": _S1,
+        "botnet_s1_59.untrained": _S1,
+        "botnet_s1_77.untrained": _S1,
+        "botnet_s1_110.untrained": _S1,
+        "botnet_s1_128.untrained": _S1,
     }
 )
 

@@ -5,38 +5,22 @@ Each is its family's own class with smaller numbers, nothing else: what separate
 
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model
 
-from glocal.models._backbone import build
+from glocal.models._backbone import build, cfg
 from glocal.models.botnet import BoTNet
 from glocal.models.resnet import ResNet
 from glocal.models.vit import VisionTransformer
 
 _RESNET = {"widths": (12, 24, 48, 96), "strides": (1, 2, 2, 1), "stem_width": 24, "stem_stride": 2, "img_size": 32}
 
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 32, 32),
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **kwargs,
-    }
-
+_SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
 
 default_cfgs = generate_default_cfgs(
     {
-        "resnet_micro.untrained": _cfg(),
-        "botnet_micro.untrained": _cfg(),
-        "vit_micro.untrained": _cfg(first_conv="patch_embed.proj", classifier="head"),
+        "resnet_micro.untrained": cfg(**_SMALL),
+        "botnet_micro.untrained": cfg(**_SMALL),
+        "vit_micro.untrained": cfg(**_SMALL, first_conv="patch_embed.proj", classifier="head"),
     }
 )
 

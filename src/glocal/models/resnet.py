@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, SEModule, create_classifier, get_act_layer, to_2tuple
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import resnet as names
-from glocal.models._backbone import Backbone, StateDict, build, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
 
 
 class Shortcut(nn.Sequential):
@@ -234,30 +233,13 @@ class ResNet(Backbone):
         return names.to_glocal(state_dict)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    # torchvision, references/classification: 224, resize to 256, bilinear, ImageNet mean and deviation
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **kwargs,
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        "glocal_resnet18.untrained": _cfg(),
-        "glocal_resnet34.untrained": _cfg(),
-        "glocal_resnet50.untrained": _cfg(),
-        "glocal_resnet101.untrained": _cfg(),
-        "glocal_resnet152.untrained": _cfg(),
+        "glocal_resnet18.untrained": cfg(pool_size=(7, 7)),
+        "glocal_resnet34.untrained": cfg(pool_size=(7, 7)),
+        "glocal_resnet50.untrained": cfg(pool_size=(7, 7)),
+        "glocal_resnet101.untrained": cfg(pool_size=(7, 7)),
+        "glocal_resnet152.untrained": cfg(pool_size=(7, 7)),
     }
 )
 

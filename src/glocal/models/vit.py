@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import vit as names
 from glocal.layers import PatchEmbed, SelfAttention, map_to_tokens, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
 
 POOLS = ("token", "avg", "max", "")
 POSITIONS = ("learned", "none")
@@ -195,29 +195,21 @@ class VisionTransformer(Backbone):
         return state_dict
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    # the "augreg" release (Steiner et al. 2022): crop 0.9, bicubic, mean and deviation 0.5
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_INCEPTION_MEAN,
-        "std": IMAGENET_INCEPTION_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        **kwargs,
-    }
-
-
+# the "augreg" release (Steiner et al. 2022): crop 0.9, bicubic, mean and deviation 0.5
+_AUGREG = cfg(
+    crop_pct=0.9,
+    interpolation="bicubic",
+    mean=IMAGENET_INCEPTION_MEAN,
+    std=IMAGENET_INCEPTION_STD,
+    first_conv="patch_embed.proj",
+    classifier="head",
+)
 default_cfgs = generate_default_cfgs(
     {
-        "glocal_vit_tiny_patch16_224.untrained": _cfg(),
-        "glocal_vit_small_patch16_224.untrained": _cfg(),
-        "glocal_vit_base_patch16_224.untrained": _cfg(),
-        "glocal_vit_large_patch16_224.untrained": _cfg(),
+        "glocal_vit_tiny_patch16_224.untrained": _AUGREG,
+        "glocal_vit_small_patch16_224.untrained": _AUGREG,
+        "glocal_vit_base_patch16_224.untrained": _AUGREG,
+        "glocal_vit_large_patch16_224.untrained": _AUGREG,
     }
 )
 
