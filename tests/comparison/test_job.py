@@ -9,30 +9,16 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from glocal.comparison import compare, execution, make_settings, pictures_of_mistakes
+from glocal.comparison import compare, execution, pictures_of_mistakes
 from glocal.errors import GlocalError
-from glocal.training import DEFAULT_RECIPES, Normalize, Recipe, TrainingError, load_pixels, predict
+from glocal.training import DEFAULT_RECIPES, Normalize, TrainingError, load_pixels, predict
+from tests.comparison.asking import RECIPE, losses, scores, settings
 from tests.shapes import CLASSES, data_source
-
-RECIPE = Recipe(batch_size=20, lr=3e-3)
-SCORES = ("id", "status", "top1", "top5", "ece", "nll", "per_class", "confusion", "mistakes")
 
 
 @pytest.fixture(scope="module")
 def data():
     return data_source()
-
-
-def settings(models=("resnet_micro", "vit_micro"), budget="2ep", seeds=2, recipe=RECIPE, **kwargs):
-    return make_settings(models, budget=budget, seeds=seeds, recipe=recipe, device="cpu", **kwargs)
-
-
-def scores(results):
-    return [{name: run[name] for name in SCORES} for run in results["runs"]]
-
-
-def losses(results):
-    return [[(p["step"], p["train_loss"], p["val_loss"]) for p in run["curve"]] for run in results["runs"]]
 
 
 class Watcher:

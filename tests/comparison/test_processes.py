@@ -1,0 +1,60 @@
+import os
+import signal
+
+import pytest
+
+from glocal.comparison import Run
+from glocal.comparison.processes import run_side_by_side, share_cores
+from glocal.comparison.store import open_store
+from glocal.training import Progress
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "cores", "memory_gib", "run_gib", "expected"),
+    [
+        (9, 2, 16, 0.1, (2, 1)),
+        (1, 8, 64, 0.1, (1, 8)),
+        (3, 8, 64, 0.1, (3, 2)),
+        (9, 8, 16, 1.0, (4, 2)),  # half of the memory for runs of 2 GiB
+        (9, 8, 2, 9.0, (1, 8)),
+    ],
+)
+def test_cores_and_memory_are_shared(num_runs, cores, memory_gib, run_gib, expected):
+    assert share_cores(num_runs, cores, memory_gib * 1024, run_gib * 1024) == expected
+
+
+class Pretender:
+    """In the place of a Runner: reports and ends as the run's model says."""
+
+    def execute(self, run, store, progress):
+        progress(Progress(0.5, 1.0, run.seed, 0.1, 1.0, 1.0, None))
+        if run.model == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        entry = {"id": run.id, "status": "ok", "process": os.getpid()}
+        store.write(run.id, entry, lambda folder: None)
+        return entry
+
+
+def test_each_run_has_a_process_and_one_that_dies_has_failed(tmp_path):
+    runs = [Run(model, 1.0, seed) for seed in (0, 1) for model in ("lives", "dies")]
+    told = []
+    with open_store(tmp_path, {}, resume=False) as store:
+        run_side_by_side(Pretender(), runs, store, 2, 1, lambda run, event: told.append((run, event)))
+        records = [store.record(run.id) for run in runs]
+    assert [run for run, event in told if event is None] == runs
+    assert sorted(event.step for _, event in told if isinstance(event, Progress)) == [0, 0, 1, 1]
+    entries = {run: event for run, event in told if isinstance(event, dict)}
+    assert [entries[run] for run in runs] == records
+    assert [record["status"] for record in records] == ["ok", "failed", "ok", "failed"]
+    assert "its process ended by signal SIGKILL" in records[1]["error"]
+    assert len({os.getpid(), records[0]["process"], records[2]["process"]}) == 3
+
+
+def test_runs_end_when_the_caller_stops(tmp_path):
+    def stop(run, event):
+        if event is None and run.seed == 1:
+            raise KeyboardInterrupt
+
+    with open_store(tmp_path, {}, resume=False) as store, pytest.raises(KeyboardInterrupt):
+        run_side_by_side(Pretender(), [Run("lives", 1.0, seed) for seed in range(9)], store, 2, 1, stop)
+    assert len([path for path in store.runs.iterdir() if not path.name.startswith(".")]) <= 2
