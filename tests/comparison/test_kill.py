@@ -81,7 +81,7 @@ def test_ten_random_kills_of_the_command(tmp_path):
             env=environment,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=errors,
         )
 
     began = time.monotonic()

@@ -2,9 +2,9 @@
 
 import json
 import math
-import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -87,7 +87,7 @@ def compare(
     from glocal.data import load_data
     from glocal.training import load_recipe
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     if resume and out is None:
         raise GlocalError("--resume needs --out: the folder of the comparison to go on with")
     settings = make_settings(
@@ -128,7 +128,7 @@ def compare(
         raise typer.Exit(130) from None
     finally:
         watcher.close()
-    _conclude(Console(highlight=False), results, out)
+    _conclude(Console(highlight=False, soft_wrap=True), results, out)
     if any(run["status"] == "failed" for run in results["runs"]):
         raise typer.Exit(1)
 
@@ -149,12 +149,17 @@ def _parse_fraction(item: str) -> float:
 
 def _check_writable(out: Path) -> None:
     """Refuse a folder that cannot be written before images are read, and leave no trace of the try."""
-    folder = out
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        what = "not a folder" if not folder.is_dir() else "not writable"
-        raise GlocalError(f"out: cannot write to {printable(str(out))}: {printable(str(folder))} is {what}")
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror}); choose another --out") from error
+    finally:
+        for folder in missing:
+            if folder.exists():
+                folder.rmdir()
 
 
 def _introduce(console: Console, source: "DataSource", settings: "Settings", out: Path) -> None:
@@ -205,7 +210,7 @@ class _Watcher:
             self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}  {left} left")
         elif point and point != self.shown.get(run.id):
             self.shown[run.id] = point
-            self.console.print(f"{run.id}: epoch {point.epoch:.1f}  {state}", soft_wrap=True)
+            self.console.print(f"{run.id}: epoch {point.epoch:.1f}  {state}")
 
     def finish(self, run: "Run", entry: Mapping[str, Any]) -> None:
         if entry["status"] == "failed":
@@ -239,7 +244,7 @@ def _conclude(console: Console, results: dict[str, Any], out: Path) -> None:
     console.print(f"[bold]{escape(results['verdict']['sentence'])}[/]")
     for caveat in results["verdict"]["caveats"]:
         console.print(f"[yellow]Note:[/] {escape(printable(caveat))}")
-    console.print(f"Report: {escape(str(out / 'report.html'))}", soft_wrap=True)
+    console.print(f"Report: {escape(str(out / 'report.html'))}")
 
 
 def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool) -> Table:
