@@ -6,6 +6,7 @@ import pytest
 from glocal.comparison import Run
 from glocal.comparison.processes import run_side_by_side, share_cores
 from glocal.comparison.store import open_store
+from glocal.errors import GlocalError
 from glocal.training import Progress
 
 
@@ -30,6 +31,8 @@ class Pretender:
         progress(Progress(0.5, 1.0, run.seed, 0.1, 1.0, 1.0, None))
         if run.model == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        if run.model == "full disk":
+            raise GlocalError("cannot write")
         entry = {"id": run.id, "status": "ok", "process": os.getpid()}
         store.write(run.id, entry, lambda folder: None)
         return entry
@@ -58,3 +61,10 @@ def test_runs_end_when_the_caller_stops(tmp_path):
     with open_store(tmp_path, {}, resume=False) as store, pytest.raises(KeyboardInterrupt):
         run_side_by_side(Pretender(), [Run("lives", 1.0, seed) for seed in range(9)], store, 2, 1, stop)
     assert len([path for path in store.runs.iterdir() if not path.name.startswith(".")]) <= 2
+
+
+def test_a_record_that_cannot_be_written_ends_all(tmp_path):
+    runs = [Run("full disk", 1.0, 0), Run("lives", 1.0, 0)]
+    with open_store(tmp_path, {}, resume=False) as store, pytest.raises(GlocalError, match="cannot write"):
+        run_side_by_side(Pretender(), runs, store, 1, 1, lambda *_: None)
+    assert not list(store.runs.iterdir())

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -24,6 +25,19 @@ def test_a_record_comes_back(tmp_path):
         assert not store.damaged
         write(store, text="newer")
         assert (store.runs / "one" / "model.safetensors").read_text() == "newer"
+
+
+def test_a_record_that_cannot_be_written_is_an_error_and_leaves_the_others(tmp_path):
+    def fill_the_disk(folder):
+        (folder / "model.safetensors").write_text("wei")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_store(tmp_path, PLAN, resume=False) as store:
+        write(store)
+        with pytest.raises(GlocalError, match=r"cannot write the record of two .*No space left"):
+            store.write("two", {}, fill_the_disk)
+        assert store.record("one") is not None
+        assert store.record("two") is None
 
 
 @pytest.mark.parametrize(

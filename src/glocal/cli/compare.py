@@ -126,6 +126,8 @@ def compare(
             f"\nStopped. {watcher.finished} of {total} runs are finished and kept; to go on:\n  glocal {escape(hint)}"
         )
         raise typer.Exit(130) from None
+    except OSError as error:
+        raise GlocalError(f"out: {error}; finished runs are kept and --resume goes on") from error
     finally:
         watcher.close()
     _conclude(Console(highlight=False, soft_wrap=True), results, out)

@@ -18,6 +18,7 @@ import torch
 from glocal.comparison.execution import Runner, failed_entry
 from glocal.comparison.settings import Run
 from glocal.comparison.store import Store
+from glocal.errors import GlocalError
 from glocal.training import Progress
 
 PROCESS_MIB = 1024
@@ -69,10 +70,12 @@ def run_side_by_side(
             for receiver in cast("list[Connection]", wait(list(going))):
                 run, process = going[receiver]
                 try:
-                    event: Event = receiver.recv()
+                    event: Event | GlocalError = receiver.recv()
                 except EOFError:
                     process.join()
                     event = _died(run, process.exitcode, store)
+                if isinstance(event, GlocalError):
+                    raise event
                 if isinstance(event, dict):
                     del going[receiver]
                     process.join()
@@ -97,7 +100,10 @@ def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Conne
             last, point = time.monotonic(), progress.point
             sender.send(progress)
 
-    sender.send(runner.execute(run, store, report))
+    try:
+        sender.send(runner.execute(run, store, report))
+    except GlocalError as error:  # the record cannot be written: no run's could
+        sender.send(error)
 
 
 def _end_with_parent() -> None:

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
 
@@ -59,18 +61,24 @@ class Store:
             run_id: name of its folder.
             run: its entry in the results.
             write_files: writes the other files into the folder it is given.
+
+        Raises:
+            GlocalError: if it cannot be written, as when the disk is full; the folder is as before.
         """
         folder = self.runs / f"{_UNFINISHED}{run_id}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_files(folder)
-        files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
-        for path in (*folder.iterdir(), folder):
-            _to_disk(path)
-        shutil.rmtree(self.runs / run_id, ignore_errors=True)
-        folder.rename(self.runs / run_id)
-        _to_disk(self.runs)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_files(folder)
+            files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+            (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
+            for path in (*folder.iterdir(), folder):
+                _to_disk(path)
+            shutil.rmtree(self.runs / run_id, ignore_errors=True)
+            folder.rename(self.runs / run_id)
+            _to_disk(self.runs)
+        except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
+            raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 
     def costs(self) -> dict[str, Any] | None:
         """What `save_costs` was given."""
