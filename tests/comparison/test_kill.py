@@ -69,24 +69,18 @@ def test_ten_random_kills_of_the_command(tmp_path):
     write_folder(tmp_path / "data", num_images=300)
     environment = {**os.environ, "GLOCAL_CACHE": str(tmp_path / "cache")}
 
-    errors = (tmp_path / "errors.txt").open("w+")
-
     def start(place):
         place.mkdir(exist_ok=True)
         if not (place / "data").exists():
             (place / "data").symlink_to(tmp_path / "data")
-        return subprocess.Popen(
-            COMMAND,
-            cwd=place,
-            env=environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
+        with (place / "errors.txt").open("w") as errors:
+            return subprocess.Popen(
+                COMMAND, cwd=place, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=errors
+            )
 
     began = time.monotonic()
     with start(tmp_path / "whole") as process:
-        assert process.wait(600) == 0, (tmp_path / "errors.txt").read_text()
+        assert process.wait(600) == 0, (tmp_path / "whole/errors.txt").read_text()
     took = time.monotonic() - began
     expected = json.loads((tmp_path / "whole/out/results.json").read_text())
     files = model_files(tmp_path / "whole/out")
@@ -98,12 +92,12 @@ def test_ten_random_kills_of_the_command(tmp_path):
             time.sleep(moments.uniform(0, took))
             process.kill()
             process.wait()
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 30  # the server that forks may still be importing
             while others(process.pid) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert not others(process.pid), "a run goes on without the command that began it"
         with start(place) as process:
-            assert process.wait(600) == 0, (tmp_path / "errors.txt").read_text()
+            assert process.wait(600) == 0, (place / "errors.txt").read_text()
         results = json.loads((place / "out/results.json").read_text())
         assert (scores(results), losses(results)) == (scores(expected), losses(expected)), attempt
         assert model_files(place / "out") == files, attempt

@@ -186,12 +186,13 @@ class _Watcher:
     def __init__(self, console: Console, out: Path, source: "DataSource") -> None:
         self.console, self.out, self.source = console, out, source
         self.finished = 0
+        self.all: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
         self.shown: dict[str, CurvePoint] = {}
         self.bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[state]}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[state]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -201,22 +202,30 @@ class _Watcher:
 
     def start(self, run: "Run", number: int, total: int) -> None:
         self.bars.start()
-        self.tasks[run.id] = self.bars.add_task(f"{number}/{total} {run.id}", total=1.0, state="")
+        if self.all is None:
+            self.all = self.bars.add_task(f"all {total} runs", total=total, completed=number - 1, state="")
+        self.tasks[run.id] = self.bars.add_task(run.id, total=1.0, state="")
 
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
-        top1 = f"top-1 {100 * point.val_top1:.1f} %" if point else "top-1 ..."
-        state = f"loss {progress.loss:.3f}  {top1}  {progress.images_per_s:,.0f} images/s"
+        top1 = f"{100 * point.val_top1:.1f} %" if point else "..."
+        state = f"loss {progress.loss:.2f}, top-1 {top1}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = _clock(progress.seconds_left)
-            self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}  {left} left")
+            self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}, {left} left")
         elif point and point != self.shown.get(run.id):
             self.shown[run.id] = point
-            self.console.print(f"{run.id}: epoch {point.epoch:.1f}  {state}")
+            self.console.print(f"{run.id}: epoch {point.epoch:.1f}, {state}")
 
     def finish(self, run: "Run", entry: Mapping[str, Any]) -> None:
+        self.bars.remove_task(self.tasks.pop(run.id))
+        if self.all is not None:
+            self.bars.advance(self.all)
         if entry["status"] == "failed":
             self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error']))}")
+        else:
+            took = _clock(entry["budget"]["seconds_to_budget"])
+            self.console.print(f"{run.id}: top-1 {100 * entry['top1']:.1f} % after {took}")
 
     def publish(self, results: dict[str, Any]) -> None:
         from glocal.comparison import pictures_of_mistakes
