@@ -2,6 +2,7 @@ import dataclasses
 import math
 import random
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,6 +78,21 @@ def test_counts_by_hand(sets):
 
 def test_a_long_budget_is_evaluated_ten_times(sets):
     assert [point.epoch for point in run(sets, budget="20ep").curve] == list(range(2, 21, 2))
+
+
+class SlowToRead(ImageBatches):
+    def __getitem__(self, key):
+        time.sleep(0.3)
+        return super().__getitem__(key)
+
+
+def test_evaluation_is_not_time_of_training(sets):
+    slow = SlowToRead(sets[1].images, 32, sets[1].pixels)
+    result = run((sets[0], slow), budget="3ep")
+    assert 0.6 < result.seconds_to_budget - result.seconds < 0.9  # two evaluations on the way, the third after the end
+    result = run((sets[0], slow), budget="0.5s")
+    assert 0.5 <= result.seconds < 0.7
+    assert result.seconds_to_budget > 2
 
 
 def test_flop_are_a_budget_too(sets):

@@ -5,7 +5,6 @@ Models and losses are plain modules and know nothing of the engine.
 
 import logging
 import math
-import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -358,10 +357,8 @@ def _quiet_engine() -> Iterator[None]:
 
 @contextmanager
 def _own_interrupt() -> Iterator[None]:
-    """Ctrl-C stays KeyboardInterrupt: the engine exits the process instead and leaves the signal ignored."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Ctrl-C stays KeyboardInterrupt, where the engine would exit the process."""
     try:
         yield
     except SystemExit as error:
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
