@@ -1,13 +1,16 @@
 """What stands in the report, and what must never."""
 
+import base64
 import csv
+import io
 import re
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from glocal.report import render_report, write_csv, write_report
-from glocal.report.figures import pareto
+from glocal.report.figures import Looks, pareto
 from tests.report.making import results
 
 HOSTILE = (
@@ -17,6 +20,8 @@ HOSTILE = (
     "$x^2_",
     "\u202egnp",
     "a\nb\udcff",
+    'id="x" #010203',
+    "猫",
 )
 
 
@@ -46,29 +51,83 @@ def test_the_verdict_and_the_numbers_are_there():
     for row in made["summary"]:
         assert f"{100 * row['top1_mean']:.1f} {100 * row['top1_ci'][0]:.1f}–{100 * row['top1_ci'][1]:.1f}" in text
     assert "17.1M" in text
-    assert "glocal compare photos --budget 5ep" in text
+    assert made["command"] in text
+    assert "tie −0.6 (−1.7 to +0.6)" in text
+    assert "3 models × 3 seeds, 5 epochs each, scratch, 32 px · 8,000 training and 1,600 test images" in text
     assert "ant/bad.jpg truncated" in text
     assert "1 link was not followed" in text
     assert "lr 0.002" in text
     assert "cpu AMD EPYC" in text
-    assert "t interval over seeds" in text
-    worst = min(
-        range(4), key=lambda c: sum(run["per_class"][c] for run in made["runs"] if run["model"] == "resnet_micro")
+    assert "flip yes" in text
+    assert "gpu" not in text
+    assert "t-interval over 3 seeds" in text
+
+
+def test_classes_stand_from_hard_to_easy_and_confusions_by_share():
+    made, _ = results()
+    text = text_of(render_report(made))
+    best = [run for run in made["runs"] if run["model"] == "resnet_micro"]
+    others = [run for run in made["runs"] if run["model"] == "vit_micro"]
+    scores, other = (
+        [sum(scores) / 3 for scores in zip(*(run["per_class"] for run in runs), strict=True)] for runs in (best, others)
     )
-    assert text.index("Class by class") < text.index(made["data"]["classes"][worst], text.index("Class by class"))
+    hardest = min(range(8), key=scores.__getitem__)
+    heads = "class resnet_micro botnet_micro vit_micro"
+    after = text[text.index(heads) + len(heads) :].split()
+    assert after[:2] == [made["data"]["classes"][hardest], f"{100 * scores[hardest]:.1f}"]
+    assert after[3] == f"{100 * other[hardest]:.1f}"
+    shares = {(i, j): sum(run["confusion"][i][j] for run in best) / 600 for i in range(8) for j in range(8) if i != j}
+    (i, j), share = max(shares.items(), key=lambda item: item[1])
+    true, predicted = made["data"]["classes"][i], made["data"]["classes"][j]
+    assert f"true taken for % of it {true} {predicted} {100 * share:.1f}" in text
 
 
 def test_figures_are_described_and_unique():
     made, pictures = results()
     page = Text(render_report(made, pictures=pictures))
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(figures) == 5 + 3
+    assert figures
+    swatches = [attributes for attributes in figures if attributes.get("class") == "swatch"]
+    assert all(attributes["aria-hidden"] == "true" for attributes in swatches)
+    figures = [attributes for attributes in figures if attributes not in swatches]
+    assert len(figures) == 2 + 2 + 2 + 3
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in figures)
+    row = made["summary"][0]
+    assert f"resnet_micro {100 * row['top1_mean']:.1f} (" in figures[0]["aria-label"]
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 3 * 8
+    assert len(images) == 3 * 12
     assert all(attributes["src"].startswith("data:image/png;base64,") and attributes["alt"] for attributes in images)
+
+
+def test_pictures_are_encoded_anew_and_found_by_any_name():
+    names = ("a\nb", "\u202egnp", "\udcff", "猫")
+    made, pictures = results(classes=names)
+    assert render_report(made, pictures=pictures).count("data:image/png;base64,") == 3 * 12
+    photo = Image.effect_noise((640, 480), 40)
+    photo.info["comment"] = b"from the file"
+    page = render_report(made, pictures=dict.fromkeys(pictures, photo))
+    uris = re.findall(r"data:image/jpeg;base64,([^\"]*)", page)
+    assert len(uris) == 3 * 12
+    shown = Image.open(io.BytesIO(base64.b64decode(uris[0])))
+    assert shown.size == (168, 126)
+    assert "comment" not in shown.info
+
+
+def test_looks_differ_for_56_models():
+    looks = Looks([f"m{i}" for i in range(56)])
+    assert len({(looks.colour[model], looks.marker[model]) for model in looks.colour}) == 56
+    assert len({looks.swatch(model) for model in looks.colour}) == 56
+
+
+def test_a_model_looks_the_same_in_every_figure():
+    made, _ = results(fractions=(1.0, 0.1))
+    shuffled = {**made, "summary": made["summary"][::-1], "runs": made["runs"][::-1]}
+    for page in map(render_report, (made, shuffled)):
+        for i, model in enumerate(made["settings"]["models"]):
+            variables = set(re.findall(r'fill:var\((--series-\d)\)"/></svg>' + model, page))
+            assert variables == {f"--series-{i}"}
 
 
 def test_the_same_results_make_the_same_page():
@@ -89,6 +148,7 @@ def test_names_from_data_are_text_and_nothing_else():
     assert "\u202e" not in page
     assert "\\u202egnp" in page
     assert "$x^2_" in page, "no class name is read as mathematics"
+    assert page.count('>id="x" #010203<') >= 3, "figures leave names as they are"
     page.encode()
 
 
@@ -112,6 +172,8 @@ def test_failed_runs_one_seed_and_fractions():
     assert "Seeds were not varied." in text
     assert "With fewer images" in text
     assert "10 %" in text
+    assert "Runs that failed" in text
+    assert "2 failed" in text
     whole, pictures = results()
     assert "With fewer images" not in text_of(render_report(whole, pictures=pictures))
     nothing, _ = results(failed=("resnet_micro", "botnet_micro", "vit_micro"))
@@ -125,7 +187,24 @@ def test_a_hundred_classes_and_ten_models():
     )
     page = render_report(made, pictures=pictures)
     assert "All 100 classes" in page
-    assert len(page) < 8e6
+    assert len(page) < 4e6
+
+
+def test_a_long_list_of_skipped_files_is_cut_with_its_rest_counted():
+    made, _ = results()
+    made["data"]["skipped"] = [{"path": f"{i}.jpg", "reason": "truncated"} for i in range(1503)]
+    text = text_of(render_report(made))
+    assert "1503 files were left out." in text
+    assert "499.jpg truncated And 1,003 more: results.json lists all." in text
+    assert "500.jpg" not in text
+
+
+def test_classes_without_test_images_have_no_score():
+    made, _ = results()
+    for run in made["runs"]:
+        run["per_class"][0] = None
+        run["confusion"][0] = [0] * 8
+    assert "ant – – –" in text_of(render_report(made))
 
 
 def test_written_whole_with_what_no_encoding_has(tmp_path):

@@ -1,27 +1,45 @@
 """The figures of a report, as SVG that follows the page's light and dark.
 
 Text stays text, nothing is scripted, and what comes from data is escaped by matplotlib's SVG writer and never read as
-mathematics. Ink and grid are drawn in two marker colours that become CSS variables.
+mathematics. Every colour is drawn as a marker that becomes a CSS variable of the page.
 """
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
-# Okabe and Ito 2008, told apart with every kind of colour vision; without black and the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6EB3", "#8C6D31")
-MARKERS = "osD^vP*X"
-INK, GRID, PAPER = "#010203", "#040506", "#070809"
-VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+# Okabe and Ito 2008, told apart with every kind of colour vision; their yellow, orange and sky blue darkened, so that
+# each has 3:1 on its paper (WCAG 2.2, 1.4.11). Light, dark.
+COLOURS = (
+    ("#0072b2", "#4ba3e3"),
+    ("#d55e00", "#f0803c"),
+    ("#009e73", "#2cc295"),
+    ("#c0609a", "#e39bc4"),
+    ("#a87400", "#f0b84a"),
+    ("#3a8fc4", "#8fd0f7"),
+    ("#7f6eb3", "#a798db"),
+    ("#8c6d31", "#c4a46a"),
+)
+MARKERS = "osD^vPX"  # seven against eight colours: 56 models before a pair repeats
+INK, GRID, PAPER, RIGHT, WRONG = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+VARIABLES = {INK: "ink", GRID: "grid", PAPER: "paper", RIGHT: "right", WRONG: "wrong"} | {
+    light: f"series-{i}" for i, (light, _) in enumerate(COLOURS)
+}
+MOST_NAMED_CLASSES = 25
+MOST_NUMBERED_CLASSES = 12
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -36,9 +54,11 @@ STYLE: Any = {
     "grid.linewidth": 0.7,
     "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.markeredgewidth": 1.6,
 }
 Row = Mapping[str, Any]
 
@@ -47,47 +67,107 @@ class Looks:
     """A colour and a marker for each model, the same in every figure."""
 
     def __init__(self, models: Sequence[str]):
-        self.colour = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(models)}
+        self.colour = {model: COLOURS[i % len(COLOURS)][0] for i, model in enumerate(models)}
         self.marker = {model: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
 
+    def swatch(self, model: str) -> Markup:
+        """The model's marker in its colour, to stand before its name in text."""
+        style = MarkerStyle(self.marker[model])
+        outline = np.asarray(style.get_path().transformed(style.get_transform()).to_polygons()[0])
+        points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in outline.tolist())
+        variable = VARIABLES[self.colour[model]]
+        return Markup(
+            '<svg class="swatch" aria-hidden="true" viewBox="-0.6 -0.6 1.2 1.2">'
+            f'<polygon points="{points}" style="fill:var(--{variable})"/></svg>'
+        )
 
-def leaderboard(rows: Sequence[Row], looks: Looks) -> Markup:
-    """Top-1 accuracy with its interval, best first; models tied with the best are filled, the others hollow."""
-    with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.4, 0.9 + 0.42 * len(rows))
+    def point(self, axes: Axes, x: float, y: float, model: str, *, filled: bool) -> None:
+        """The model's mark; hollow where ``filled`` is false."""
+        colour = self.colour[model]
+        axes.plot(x, y, self.marker[model], color=colour, markerfacecolor=colour if filled else PAPER, markersize=8.5)
+
+
+def leaderboard(rows: Sequence[Row], looks: Looks, *, narrow: bool = False) -> Markup:
+    """Top-1 accuracy with its interval, best first; models tied with the best are filled, the others hollow.
+
+    Args:
+        rows: of the summary, one fraction, best first.
+        looks: of the models.
+        narrow: for a phone: names stand above the intervals in the place of beside them.
+    """
+    with mpl.rc_context({**STYLE, "font.size": 12 if narrow else 14, "ytick.major.size": 0}):
+        figure, axes = _figure(*((5.0, 0.7 + 0.62 * len(rows)) if narrow else (14.0, 0.9 + 0.5 * len(rows))))
+        beside = axes.get_yaxis_transform()  # x as a share of the axes, y as a row
         for y, row in enumerate(rows):
             low, high = (100 * bound for bound in row["top1_ci"])
-            colour = looks.colour[row["model"]]
-            axes.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
-            face = colour if row["tied_with_best"] else PAPER
-            axes.plot(100 * row["top1_mean"], y, looks.marker[row["model"]], color=colour, markerfacecolor=face, ms=9)
-        axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.plot([low, high], [y, y], color=looks.colour[row["model"]], linewidth=3, solid_capstyle="round")
+            looks.point(axes, 100 * row["top1_mean"], y, row["model"], filled=row["tied_with_best"])
+            weight = "bold" if row["tied_with_best"] else "normal"
+            value = f"{100 * row['top1_mean']:.1f} %  {_standing(row, best=y == 0)}"
+            if narrow:
+                axes.text(0, y - 0.3, row["model"], transform=beside, va="bottom", weight=weight)
+                axes.text(1, y - 0.3, value, transform=beside, va="bottom", ha="right", weight=weight)
+            else:
+                place: Any = {
+                    "xycoords": beside,
+                    "textcoords": "offset points",
+                    "va": "center",
+                    "annotation_clip": False,
+                }
+                axes.annotate(row["model"], (0, y), xytext=(-14, 0), ha="right", weight=weight, **place)
+                axes.annotate(value, (1, y), xytext=(14, 0), weight=weight, **place)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(len(rows) - 0.5, -0.85 if narrow else -0.5)
         axes.set_xlabel("top-1 accuracy, %")
-        axes.grid(visible=False, axis="y")
-        return _svg(figure, "leaderboard", "Top-1 accuracy of each model with its 95 % interval")
+        axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 9, steps=(1, 2, 5, 10)))
+        name = "leaderboard-narrow" if narrow else "leaderboard"
+        return _svg(figure, name, f"Top-1 accuracy with 95 % intervals: {_in_words(rows)}")
 
 
-def trade_off(rows: Sequence[Row], looks: Looks, cost: str, label: str, unit: float) -> Markup:
-    """Accuracy against a cost; the Pareto front, what no other model beats in both, is joined by a line."""
+def _standing(row: Row, *, best: bool) -> str:
+    if best:
+        return "best"
+    return "tie" if row["tied_with_best"] else f"{100 * row['difference_to_best']:+.1f}".replace("-", "\u2212")
+
+
+def _in_words(rows: Sequence[Row]) -> str:
+    return "; ".join(
+        f"{row['model']} {100 * row['top1_mean']:.1f} ({100 * row['top1_ci'][0]:.1f} to {100 * row['top1_ci'][1]:.1f})"
+        for row in rows
+    )
+
+
+def trade_off(rows: Sequence[Row], looks: Looks, cost: str, label: str, unit: float = 1) -> Markup:
+    """Accuracy against a cost, with the Pareto front as a staircase: nothing measured lies above it.
+
+    Models on the front are filled. A name stands by its mark where it finds room.
+    """
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(5.2, 3.5)
-        front = pareto([row[cost] for row in rows], [row["top1_mean"] for row in rows])
-        points = [(rows[i][cost] / unit, 100 * rows[i]["top1_mean"]) for i in front]
-        if len(points) > 1:
-            axes.plot(*zip(*points, strict=True), color=INK, linewidth=1, linestyle="--", zorder=1)
+        figure, axes = _figure(5.2, 3.6)
+        xs = [row[cost] / unit for row in rows]
+        ys = [100 * row["top1_mean"] for row in rows]
+        front = pareto(xs, ys)
         for i, row in enumerate(rows):
-            x, y, colour = row[cost] / unit, 100 * row["top1_mean"], looks.colour[row["model"]]
             low, high = (100 * bound for bound in row["top1_ci"])
-            axes.plot([x, x], [low, high], color=colour, linewidth=1.5, alpha=0.6)
-            face = colour if i in front else PAPER
-            axes.plot(x, y, looks.marker[row["model"]], color=colour, markerfacecolor=face, ms=9)
-            axes.annotate(row["model"], (x, y), xytext=(8, 6), textcoords="offset points", fontsize=10)
-        axes.set_xlabel(label)
-        axes.set_ylabel("top-1 accuracy, %")
-        axes.margins(x=0.28, y=0.12)
-        axes.set_xlim(left=max(0, axes.get_xlim()[0]))
-        return _svg(figure, f"trade-{cost}", f"Top-1 accuracy against {label}; the dashed line is the Pareto front")
+            axes.plot([xs[i], xs[i]], [low, high], color=looks.colour[row["model"]], linewidth=1.5, alpha=0.55)
+            looks.point(axes, xs[i], ys[i], row["model"], filled=i in front)
+        if max(xs) > 6 * min(xs) > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+        axes.margins(x=0.16, y=0.1)
+        left, right = axes.get_xlim()
+        bottom, top = axes.get_ylim()
+        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=label, ylabel="top-1 accuracy, %")
+        stairs = [xs[front[0]], *(xs[i] for i in front), right], [bottom, *(ys[i] for i in front), ys[front[-1]]]
+        axes.plot(*stairs, color=INK, linewidth=1, linestyle=(0, (4, 3)), drawstyle="steps-post", zorder=1)
+        _name_points(figure, axes, xs, ys, [row["model"] for row in rows])
+        described = f"Top-1 accuracy against {label}; on the Pareto front: {', '.join(rows[i]['model'] for i in front)}"
+        return _svg(figure, f"trade-{cost}", described)
 
 
 def pareto(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
@@ -99,68 +179,104 @@ def pareto(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return front
 
 
+def _name_points(figure: Figure, axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> None:
+    """Put each name at the first of eight places around its point that no mark and no other name has taken."""
+    _quietly(figure.draw_without_rendering)
+    marks = axes.transData.transform(np.column_stack([xs, ys]))
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in marks]
+    frame = axes.get_window_extent()
+    for x, y, name in zip(xs, ys, names, strict=True):
+        for dx, dy in ((9, 5), (9, -5), (-9, 5), (-9, -5), (9, 14), (-9, 14), (9, -14), (-9, -14)):
+            text = axes.annotate(
+                name, (x, y), xytext=(dx, dy), textcoords="offset points",
+                ha="left" if dx > 0 else "right", va="bottom" if dy > 0 else "top",
+            )  # fmt: skip
+            text.set_in_layout(False)
+            box = _quietly(text.get_window_extent)
+            if box.x0 >= frame.x0 and box.x1 <= frame.x1 + 4 and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
 def curves(runs: Sequence[Row], looks: Looks, x: str, label: str) -> Markup:
-    """Validation accuracy over the training, a line a run."""
+    """Accuracy on the test images over the training, a line a run."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(5.2, 3.5)
-        seen = set()
+        figure, axes = _figure(5.2, 3.6)
         for run in runs:
-            if run["curve"]:
-                name = None if run["model"] in seen else run["model"]
-                seen.add(run["model"])
-                xs = [point[x] for point in run["curve"]]
-                ys = [100 * point["val_top1"] for point in run["curve"]]
-                marker = looks.marker[run["model"]]
-                axes.plot(xs, ys, color=looks.colour[run["model"]], linewidth=1.6, label=name, marker=marker, ms=4)
-        axes.set_xlabel(label)
-        axes.set_ylabel("top-1 accuracy, %")
+            points = run["curve"]
+            axes.plot(
+                [point[x] for point in points],
+                [100 * point["val_top1"] for point in points],
+                color=looks.colour[run["model"]],
+                marker=looks.marker[run["model"]],
+                markevery=max(1, len(points) // 8),
+                markersize=4,
+                linewidth=1.6,
+            )
+        axes.set(xlabel=label, ylabel="top-1 accuracy, %")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.legend(loc="lower right")
         return _svg(figure, f"curves-{x}", f"Top-1 accuracy on the test images against {label}, one line a run")
 
 
 def fractions(summary: Sequence[Row], looks: Looks) -> Markup:
-    """Accuracy against the share of the training images."""
+    """Accuracy against the share of the training images, on a logarithmic axis, with 95 % intervals."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.4, 3.6)
+        figure, axes = _figure(5.2, 3.6)
         for model in dict.fromkeys(row["model"] for row in summary):
             rows = sorted((row for row in summary if row["model"] == model), key=lambda row: row["fraction"])
             xs, ys = [row["fraction"] for row in rows], [100 * row["top1_mean"] for row in rows]
-            bounds = np.array([row["top1_ci"] for row in rows]).T * 100
-            axes.plot(xs, ys, color=looks.colour[model], marker=looks.marker[model], label=model)
-            axes.fill_between(xs, *bounds, color=looks.colour[model], alpha=0.15, linewidth=0)
+            low, high = np.array([row["top1_ci"] for row in rows]).T * 100
+            axes.fill_between(xs, low, high, color=looks.colour[model], alpha=0.14, linewidth=0)
+            axes.plot(xs, ys, color=looks.colour[model], marker=looks.marker[model], markersize=6, linewidth=1.8)
         axes.set_xscale("log")
         axes.set_xticks(sorted({row["fraction"] for row in summary}))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.minorticks_off()
-        axes.set_xlabel("share of the training images")
-        axes.set_ylabel("top-1 accuracy, %")
-        axes.legend(loc="lower right")
+        axes.set(xlabel="share of the training images", ylabel="top-1 accuracy, %")
         return _svg(figure, "fractions", "Top-1 accuracy against the share of the training images")
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str, model: str) -> Markup:
-    """Which class (row) was taken for which (column), as shares of the row; names up to 25 classes."""
+    """Which class (row) was taken for which (column): right in one hue, wrong in another, by the share of the row.
+
+    Wrong answers are shaded by a root of their share, so that the rare ones are seen. Beyond 25 classes the matrix is
+    a picture without names.
+    """
     matrix = np.asarray(counts, dtype=float)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        side = min(2.6 + 0.34 * len(classes), 7.4)
+    right = np.eye(len(classes), dtype=bool)
+    strength = np.where(right, shares, 0.9 * shares**0.4)
+    with mpl.rc_context({**STYLE, "axes.grid": False, "xtick.major.size": 0, "ytick.major.size": 0}):
+        side = min(2.8 + 0.36 * len(classes), 7.4)
         figure, axes = _figure(side, side)
-        axes.imshow(shares, cmap="Blues" if len(classes) else None, vmin=0, vmax=1, interpolation="nearest")
-        if len(classes) <= 25:
+        if len(classes) <= MOST_NAMED_CLASSES:
+            _named_cells(axes, matrix, shares, strength, right)
             labels = [label if len(label) <= 18 else label[:17] + "…" for label in classes]
-            axes.set_xticks(range(len(classes)), labels, rotation=90)
+            axes.set_xticks(range(len(classes)), labels, rotation=45, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(classes)), labels)
-        if len(classes) <= 12:
-            for row, column in np.ndindex(*shares.shape):
-                if matrix[row, column]:
-                    light = shares[row, column] > 0.5
-                    colour = "#ffffff" if light else "#10202c"
-                    axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour, size=8)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        return _svg(figure, name, f"Confusion matrix of {model}")
+        else:
+            pixels = np.empty((*shares.shape, 4))
+            pixels[right, :3], pixels[~right, :3] = mpl.colors.to_rgb("#2f8fd0"), mpl.colors.to_rgb("#e0702a")
+            pixels[..., 3] = strength  # mid tones that carry on white and on black
+            axes.imshow(pixels, interpolation="nearest")
+        axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), aspect="equal")
+        axes.set(xlabel="predicted", ylabel="true")
+        return _svg(figure, name, f"Confusion matrix of {model}; its largest entries are listed beside it", trim=True)
+
+
+def _named_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray, strength: np.ndarray, right: np.ndarray) -> None:
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        colour = RIGHT if right[row, column] else WRONG
+        alpha = strength[row, column]
+        cell = Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, color=colour, alpha=alpha, linewidth=0, clip_on=False)
+        axes.add_patch(cell)
+        if len(matrix) <= MOST_NUMBERED_CLASSES:
+            share = 100 * shares[row, column]
+            number = f"{share:.0f}" if share >= 1 else "<1"
+            ink = PAPER if alpha > 0.6 else INK
+            axes.text(column, row, number, ha="center", va="center", color=ink, size=9)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -169,18 +285,34 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, name: str, description: str) -> Markup:
-    """The figure's SVG element, its ids made unique by ``name``, with a description for those who do not see it."""
+def _quietly(draw: Any) -> Any:
+    """Draw without a warning for a letter that matplotlib's font lacks: the page's fonts draw the text."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        return draw()
+
+
+def _svg(figure: Figure, name: str, description: str, *, trim: bool = False) -> Markup:
+    """The figure's SVG element, its ids made unique by ``name``, with a description for those who do not see it.
+
+    ``trim`` cuts off empty margins, which a square in a rectangle has.
+    """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name, "svg.id": f"figure-{name}"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with mpl.rc_context({"svg.hashsalt": name}):
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        bounds = "tight" if trim else None
+        _quietly(lambda: figure.savefig(buffer, format="svg", transparent=True, metadata=metadata, bbox_inches=bounds))
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, variable)
-    start = text.index(">") + 1
-    opening = text[: start - 1].replace("<svg ", '<svg role="img" ', 1)
-    body = text[start:]
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
-    return Markup(opening + f' aria-label="{Markup.escape(description)}">' + body)
+    text = re.sub(r"<[^>]*>", lambda tag: _adapt(tag[0], name), text[text.index("<svg") :])  # tags: names stay as given
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
+
+
+def _adapt(tag: str, name: str) -> str:
+    """A tag of a figure with ids of its own and the page's colours."""
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r'(url\(|href=")#', rf"\1#{name}-", tag)
+    return re.sub("#[0-9a-f]{6}", lambda colour: _variable(colour[0]), tag)
+
+
+def _variable(colour: str) -> str:
+    return f"var(--{VARIABLES[colour]})" if colour in VARIABLES else colour

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from glocal.files import atomic_write_text, printable
 from glocal.report import figures
 
-THUMBNAIL = 144  # pixels of a mistake's longer side
-SHOWN_MISTAKES = 8
+THUMBNAIL = 168  # pixels of a mistake's longer side
+PIXEL_ART = 2  # images enlarged at least this much keep their pixels sharp, and are PNG; photographs are JPEG
+SHOWN_SKIPPED = 500
+BUDGETS = (("ep", "epochs"), ("s", "seconds"), ("flop", "FLOP"))
 CSV_COLUMNS = (
     "id", "model", "seed", "fraction", "status", "error", "top1", "top5", "ece", "nll", "params", "macs",
     "train_images_per_s", "latency_ms_b1", "images_per_s_b32", "peak_memory_mib", "budget",
@@ -47,12 +50,10 @@ def render_report(results: Results, *, pictures: Mapping[str, Image.Image] | Non
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=lambda value, digits=1: "–" if value is None else f"{100 * value:.{digits}f}",
-        si=_si,
-        number=_number,
-        pretty=lambda value: json.dumps(value) if isinstance(value, list | dict) else str(value),
+        percent=_percent, signed=_signed, si=_si, number=_number, pretty=_pretty, budget=_budget, clock=_clock
     )
-    return environment.get_template("compare.html.j2").render(_context(_shown(results), pictures or {}))
+    known = {printable(key): image for key, image in (pictures or {}).items()}
+    return environment.get_template("compare.html.j2").render(_context(_shown(results), known))
 
 
 def write_csv(results: Results, path: Path) -> None:
@@ -71,37 +72,56 @@ def _cell(value: object) -> object:
 
 
 def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
-    models = results["settings"]["models"]
-    looks = figures.Looks(models)
-    done = [run for run in results["runs"] if run["status"] == "ok"]
-    largest = max((row["fraction"] for row in results["summary"]), default=1.0)
-    rows = [row for row in results["summary"] if row["fraction"] == largest]
-    runs = [run for run in done if run["fraction"] == largest]
+    """What the template shows: the largest fraction in full, the others in one figure and one table."""
+    summary, classes = results["summary"], results["data"]["classes"]
+    looks = figures.Looks(results["settings"]["models"])
+    largest = max((row["fraction"] for row in summary), default=1.0)
+    rows = [row for row in summary if row["fraction"] == largest]
+    runs = [run for run in results["runs"] if run["status"] == "ok" and run["fraction"] == largest]
     by_model = {row["model"]: [run for run in runs if run["model"] == row["model"]] for row in rows}
-    classes = results["data"]["classes"]
-    confusions = {name: _sum([run["confusion"] for run in group]) for name, group in by_model.items()}
     return {
         "results": results,
+        "colours": figures.COLOURS,
         "rows": rows,
         "largest": largest,
         "row_of": {row["model"]: row for row in rows},
-        "several_fractions": len({row["fraction"] for row in results["summary"]}) > 1,
-        "leaderboard": figures.leaderboard(rows, looks) if rows else None,
-        "trade_macs": figures.trade_off(rows, looks, "macs", "multiply-accumulates of an image, M", 1e6)
-        if rows
-        else None,
-        "trade_latency": figures.trade_off(rows, looks, "latency_ms_b1", "latency at batch 1, ms", 1) if rows else None,
-        "curves_epoch": figures.curves(runs, looks, "epoch", "epochs") if runs else None,
-        "curves_seconds": figures.curves(runs, looks, "seconds", "seconds of training") if runs else None,
-        "fractions": figures.fractions(results["summary"], looks) if rows else None,
-        "confusions": {
-            name: figures.confusion(matrix, classes, f"confusion-{i}", name)
-            for i, (name, matrix) in enumerate(confusions.items())
-        },
-        "confused": {name: _most_confused(matrix, classes) for name, matrix in confusions.items()},
+        "swatch": {model: looks.swatch(model) for model in results["settings"]["models"]},
+        "several_fractions": len({row["fraction"] for row in summary}) > 1,
+        "figures": _figures(rows, runs, summary, looks) if rows else {},
+        "confusions": [
+            _confusion(by_model[row["model"]], classes, f"confusion-{i}", row["model"]) for i, row in enumerate(rows)
+        ],
         "per_class": _per_class(by_model, classes),
-        "mistakes": _mistakes(by_model, classes, pictures),
+        "mistakes": [(row["model"], *_mistakes(by_model[row["model"]][0], classes, pictures)) for row in rows],
         "failed": [run for run in results["runs"] if run["status"] != "ok"],
+        "finished": sum(run["status"] == "ok" for run in results["runs"]),
+        "shown_skipped": results["data"]["skipped"][:SHOWN_SKIPPED],
+    }
+
+
+def _figures(
+    rows: Sequence[Results], runs: Sequence[Results], summary: Sequence[Results], looks: figures.Looks
+) -> dict[str, Markup]:
+    macs = max(row["macs"] for row in rows)
+    factor, unit = (1e9, "billions") if macs >= 1e9 else (1e6, "millions")
+    return {
+        "leaderboard": figures.leaderboard(rows, looks),
+        "leaderboard_narrow": figures.leaderboard(rows, looks, narrow=True),
+        "macs": figures.trade_off(rows, looks, "macs", f"MACs for an image, {unit}", factor),
+        "latency": figures.trade_off(rows, looks, "latency_ms_b1", "latency at batch 1, ms"),
+        "epochs": figures.curves(runs, looks, "epoch", "epochs"),
+        "seconds": figures.curves(runs, looks, "seconds", "seconds of training"),
+        "fractions": figures.fractions(summary, looks),
+    }
+
+
+def _confusion(runs: Sequence[Results], classes: Sequence[str], name: str, model: str) -> dict[str, Any]:
+    """The confusion matrix of a model over all its seeds, as a figure and by its largest entries."""
+    matrix = _sum([run["confusion"] for run in runs])
+    return {
+        "model": model,
+        "figure": figures.confusion(matrix, classes, name, model),
+        "pairs": _most_confused(matrix, classes),
     }
 
 
@@ -109,16 +129,15 @@ def _sum(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
     return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
 
 
-def _most_confused(
-    matrix: list[list[int]], classes: Sequence[str], count: int = 5
-) -> list[tuple[str, str, int, float]]:
-    pairs = [
-        (classes[i], classes[j], n, n / max(sum(row), 1))
+def _most_confused(matrix: Sequence[Sequence[int]], classes: Sequence[str], count: int = 8) -> list[dict[str, Any]]:
+    """The wrong answers that take the largest share of their true class."""
+    pairs: list[dict[str, Any]] = [
+        {"true": classes[i], "predicted": classes[j], "share": n / sum(row)}
         for i, row in enumerate(matrix)
         for j, n in enumerate(row)
         if i != j and n
     ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:count]
+    return sorted(pairs, key=lambda pair: -pair["share"])[:count]
 
 
 def _per_class(by_model: Mapping[str, Sequence[Results]], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -137,33 +156,32 @@ def _per_class(by_model: Mapping[str, Sequence[Results]], classes: Sequence[str]
 
 
 def _mistakes(
-    by_model: Mapping[str, Sequence[Results]], classes: Sequence[str], pictures: Mapping[str, Image.Image]
-) -> dict[str, list[dict[str, Any]]]:
-    """The most confident mistakes of the first seed of each model, with their pictures."""
-    shown = {}
-    for model, runs in by_model.items():
-        for run in runs[:1]:
-            shown[model] = [
-                {
-                    "path": mistake["path"],
-                    "true": classes[mistake["true"]],
-                    "predicted": classes[mistake["predicted"]],
-                    "confidence": mistake["confidence"],
-                    "picture": _data_uri(pictures[mistake["picture"]]) if mistake["picture"] in pictures else None,
-                }
-                for mistake in run["mistakes"][:SHOWN_MISTAKES]
-            ]
-    return shown
+    run: Results, classes: Sequence[str], pictures: Mapping[str, Image.Image]
+) -> tuple[int, list[dict[str, Any]]]:
+    """The seed of a run and its most confident mistakes, with their pictures."""
+    shown = []
+    for mistake in run["mistakes"]:
+        image = pictures.get(mistake["picture"])
+        uri, sharp = _thumbnail(image) if image is not None else (None, False)
+        true, predicted = classes[mistake["true"]], classes[mistake["predicted"]]
+        shown.append({**mistake, "true": true, "predicted": predicted, "uri": uri, "sharp": sharp})
+    return run["seed"], shown
 
 
-def _data_uri(image: Image.Image) -> str:
+def _thumbnail(image: Image.Image) -> tuple[str, bool]:
+    """A data URI of the image, encoded anew, and whether it is a small one shown enlarged."""
     image = image.convert("RGB")
+    image.info = {}  # comments and profiles of the file would be written along
     scale = THUMBNAIL / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    method = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    sharp = scale >= PIXEL_ART
     buffer = io.BytesIO()
-    image.resize(size, method).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if sharp:
+        image.save(buffer, "PNG", optimize=True)  # the browser enlarges it
+    else:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
+    kind = "png" if sharp else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode(), sharp
 
 
 def _shown(value: Any) -> Any:
@@ -177,6 +195,16 @@ def _shown(value: Any) -> Any:
     return value
 
 
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    """Points of percent with a sign, zero without."""
+    text = f"{100 * value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "\u2212")
+
+
 def _si(value: float | None) -> str:
     """A count with three digits and a unit: 17.1M."""
     if value is None:
@@ -187,5 +215,34 @@ def _si(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _number(value: float | None, digits: int = 1) -> str:
+def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _clock(seconds: float | None) -> str:
+    """A time as a person says it: 45 s, 2 min 5 s, 3 h 20 min."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _pretty(value: object) -> str:
+    """A setting as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def _budget(asked: str) -> str:
+    """A budget in words: 5ep is 5 epochs."""
+    for suffix, word in BUDGETS:
+        number = asked.removesuffix(suffix)
+        if number != asked and number.replace(".", "", 1).replace("e", "", 1).isdigit():
+            return f"{number} {word.removesuffix('s') if number == '1' else word}"
+    return asked
