@@ -10,17 +10,26 @@ def rights(*counts, images=10):
     return np.array([[i < count for i in range(images)] for count in counts])
 
 
-def test_over_seeds_it_is_students_interval_by_hand():
-    interval = accuracy_interval(rights(5, 6, 7))
-    margin = 4.302653 * 0.1 / np.sqrt(3)  # t(0.975, 2) x s / sqrt(S)
+def test_over_seeds_and_images_by_hand():
+    interval = accuracy_interval(rights(500, 600, 700, images=1000))
+    of_seeds = 4.302653 * 0.1 / np.sqrt(3)  # t(0.975, 2) x s / sqrt(S)
+    means = np.repeat([1, 2 / 3, 1 / 3, 0], [500, 100, 100, 300])  # of an image over the seeds
+    of_images = 1.959964 * means.std() / np.sqrt(1000)
+    margin = np.hypot(of_seeds, of_images)
     assert interval.mean == pytest.approx(0.6)
-    assert (interval.low, interval.high) == pytest.approx((0.6 - margin, 0.6 + margin))
-    assert interval.method == "t-interval over 3 seeds"
+    assert (interval.low, interval.high) == pytest.approx((0.6 - margin, 0.6 + margin), abs=1e-4)
+    assert interval.method == "t-interval over 3 seeds, with the sampling of the test images"
+
+
+def test_seeds_that_agree_by_luck_leave_the_sampling_of_images():
+    interval = accuracy_interval(rights(800, 800, images=1000))
+    margin = 1.959964 * np.sqrt(0.8 * 0.2 / 1000)
+    assert (interval.low, interval.high) == pytest.approx((0.8 - margin, 0.8 + margin), rel=0.02)
 
 
 def test_an_interval_stays_between_none_and_all():
-    interval = accuracy_interval(rights(9, 10))
-    assert interval.low == pytest.approx(0.95 - 12.7062 * 0.05, abs=1e-4)
+    interval = accuracy_interval(rights(900, 1000, images=1000))
+    assert interval.low == pytest.approx(0.95 - 12.7062 * 0.05, abs=1e-3)
     assert interval.high == 1.0
 
 
