@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from glocal.layers import AbsolutePosition2d, RelativePosition2d, resample_table
+from glocal.layers import AbsolutePosition2d, RelativePosition2d, resample_table, sincos_position_2d
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -48,3 +50,19 @@ def test_rows_and_columns_are_not_confused():
     query, key = 0 * 3 + 2, 1 * 3 + 0  # from (0, 2) to (1, 0): one row down, two columns left
     assert bias[query, key] == 300 + 1
     assert bias[key, query] == 100 + 5
+
+
+def test_sincos_against_its_formula():
+    dim, height, width = 12, 3, 5
+    got = sincos_position_2d(dim, height, width, torch.zeros((), dtype=torch.float64))
+    for row in range(height):
+        for column in range(width):
+            for i in range(dim // 4):
+                frequency = 10000 ** (-i / (dim // 4))
+                expected = (
+                    math.sin(column * frequency),
+                    math.cos(column * frequency),
+                    math.sin(row * frequency),
+                    math.cos(row * frequency),
+                )
+                assert got[i :: dim // 4, row, column].tolist() == pytest.approx(expected, abs=1e-12)

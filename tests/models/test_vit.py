@@ -4,18 +4,18 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import build_sincos2d_pos_embed
 
 import glocal
 from tests.randomized import calm, wild
 
 
 def small(**kwargs) -> torch.nn.Module:
-    return glocal.create_model("glocal_vit_tiny_patch16_224", depth=2, dim=12, num_heads=2, **kwargs)
+    return glocal.create_model("glocal_vit_tiny_patch16_224", **{"depth": 2, "dim": 12, "num_heads": 2, **kwargs})
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_equal_to_timm_with_weights_moved_over(size):
-    name = f"vit_{size}_patch16_224"
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch32_224"])
+def test_equal_to_timm_with_weights_moved_over(name):
     theirs = calm(timm.create_model(name))
     ours = glocal.create_model(f"glocal_{name}").eval()
     ours.load_state_dict(glocal.convert_checkpoint(f"glocal_{name}", theirs.state_dict()))
@@ -78,10 +78,22 @@ def test_without_class_token_and_position_the_order_of_patches_is_unseen():
     assert not torch.allclose(placed(x), placed(swapped), atol=1e-6)
 
 
+def test_sincos_positions_are_timms_but_for_their_order_at_any_size_and_nothing_is_learned():
+    model = wild(small(position="sincos", img_size=32))
+    assert model.pos_embed is None
+    x = torch.randn(1, 3, 48, 80, dtype=torch.float64)
+    theirs = build_sincos2d_pos_embed([3, 5], 12, dtype=torch.float64)  # sin row, sin column, cos row, cos column
+    theirs = theirs.unflatten(1, (4, 3))[:, [1, 3, 0, 2]].flatten(1)
+    patches = model.patch_embed(x).flatten(2).transpose(1, 2)
+    expected = torch.cat((model.cls_token, patches + theirs), dim=1)
+    torch.testing.assert_close(model.embed(x), expected, rtol=0, atol=1e-6)  # timm's frequencies are float32
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"position": "rotary"}, "position: expected one of learned, none, got 'rotary'"),
+        ({"position": "rotary"}, "position: expected one of learned, sincos, none, got 'rotary'"),
+        ({"position": "sincos", "dim": 10}, "dim: expected a multiple of 4 for sincos positions, got 10"),
         ({"global_pool": "median"}, "global_pool: expected one of 'token', 'avg', 'max', '', got 'median'"),
         ({"class_token": False}, "global_pool: expected one of 'avg', 'max', '', got 'token'"),
     ],

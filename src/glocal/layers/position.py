@@ -23,6 +23,29 @@ def _axis_offsets(length: int, device: torch.device) -> Tensor:
     return position[None, :] - position[:, None] + length - 1
 
 
+def sincos_position_2d(dim: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Fixed position embedding of a map (Chen et al. 2021, "MoCo v3", §4; Vaswani et al. 2017, §3.5, for each axis).
+
+    Quarters of the channels are sin(column w), cos(column w), sin(row w), cos(row w) with dim / 4 frequencies w that
+    fall geometrically from 1 towards 1/10000.
+
+    Args:
+        dim: channels, a multiple of 4.
+        height: rows.
+        width: columns.
+        like: gives device and type.
+
+    Returns:
+        (dim, height, width) values in [-1, 1].
+    """
+    frequency = 10000.0 ** (-torch.arange(dim // 4, device=like.device, dtype=torch.float64) / (dim // 4))
+    rows = frequency[:, None] * torch.arange(height, device=like.device)  # (dim / 4, H)
+    columns = frequency[:, None] * torch.arange(width, device=like.device)  # (dim / 4, W)
+    across = torch.cat((columns.sin(), columns.cos()))[:, None, :].expand(-1, height, -1)
+    down = torch.cat((rows.sin(), rows.cos()))[:, :, None].expand(-1, -1, width)
+    return torch.cat((across, down)).to(like.dtype)
+
+
 class RelativePosition2d(nn.Module):
     """Logits q_i . (r_height[row_j - row_i] + r_width[column_j - column_i]), tables shared by the heads.
 

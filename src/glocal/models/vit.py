@@ -13,11 +13,11 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import vit as names
-from glocal.layers import PatchEmbed, SelfAttention, map_to_tokens, tokens_to_map
+from glocal.layers import PatchEmbed, SelfAttention, map_to_tokens, sincos_position_2d, tokens_to_map
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
 
 POOLS = ("token", "avg", "max", "")
-POSITIONS = ("learned", "none")
+POSITIONS = ("learned", "sincos", "none")
 
 
 class Block(nn.Module):
@@ -57,7 +57,8 @@ class VisionTransformer(Backbone):
         mlp_ratio: hidden width of the MLP over dim.
         qkv_bias: whether q, k and v have a bias.
         class_token: prepend a learned token; without one, pool by "avg" or "max".
-        position: "learned" for one embedding a patch (bicubic resampling at other sizes), or "none".
+        position: "learned" for one embedding a patch (bicubic resampling at other sizes), "sincos" for fixed sines and
+            cosines of row and column (Chen et al. 2021, "MoCo v3", §4; nothing is added to the class token), or "none".
         num_classes: classes of the head; 0 for none.
         in_chans: channels of the image.
         global_pool: "token", "avg" or "max" over the patches, or "" for all tokens.
@@ -94,6 +95,9 @@ class VisionTransformer(Backbone):
         super().__init__()
         if position not in POSITIONS:
             raise ValueError(f"position: expected one of {', '.join(POSITIONS)}, got {position!r}")
+        if position == "sincos" and dim % 4:
+            raise ValueError(f"dim: expected a multiple of 4 for sincos positions, got {dim}")
+        self.position = position
         self.num_prefix_tokens = int(class_token)
         self.patch_embed = PatchEmbed(patch_size, in_chans, dim)
         self.grid_size = self.patch_embed.grid(*to_2tuple(img_size))
@@ -133,6 +137,8 @@ class VisionTransformer(Backbone):
         """(B, in_chans, H, W) image -> (B, prefix + patches, dim) tokens with their positions (Eq. 1)."""
         x = self.patch_embed(x)  # (B, D, h, w)
         grid = x.shape[-2:]
+        if self.position == "sincos":
+            x = x + sincos_position_2d(x.shape[1], *grid, like=x)
         x = map_to_tokens(x)  # (B, hw, D)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
@@ -210,6 +216,10 @@ default_cfgs = generate_default_cfgs(
         "glocal_vit_small_patch16_224.untrained": _AUGREG,
         "glocal_vit_base_patch16_224.untrained": _AUGREG,
         "glocal_vit_large_patch16_224.untrained": _AUGREG,
+        "glocal_vit_tiny_patch32_224.untrained": _AUGREG,
+        "glocal_vit_small_patch32_224.untrained": _AUGREG,
+        "glocal_vit_base_patch32_224.untrained": _AUGREG,
+        "glocal_vit_large_patch32_224.untrained": _AUGREG,
     }
 )
 
@@ -238,3 +248,27 @@ def glocal_vit_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vis
     return build(
         VisionTransformer, "glocal_vit_large_patch16_224", pretrained, kwargs, dim=1024, depth=24, num_heads=16
     )
+
+
+@register_model
+def glocal_vit_tiny_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """ViT-Ti/32: 6.1M parameters, 0.31 GMACs at 224."""
+    return build(VisionTransformer, "glocal_vit_tiny_patch32_224", pretrained, kwargs, dim=192, num_heads=3, patch_size=32)
+
+
+@register_model
+def glocal_vit_small_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """ViT-S/32: 22.9M parameters, 1.14 GMACs at 224 (Steiner et al. 2022, Tab. 2)."""
+    return build(VisionTransformer, "glocal_vit_small_patch32_224", pretrained, kwargs, dim=384, num_heads=6, patch_size=32)
+
+
+@register_model
+def glocal_vit_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """ViT-B/32: 88M parameters, 4.41 GMACs at 224 (Steiner et al. 2022, Tab. 2)."""
+    return build(VisionTransformer, "glocal_vit_base_patch32_224", pretrained, kwargs, dim=768, num_heads=12, patch_size=32)
+
+
+@register_model
+def glocal_vit_large_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """ViT-L/32: 306.5M parameters, 15.4 GMACs at 224."""
+    return build(VisionTransformer, "glocal_vit_large_patch32_224", pretrained, kwargs, dim=1024, depth=24, num_heads=16, patch_size=32)
