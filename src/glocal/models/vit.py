@@ -253,22 +253,37 @@ def glocal_vit_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vis
 @register_model
 def glocal_vit_tiny_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """ViT-Ti/32: 6.1M parameters, 0.31 GMACs at 224."""
-    return build(VisionTransformer, "glocal_vit_tiny_patch32_224", pretrained, kwargs, dim=192, num_heads=3, patch_size=32)
+    return build(
+        VisionTransformer, "glocal_vit_tiny_patch32_224", pretrained, kwargs, dim=192, num_heads=3, patch_size=32
+    )
 
 
 @register_model
 def glocal_vit_small_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """ViT-S/32: 22.9M parameters, 1.14 GMACs at 224 (Steiner et al. 2022, Tab. 2)."""
-    return build(VisionTransformer, "glocal_vit_small_patch32_224", pretrained, kwargs, dim=384, num_heads=6, patch_size=32)
+    return build(
+        VisionTransformer, "glocal_vit_small_patch32_224", pretrained, kwargs, dim=384, num_heads=6, patch_size=32
+    )
 
 
 @register_model
 def glocal_vit_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """ViT-B/32: 88M parameters, 4.41 GMACs at 224 (Steiner et al. 2022, Tab. 2)."""
-    return build(VisionTransformer, "glocal_vit_base_patch32_224", pretrained, kwargs, dim=768, num_heads=12, patch_size=32)
+    return build(
+        VisionTransformer, "glocal_vit_base_patch32_224", pretrained, kwargs, dim=768, num_heads=12, patch_size=32
+    )
 
 
 @register_model
 def glocal_vit_large_patch32_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """ViT-L/32: 306.5M parameters, 15.4 GMACs at 224."""
-    return build(VisionTransformer, "glocal_vit_large_patch32_224", pretrained, kwargs, dim=1024, depth=24, num_heads=16, patch_size=32)
+    return build(
+        VisionTransformer,
+        "glocal_vit_large_patch32_224",
+        pretrained,
+        kwargs,
+        dim=1024,
+        depth=24,
+        num_heads=16,
+        patch_size=32,
+    )
