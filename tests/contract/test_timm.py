@@ -127,7 +127,7 @@ def test_features_equal_intermediates_equal_hooks(name):
             True
         ] * 2
         normed = model.forward_intermediates(x, [last], norm=True, intermediates_only=True)[0]
-        assert torch.equal(normed, model.to_map(features, 64, 48))
+        assert torch.equal(normed, model.to_map(features, last, 64, 48))
 
         extractor = calm(short(name, features_only=True))
         assert extractor.feature_info.reduction() == [model.feature_info[i]["reduction"] for i in extractor.out_indices]

@@ -1,6 +1,7 @@
 """Take a state dict out of what training scripts put around it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,3 +16,13 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             checkpoint = checkpoint[key]
             break
     return {name.removeprefix("module."): tensor for name, tensor in checkpoint.items()}
+
+
+def rename(state_dict: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """The same tensors under other names: every (pattern, replacement) is applied to every name, in order."""
+    renamed = {}
+    for name, tensor in state_dict.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed

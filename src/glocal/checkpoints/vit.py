@@ -1,12 +1,11 @@
 """ViT checkpoints: timm's (and DeiT's) names are ours; torchvision's are renamed."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from glocal.checkpoints.unwrap import unwrap
+from glocal.checkpoints.unwrap import rename, unwrap
 
 # torchvision.models.VisionTransformer -> glocal
 TORCHVISION = (
@@ -29,10 +28,4 @@ def to_glocal(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     state_dict = unwrap(checkpoint)
     if "conv_proj.weight" not in state_dict:
         return state_dict
-    return {_rename(name): tensor for name, tensor in state_dict.items()}
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in TORCHVISION:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rename(state_dict, TORCHVISION)

@@ -1,9 +1,13 @@
 """Self-attention. `Attend` is the only softmax over scores; mechanisms differ in how they make q, k, v and bias."""
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.layers.position import AbsolutePosition2d, NoPosition2d, RelativePosition2d
+from glocal.layers.tokens import map_to_tokens, tokens_to_map
 
 POSITIONS: dict[str, type[nn.Module]] = {
     "relative": RelativePosition2d,
@@ -41,18 +45,21 @@ class SelfAttention(nn.Module):
         dim: channels of a token.
         num_heads: heads, each dim / num_heads wide.
         qkv_bias: whether q, k and v have a bias.
+        scale: factor of q k^T; None takes head_dim ** -0.5.
         dropout: dropout of the attention weights.
 
     Raises:
         ValueError: if num_heads does not divide dim.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, num_heads: int, *, qkv_bias: bool = True, scale: float | None = None, dropout: float = 0.0
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = _head_dim(dim, num_heads)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.attend = Attend(dropout=dropout)
+        self.attend = Attend(scale=scale, dropout=dropout)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,6 +68,91 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, n, N, d) each
         x = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, N, dim)
         return self.proj(x)
+
+
+class ConvAttention(nn.Module):
+    """Self-attention whose q, k and v come from convolutions over the map (Wu et al. 2021, "CvT", §3.2, Fig. 3c).
+
+    As in the authors' release: the scale is dim ** -0.5, not that of a head; prefix tokens (the class token) are not in
+    the map and go to the linear layers as they are.
+
+    Args:
+        dim: channels of a token.
+        num_heads: heads, each dim / num_heads wide.
+        projection: what q, k and v pass before their linear layers: "conv", a depthwise 3x3 convolution and BatchNorm;
+            "pool", an average pooling for k and v and nothing for q; "linear", nothing (§4.4, Tab. 7).
+        kv_stride: stride of that convolution or pooling for k and v.
+        num_prefix_tokens: tokens that stand before those of the map.
+        qkv_bias: whether the linear layers of q, k and v have a bias.
+        dropout: dropout of the attention weights.
+
+    Raises:
+        ValueError: if num_heads does not divide dim, or projection is unknown.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        projection: str = "conv",
+        kv_stride: int = 2,
+        num_prefix_tokens: int = 0,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if projection not in PROJECTIONS:
+            raise ValueError(f"projection: expected one of {', '.join(PROJECTIONS)}, got {projection!r}")
+        self.num_prefix_tokens = num_prefix_tokens
+        self.head_dim = _head_dim(dim, num_heads)
+        self.conv_proj_q = PROJECTIONS[projection](dim, 1)
+        self.conv_proj_k = PROJECTIONS[projection](dim, kv_stride)
+        self.conv_proj_v = PROJECTIONS[projection](dim, kv_stride)
+        self.proj_q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.proj_k = nn.Linear(dim, dim, bias=qkv_bias)
+        self.proj_v = nn.Linear(dim, dim, bias=qkv_bias)
+        self.attend = Attend(scale=dim**-0.5, dropout=dropout)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, prefix + HW, dim) -> the same shape, for tokens of a map of this height and width."""
+        prefix, x = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        x = tokens_to_map(x, height, width)  # (B, dim, H, W)
+        q, k, v = (
+            linear(torch.cat((prefix, map_to_tokens(conv(x))), dim=1)).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+            for conv, linear in (
+                (self.conv_proj_q, self.proj_q),
+                (self.conv_proj_k, self.proj_k),
+                (self.conv_proj_v, self.proj_v),
+            )
+        )  # (B, n, N, d), (B, n, M, d) twice
+        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class DepthwiseProjection(nn.Sequential):
+    """Depthwise 3x3 convolution and BatchNorm: the convolutional projection of CvT before its linear layer."""
+
+    def __init__(self, dim: int, stride: int):
+        super().__init__()
+        self.add_module("conv", nn.Conv2d(dim, dim, 3, stride=stride, padding=1, groups=dim, bias=False))
+        self.add_module("bn", nn.BatchNorm2d(dim))
+
+
+def _pooling(dim: int, stride: int) -> nn.Module:
+    """The release pools k and v alone; odd ends make one window more (ceil_mode)."""
+    return nn.AvgPool2d(3, stride, padding=1, ceil_mode=True) if stride > 1 else nn.Identity()
+
+
+def _nothing(dim: int, stride: int) -> nn.Module:
+    return nn.Identity()
+
+
+PROJECTIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": DepthwiseProjection,
+    "pool": _pooling,
+    "linear": _nothing,
+}
 
 
 class MHSA2d(nn.Module):

@@ -17,10 +17,29 @@ def resample_table(table: Tensor, length: int) -> Tensor:
     return F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0].T
 
 
+def resample_map(table: Tensor, height: int, width: int) -> Tensor:
+    """Resample a (1, C, h, w) map of position embeddings to (1, C, height, width): bicubic, without antialias.
+
+    Equal size returns equal values: the weights of the interpolation are then exactly 0 and 1.
+    """
+    return F.interpolate(table, size=(height, width), mode="bicubic", align_corners=False)
+
+
 def _axis_offsets(length: int, device: torch.device) -> Tensor:
     """(length, length) rows of a relative table: key position - query position + length - 1, query first."""
     position = torch.arange(length, device=device)
     return position[None, :] - position[:, None] + length - 1
+
+
+def sinusoid(length: int, dim: int) -> Tensor:
+    """(length, dim) sines in even channels and cosines in odd ones (Vaswani et al. 2017, §3.5), float32.
+
+    Channels 2i and 2i + 1 have frequency 10000 ** (-2i / dim).
+    """
+    channel = torch.arange(dim)
+    frequency = 10000.0 ** (-2 * (channel // 2).double() / dim)
+    angle = torch.arange(length)[:, None] * frequency
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
 
 
 def sincos_position_2d(dim: int, height: int, width: int, like: Tensor) -> Tensor:

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError, nearest
 from glocal.models._backbone import Backbone
 from glocal.models.botnet import BoTNet
+from glocal.models.cvt import CvT
 from glocal.models.insert import insert_attention
 from glocal.models.resnet import ResNet
+from glocal.models.t2t_vit import T2TViT
 from glocal.models.vit import VisionTransformer
 
 from glocal.models import micro  # noqa: F401  (registers)  # isort: skip
 
 __all__ = [
     "BoTNet",
+    "CvT",
     "ResNet",
+    "T2TViT",
     "VisionTransformer",
     "convert_checkpoint",
     "create_model",

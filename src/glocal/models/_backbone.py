@@ -46,8 +46,8 @@ class Backbone(nn.Module):
         """(B, in_chans, H, W) image -> the output of each stage in turn, one for each entry of `feature_info`."""
         raise NotImplementedError
 
-    def to_map(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Output of a stage -> its (B, C, h, w) map, for an image of this height and width."""
+    def to_map(self, x: Tensor, index: int, height: int, width: int) -> Tensor:
+        """Output of the stage ``index`` -> its (B, C, h, w) map, for an image of this height and width."""
         return x
 
     def keep_stages(self, count: int) -> None:
@@ -70,6 +70,10 @@ class Backbone(nn.Module):
     def adapt_checkpoint(state_dict: StateDict, model: nn.Module) -> StateDict:
         """A checkpoint in anyone's names -> the names and table sizes of ``model``; the heads may differ."""
         return state_dict
+
+    def norm_stage(self, x: Tensor, index: int) -> Tensor:
+        """Output of the stage ``index`` through the final norm, as far as that is made for it."""
+        return self.norm(x)
 
     # What follows from it.
 
@@ -117,7 +121,7 @@ class Backbone(nn.Module):
         for index, stage in enumerate(self.forward_stages(x)):
             x = stage
             if index in taken:
-                maps.append(self.to_map(self.norm(x) if norm else x, height, width))
+                maps.append(self.to_map(self.norm_stage(x, index) if norm else x, index, height, width))
             if stop_early and index == last:
                 break
         return maps if intermediates_only else (self.norm(x), maps)

@@ -136,15 +136,15 @@ class VisionTransformer(Backbone):
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) image -> (B, prefix + patches, dim) tokens with their positions (Eq. 1)."""
         x = self.patch_embed(x)  # (B, D, h, w)
-        grid = x.shape[-2:]
+        height, width = x.shape[-2:]
         if self.position == "sincos":
-            x = x + sincos_position_2d(x.shape[1], *grid, like=x)
+            x = x + sincos_position_2d(x.shape[1], height, width, x)
         x = map_to_tokens(x)  # (B, hw, D)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         if self.pos_embed is not None:
             x = x + resample_abs_pos_embed(
-                self.pos_embed, list(grid), old_size=list(self.grid_size), num_prefix_tokens=self.num_prefix_tokens
+                self.pos_embed, [height, width], old_size=list(self.grid_size), num_prefix_tokens=self.num_prefix_tokens
             )
         return x
 
@@ -155,7 +155,7 @@ class VisionTransformer(Backbone):
             x = self.step(block, x)
             yield x
 
-    def to_map(self, x: Tensor, height: int, width: int) -> Tensor:
+    def to_map(self, x: Tensor, index: int, height: int, width: int) -> Tensor:
         return tokens_to_map(x[:, self.num_prefix_tokens :], *self.patch_embed.grid(height, width))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
