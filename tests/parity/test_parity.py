@@ -24,6 +24,9 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {  # fixture: our name, keywor
             "t2t_vit_dense", "t2t_vit_t_14",
         )
     },
+    "cat_tiny": ("cat_tiny", {}),
+    "cat_small": ("cat_small", {}),
+    "cat_base": ("cat_base", {}),
     "cvt-13-224": ("cvt_13", {}),
     "cvt-21-384": ("cvt_21", {}),
     "cvt-w24-384": ("cvt_w24", {}),
@@ -45,9 +48,11 @@ def weights(manifest: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def build(fixture: str, manifest: dict[str, Any], **kwargs: Any) -> nn.Module:
-    name, ours = FIXTURES[fixture]
+    """The model with the fixture's weights, strictly: no entry left over, none missing."""
+    name, ours = {**FIXTURES, **TWO_HEADS, **DENSE}[fixture]
+    converted = glocal.convert_checkpoint(name, weights(manifest), **kwargs)
     model = glocal.create_model(name, **ours, **kwargs)
-    model.load_state_dict(glocal.convert_checkpoint(name, weights(manifest), **ours, **kwargs))
+    (model.model if "features_only" in ours else model).load_state_dict(converted)
     return model.eval()
 
 
@@ -68,9 +73,10 @@ def compare(fixture: str, forward: Callable[[nn.Module, torch.Tensor], tuple[tor
     outputs = {output["name"]: output for output in manifest["outputs"]}
     for call in manifest["calls"]:
         model = build(fixture, manifest, **call["constructor_override"])
-        if fixture not in ("Conformer_small_patch32_dense",):  # the release freezes its stem there
-            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            assert trained == manifest["trainable_parameters"]
+        frozen = {"conv1.weight": 9408, "bn1.weight": 64, "bn1.bias": 64}  # by the dense Conformer's train()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trained -= sum(frozen.get(name, 0) for name in manifest["frozen_parameters"])
+        assert trained == manifest["trainable_parameters"]
         x = torch.from_numpy(recipe.image(manifest["inputs"][call["input"]]))
         for dtype, bound in ((torch.float32, FLOAT32), (torch.float64, FLOAT64)):
             with torch.no_grad():
@@ -82,3 +88,30 @@ def compare(fixture: str, forward: Callable[[nn.Module, torch.Tensor], tuple[tor
 @pytest.mark.parametrize("fixture", FIXTURES)
 def test_logits(fixture):
     compare(fixture, lambda model, x: (model(x),))
+
+
+TWO_HEADS = {
+    "Conformer_tiny_patch16": ("conformer_tiny_patch16", {}),
+    "Conformer_small_patch16": ("conformer_small_patch16", {}),
+    "Conformer_small_patch32": ("conformer_small_patch32", {}),
+    "Conformer_base_patch16": ("conformer_base_patch16", {}),
+    "conformer_tiny_patch16.mmpretrain": ("conformer_tiny_patch16", {}),
+    "conformer_small_patch32.mmpretrain": ("conformer_small_patch32", {}),
+}
+
+
+@pytest.mark.parametrize("fixture", TWO_HEADS)
+def test_logits_of_both_heads(fixture):
+    compare(fixture, lambda model, x: model.forward_branches(x))
+
+
+DENSE = {
+    "cat_small_dense": ("cat_small", {"output_norm": True, "features_only": True, "out_indices": (0, 1, 2, 3)}),
+    "cat_small_dense_odd": ("cat_small", {"output_norm": True, "features_only": True, "out_indices": (0, 1, 2, 3)}),
+    "Conformer_small_patch32_dense": ("conformer_small_patch32", {"features_only": True, "out_indices": (0, 1, 2, 3)}),
+}
+
+
+@pytest.mark.parametrize("fixture", DENSE)
+def test_maps_of_the_stages(fixture):
+    compare(fixture, lambda model, x: tuple(model(x)))

@@ -1,6 +1,7 @@
 """Parts without a family, built on torch alone: importing timm registers the models, which import this room."""
 
 from glocal.layers.attention import Attend, ConvAttention, MHSA2d, NonLocal2d, SelfAttention
+from glocal.layers.coupling import FCUDown, FCUUp
 from glocal.layers.performer import RandomFeatureAttention
 from glocal.layers.position import (
     AbsolutePosition2d,
@@ -12,11 +13,17 @@ from glocal.layers.position import (
     sinusoid,
 )
 from glocal.layers.tokens import PatchEmbed, map_to_tokens, tokens_to_map
+from glocal.layers.tokens_to_token import ConvolutionTokens, TokensToToken
+from glocal.layers.window import CrossPatchAttention, WindowAttention
 
 __all__ = [
     "AbsolutePosition2d",
     "Attend",
     "ConvAttention",
+    "ConvolutionTokens",
+    "CrossPatchAttention",
+    "FCUDown",
+    "FCUUp",
     "MHSA2d",
     "NoPosition2d",
     "NonLocal2d",
@@ -24,6 +31,8 @@ __all__ = [
     "RandomFeatureAttention",
     "RelativePosition2d",
     "SelfAttention",
+    "TokensToToken",
+    "WindowAttention",
     "map_to_tokens",
     "resample_map",
     "resample_table",

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError, nearest
 from glocal.models._backbone import Backbone
 from glocal.models.botnet import BoTNet
+from glocal.models.cat import CAT
+from glocal.models.conformer import Conformer
 from glocal.models.cvt import CvT
 from glocal.models.insert import insert_attention
 from glocal.models.resnet import ResNet
@@ -20,7 +22,9 @@ from glocal.models.vit import VisionTransformer
 from glocal.models import micro  # noqa: F401  (registers)  # isort: skip
 
 __all__ = [
+    "CAT",
     "BoTNet",
+    "Conformer",
     "CvT",
     "ResNet",
     "T2TViT",
@@ -57,13 +61,17 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
 def convert_checkpoint(name: str, state_dict: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:
     """Rename another distributor's checkpoint of a model to glocal's names.
 
+    Recognised by their keys: the authors' releases for classification and dense prediction, mmpretrain's Conformer and
+    T2T-ViT, Hugging Face's CvT, ViT and ResNet, timm's and torchvision's; alone or wrapped by a training script.
+
     Args:
         name: one of `list_models`.
         state_dict: the checkpoint, as a state dict or with the usual wrapping (``{"model": ...}``, ``module.``).
         kwargs: keywords of the model the checkpoint was made for, where they change its parameters (`num_classes`).
 
     Returns:
-        A state dict that `load_state_dict` of the model takes, strictly.
+        A state dict that `load_state_dict` of the model takes, strictly. A backbone's checkpoint, without any head,
+        gives no head and maybe no final norm: what ``create_model(name, features_only=True).model`` takes.
 
     Raises:
         GlocalError: if there is no such model in glocal, or an entry is left over, missing, or of another shape.
@@ -72,9 +80,16 @@ def convert_checkpoint(name: str, state_dict: Mapping[str, Any], **kwargs: Any) 
         raise GlocalError(f"model: expected one of glocal's models, got {name!r}{nearest(name, list_models())}")
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs)
-    assert isinstance(model, Backbone)
+        assert isinstance(model, Backbone)
+        keywords = model.keywords_of(model.adapt_checkpoint(dict(state_dict), model))
+        model = timm.create_model(name, **{**keywords, **kwargs})
+        assert isinstance(model, Backbone)
     converted = model.adapt_checkpoint(dict(state_dict), model)
-    _check_complete(name, model.state_dict(), converted)
+    heads = tuple(f"{head}." for head in model.classifiers())
+    expected = model.state_dict()
+    if not any(key.startswith(heads) for key in converted):
+        expected = {k: v for k, v in expected.items() if k in converted or not k.startswith((*heads, "norm."))}
+    _check_complete(name, expected, converted)
     return converted
 
 

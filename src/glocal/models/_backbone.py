@@ -26,6 +26,7 @@ class Backbone(nn.Module):
         num_features: channels of `forward_features`.
         head_hidden_size: channels that enter the classifier.
         feature_info: one dict a stage: `num_chs`, `reduction` (its stride in pixels), `module`.
+        output_norm: whether the maps of all stages pass norms of their own, asked for or not.
         norm: what the last stage passes through on its way to the head; families without one leave the identity.
     """
 
@@ -34,10 +35,12 @@ class Backbone(nn.Module):
     num_features: int
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
+    pretrained_cfg: dict[str, Any]  # from timm
 
     def __init__(self) -> None:
         super().__init__()
         self.grad_checkpointing = False
+        self.output_norm = False
         self.norm: nn.Module = nn.Identity()
 
     # What a family writes.
@@ -71,11 +74,21 @@ class Backbone(nn.Module):
         """A checkpoint in anyone's names -> the names and table sizes of ``model``; the heads may differ."""
         return state_dict
 
+    @staticmethod
+    def keywords_of(state_dict: StateDict) -> dict[str, Any]:
+        """Keywords that a converted checkpoint asks for, where its release differs from the published classifier."""
+        return {}
+
     def norm_stage(self, x: Tensor, index: int) -> Tensor:
         """Output of the stage ``index`` through the final norm, as far as that is made for it."""
         return self.norm(x)
 
     # What follows from it.
+
+    def classifiers(self) -> tuple[str, ...]:
+        """Names of the modules that make the logits: one, or one a branch."""
+        names = self.pretrained_cfg["classifier"]
+        return (names,) if isinstance(names, str) else tuple(names)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the normalised output of the last stage, before pooling."""
@@ -121,7 +134,9 @@ class Backbone(nn.Module):
         for index, stage in enumerate(self.forward_stages(x)):
             x = stage
             if index in taken:
-                maps.append(self.to_map(self.norm_stage(x, index) if norm else x, index, height, width))
+                maps.append(
+                    self.to_map(self.norm_stage(x, index) if norm or self.output_norm else x, index, height, width)
+                )
             if stop_early and index == last:
                 break
         return maps if intermediates_only else (self.norm(x), maps)
@@ -135,7 +150,7 @@ class Backbone(nn.Module):
         if shortened:
             self.keep_stages(last + 1)
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if prune_norm or shortened:  # the final norm is sized for the last stage
+        if shortened or (prune_norm and not self.output_norm):  # the final norm is sized for the last stage
             self.norm = nn.Identity()
         if prune_head or shortened:
             self.reset_classifier(0, "")

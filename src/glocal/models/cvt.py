@@ -127,6 +127,7 @@ class CvT(Backbone):
         ValueError: if embed, projection or global_pool is unknown, or pooling by a token that is not there is asked.
     """
 
+    stages: list[Stage]  # as a ModuleList
     default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2)
 
     def __init__(
@@ -189,7 +190,7 @@ class CvT(Backbone):
                 )
             )
             self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"})
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
         self.num_features = self.head_hidden_size = dims[-1]
         self.norm = nn.LayerNorm(dims[-1])
         self.head_drop = nn.Dropout(drop_rate)

@@ -10,225 +10,18 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, global_pool_nlc, resample_abs_pos_embed, to_2tuple, trunc_normal_
+from timm.layers import global_pool_nlc, resample_abs_pos_embed, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import t2t_vit as names
-from glocal.layers import Attend, RandomFeatureAttention, SelfAttention, map_to_tokens, sinusoid, tokens_to_map
+from glocal.layers import ConvolutionTokens, TokensToToken, map_to_tokens, sinusoid, tokens_to_map
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._t2t_blocks import ATTENTIONS, Block, dense_blocks
 
 TOKENS = ("performer", "transformer", "convolution")
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # kernel, stride, padding of the three soft splits (§4.1)
 POOLS = ("token", "avg", "")
-
-
-class TokenTransformer(nn.Module):
-    """Re-structurization by a Transformer layer of one narrow head (§3.1, Eq. 1): the skip starts at v, not at x."""
-
-    def __init__(self, in_dim: int, dim: int):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(in_dim)
-        self.attn = TokenAttention(in_dim, dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, in_dim) -> (B, N, dim)."""
-        x = self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class TokenAttention(nn.Module):
-    """Attention of one head that narrows its tokens; scaled by the width of its input, as released."""
-
-    def __init__(self, in_dim: int, dim: int):
-        super().__init__()
-        self.qkv = nn.Linear(in_dim, 3 * dim, bias=False)
-        self.attend = Attend(scale=in_dim**-0.5)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, in_dim) -> (B, N, dim)."""
-        q, k, v = self.qkv(x)[:, None].chunk(3, dim=-1)  # (B, 1, N, dim) each
-        return v[:, 0] + self.proj(self.attend(q, k, v)[:, 0])
-
-
-class TokenPerformer(nn.Module):
-    """The same with attention of linear cost (§4.1, "Performer layer"); the order of the projection is k, q, v.
-
-    Its dropout is 0.1 in training whatever the model's is, as released.
-    """
-
-    def __init__(self, in_dim: int, dim: int):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(in_dim)
-        self.kqv = nn.Linear(in_dim, 3 * dim)
-        self.attend = RandomFeatureAttention(dim, num_features=dim // 2)
-        self.proj = nn.Linear(dim, dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, dim, drop=(0.0, 0.1))
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, in_dim) -> (B, N, dim)."""
-        k, q, v = self.kqv(self.norm1(x)).chunk(3, dim=-1)  # (B, N, dim) each
-        x = v + self.dropout(self.proj(self.attend(q, k, v)))
-        return x + self.mlp(self.norm2(x))
-
-
-class TokensToToken(nn.Module):
-    """The tokens-to-token module (§3.1, Fig. 3): soft split, re-structurization, twice, and a last soft split."""
-
-    def __init__(self, in_chans: int, token_dim: int, dim: int, *, kind: str, splits: tuple[tuple[int, int, int], ...]):
-        super().__init__()
-        self.splits = splits
-        layer = {"performer": TokenPerformer, "transformer": TokenTransformer}[kind]
-        (first, _, _), (second, _, _), (third, _, _) = splits
-        self.attention1 = layer(in_chans * first**2, token_dim)
-        self.attention2 = layer(token_dim * second**2, token_dim)
-        self.project = nn.Linear(token_dim * third**2, dim)
-
-    def soft_split(self, x: Tensor, index: int) -> Tensor:
-        """(B, C, H, W) map -> (B, N, C k^2) overlapping patches: channel first, then kernel row and column."""
-        kernel, stride, padding = self.splits[index]
-        return F.unfold(x, kernel, stride=stride, padding=padding).transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, dim, h, w)."""
-        (height, width), strides = x.shape[-2:], [stride for _, stride, _ in self.splits]
-        height, width = height // strides[0], width // strides[0]
-        x = tokens_to_map(self.attention1(self.soft_split(x, 0)), height, width)  # (B, T, H/4, W/4)
-        height, width = height // strides[1], width // strides[1]
-        x = tokens_to_map(self.attention2(self.soft_split(x, 1)), height, width)  # (B, T, H/8, W/8)
-        height, width = height // strides[2], width // strides[2]
-        return tokens_to_map(self.project(self.soft_split(x, 2)), height, width)  # (B, dim, H/16, W/16)
-
-
-class ConvolutionTokens(nn.Sequential):
-    """Tokens by three convolutions over the same windows (§4.3, Tab. 6, "T2T-ViT_c")."""
-
-    def __init__(self, in_chans: int, token_dim: int, dim: int, *, splits: tuple[tuple[int, int, int], ...]):
-        super().__init__()
-        chs = (in_chans, token_dim, token_dim, dim)
-        for i, (name, split) in enumerate(zip(("soft_split0", "soft_split1", "project"), splits, strict=True)):
-            self.add_module(name, nn.Conv2d(chs[i], chs[i + 1], *split))
-
-
-class SEAttention(SelfAttention):
-    """Self-attention with squeeze-and-excitation of its output over all tokens (§3.2, "T2T-ViT-SE")."""
-
-    def __init__(self, dim: int, num_heads: int, **kwargs: Any):
-        super().__init__(dim, num_heads, **kwargs)
-        self.se = nn.Sequential(
-            nn.Linear(dim, dim // 16, bias=False), nn.ReLU(), nn.Linear(dim // 16, dim, bias=False), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        return x * self.se(x.mean(dim=1, keepdim=True))
-
-
-class GhostAttention(nn.Module):
-    """Self-attention whose q, k and v are half computed, half cheap copies, a factor a channel (§3.2, "Ghost")."""
-
-    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, scale: float | None, dropout: float):
-        super().__init__()
-        self.num_heads = num_heads
-        self.q, self.k, self.v = (nn.Linear(dim, dim // 2, bias=qkv_bias) for _ in "qkv")
-        self.cheap_q, self.cheap_k, self.cheap_v = (Cheap(dim // 2) for _ in "qkv")
-        self.attend = Attend(scale=scale, dropout=dropout)
-        self.proj = nn.Linear(dim, dim)
-
-    def heads(self, x: Tensor, cheap: nn.Module) -> Tensor:
-        """(B, N, dim / 2) -> (B, n, N, d): computed channels, then cheap ones, split into heads together."""
-        return torch.cat((x, cheap(x)), dim=2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim)."""
-        q, k, v = (
-            self.heads(self.q(x), self.cheap_q),
-            self.heads(self.k(x), self.cheap_k),
-            self.heads(self.v(x), self.cheap_v),
-        )
-        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
-
-
-class Cheap(nn.Module):
-    """A factor for each channel: GhostNet's cheap operation with a 1x1 depthwise convolution."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
-
-
-class GhostMlp(nn.Module):
-    """MLP of hidden width 3 x dim, of which one third is computed and two are cheap copies of it."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, dim)
-        self.cheap2, self.cheap3 = Cheap(dim), Cheap(dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(3 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        x = torch.cat((x, self.act(self.cheap2(x)), self.act(self.cheap3(x))), dim=2)
-        return self.fc2(x)
-
-
-ATTENTIONS = {"plain": SelfAttention, "se": SEAttention, "ghost": GhostAttention}
-
-
-class Block(nn.Module):
-    """Transformer block of the deep-narrow backbone, norm first (§3.2)."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        mlp_ratio: float,
-        kind: str = "plain",
-        drop_path: float = 0.0,
-        **attention: Any,
-    ):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = ATTENTIONS[kind](dim, num_heads, **attention)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = GhostMlp(dim) if kind == "ghost" else Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-class DenseBlock(Block):
-    """A block that appends to its input ``growth`` channels of its output, as DenseNet does (§3.2)."""
-
-    def __init__(self, dim: int, num_heads: int, *, growth: int, **kwargs: Any):
-        super().__init__(dim, num_heads, **kwargs)
-        self.dense_linear = nn.Linear(dim, growth)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim + growth)."""
-        return torch.cat((x, self.dense_linear(super().forward(x))), dim=2)
-
-
-class Transition(nn.Sequential):
-    """Halves the channels between the groups of a dense T2T-ViT."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.add_module("linear", nn.Linear(dim, dim // 2))
-        self.add_module("act", nn.GELU())
 
 
 class T2TViT(Backbone):
@@ -311,7 +104,7 @@ class T2TViT(Backbone):
             blocks: list[nn.Module] = [Block(dim, num_heads, drop_path=rate, **kwargs) for rate in rates]
             widths = [dim] * len(blocks)
         else:
-            blocks, widths = _dense_blocks(dim, groups, num_heads, growth, drop_path_rate, kwargs)
+            blocks, widths = dense_blocks(dim, groups, num_heads, growth, drop_path_rate, kwargs)
         self.blocks = nn.ModuleList(blocks)
         self.feature_info = [
             {"num_chs": width, "reduction": self.patch_size, "module": f"blocks.{i}"} for i, width in enumerate(widths)
@@ -391,25 +184,6 @@ class T2TViT(Backbone):
         if isinstance(model, T2TViT) and model.pos_embed is not None and "pos_embed" in state_dict:
             state_dict["pos_embed"] = resample_abs_pos_embed(state_dict["pos_embed"], list(model.grid_size))
         return state_dict
-
-
-def _dense_blocks(
-    dim: int, groups: tuple[int, ...], num_heads: int, growth: int, drop_path_rate: float, kwargs: dict[str, Any]
-) -> tuple[list[nn.Module], list[int]]:
-    """Blocks that grow, groups apart by transitions; and the channels after each."""
-    blocks: list[nn.Module] = []
-    widths = []
-    rates = drop_path_rates(drop_path_rate, (len(groups),))[0]
-    for group, (depth, rate) in enumerate(zip(groups, rates, strict=True)):
-        for _ in range(depth):
-            blocks.append(DenseBlock(dim, num_heads, growth=growth, drop_path=rate, **kwargs))
-            dim += growth
-            widths.append(dim)
-        if group < len(groups) - 1:
-            blocks.append(Transition(dim))
-            dim //= 2
-            widths.append(dim)
-    return blocks, widths
 
 
 _CFG = cfg(crop_pct=0.9, interpolation="bicubic", first_conv="tokens_to_token.attention1", classifier="head")

@@ -1,0 +1,146 @@
+"""Attention inside square windows of a map, and between them. Maps are channels-last here: (B, H, W, C).
+
+Windows that the map does not fill are padded with zeros at the bottom and right; what they hold takes part in attention
+unmasked, as in CAT's release for dense prediction, and is cut off again.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glocal.layers.attention import Attend
+
+
+def to_windows(x: Tensor, side: int) -> Tensor:
+    """(B, H, W, C) -> (B, h, w, side, side, C) windows, padded with zeros to whole ones."""
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
+    return x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+
+
+def from_windows(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, h, w, side, side, C) windows -> (B, height, width, C), the padding cut off."""
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+class RelativeBias(nn.Module):
+    """A learned bias a head for each offset between two pixels of a window (Liu et al. 2021, "Swin", §3.2, Eq. 4).
+
+    Attributes:
+        table: ((2 side - 1)^2, heads); row = (row offset) (2 side - 1) + column offset, of query minus key, each
+            counted from -(side - 1).
+    """
+
+    index: Tensor
+
+    def __init__(self, side: int, num_heads: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn((2 * side - 1) ** 2, num_heads) * 0.02)
+        row, column = (axis.flatten() for axis in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
+        rows = row[:, None] - row[None, :] + side - 1
+        columns = column[:, None] - column[None, :] + side - 1
+        self.register_buffer("index", rows * (2 * side - 1) + columns, persistent=False)
+
+    def forward(self) -> Tensor:
+        """(heads, side^2, side^2) bias, query first."""
+        return self.table[self.index].permute(2, 0, 1)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside each window, with a relative bias: CAT's inner-patch self-attention (IPSA).
+
+    Lin et al. 2021, "CAT", §3.2, Fig. 3a; with ``shift`` the shifted windows of Swin (Liu et al. 2021, §3.2, Fig. 4).
+
+    Args:
+        dim: channels.
+        num_heads: heads, each dim / num_heads wide.
+        side: pixels along a window.
+        shift: pixels by which the windows are moved down and right; what was not together before stays apart.
+        qkv_bias: whether q, k and v have a bias.
+        dropout: dropout of the attention weights.
+
+    Raises:
+        ValueError: if num_heads does not divide dim.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, side: int, *, shift: int = 0, qkv_bias: bool = True, dropout: float = 0.0
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of dim {dim}, got {num_heads}")
+        self.num_heads = num_heads
+        self.side = side
+        self.shift = shift
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.position = RelativeBias(side, num_heads)
+        self.attend = Attend(dropout=dropout)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, dim) -> the same shape."""
+        height, width = x.shape[1:3]
+        x = to_windows(x, self.side)  # (B, h, w, s, s, dim)
+        rows, columns = x.shape[1] * self.side, x.shape[2] * self.side
+        bias = self.position()[None]  # (1, n, ss, ss)
+        if self.shift:
+            x = from_windows(x, rows, columns).roll((-self.shift, -self.shift), dims=(1, 2))
+            x = to_windows(x, self.side)
+            bias = bias + self.apart(rows, columns, x).repeat(x.shape[0], 1, 1, 1)
+        shape = x.shape
+        qkv = self.qkv(x.flatten(3, 4).flatten(0, 2))  # (Bhw, ss, 3 dim)
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (Bhw, n, ss, d) each
+        x = self.proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2)).reshape(shape)
+        x = from_windows(x, rows, columns)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+    def apart(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """(hw, 1, ss, ss) bias of -inf between pixels that rolling the map brought together."""
+        row, column = (
+            (torch.arange(n, device=like.device) >= n - self.side).long()
+            + (torch.arange(n, device=like.device) >= n - self.shift).long()
+            for n in (rows, columns)
+        )
+        region = to_windows((3 * row[:, None] + column)[None, :, :, None], self.side).flatten(3).flatten(0, 2)
+        differs = region[:, :, None] != region[:, None, :]  # (hw, ss, ss)
+        return torch.zeros_like(differs, dtype=like.dtype).masked_fill(differs, float("-inf"))[:, None]
+
+
+class CrossPatchAttention(nn.Module):
+    """Self-attention between windows, one channel at a time: CAT's cross-patch self-attention (CPSA).
+
+    Lin et al. 2021, "CAT", §3.2, Fig. 3b: tokens are the windows, their features the side^2 pixels of one channel; all
+    channels share the weights; no position.
+
+    Args:
+        side: pixels along a window.
+        num_heads: heads, each side^2 / num_heads wide; one as published.
+        qkv_bias: whether q, k and v have a bias.
+        dropout: dropout of the attention weights.
+
+    Raises:
+        ValueError: if num_heads does not divide side^2.
+    """
+
+    def __init__(self, side: int, num_heads: int = 1, *, qkv_bias: bool = True, dropout: float = 0.0):
+        super().__init__()
+        if side**2 % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of {side}^2, got {num_heads}")
+        self.side = side
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(side**2, 3 * side**2, bias=qkv_bias)
+        self.attend = Attend(dropout=dropout)
+        self.proj = nn.Linear(side**2, side**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> the same shape."""
+        height, width = x.shape[1:3]
+        x = to_windows(x, self.side)  # (B, h, w, s, s, C)
+        shape = x.shape
+        x = x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, hw, ss)
+        qkv = self.qkv(x.flatten(0, 1)).unflatten(2, (3, self.num_heads, -1))  # (BC, hw, 3, n, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (BC, n, hw, d) each
+        y = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (BC, hw, ss)
+        y = y.unflatten(0, (shape[0], shape[5])).permute(0, 2, 3, 1)  # (B, hw, ss, C)
+        return from_windows(y.reshape(shape), height, width)

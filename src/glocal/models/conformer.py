@@ -1,0 +1,375 @@
+"""Conformer: Local Features Coupling Global Representations, Peng et al. 2021. https://arxiv.org/abs/2105.03889
+
+As released (github.com/pengzhiliang/Conformer, commit 815aaad), the class token that doubles at every coupling
+included. Deviations: any image size (padded to whole patches), and `forward` gives the mean of the two heads' logits:
+the sum that the release evaluates has the same order, but is twice as confident as the training made it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from glocal.checkpoints import conformer as names
+from glocal.layers import FCUDown, FCUUp, SelfAttention, map_to_tokens, tokens_to_map
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+
+BRANCHES = ("both", "conv", "trans")
+POOLS = ("avg", "")
+Pair = tuple[Tensor, Tensor]
+
+
+class ConvBlock(nn.Module):
+    """Bottleneck of the convolution branch (§3.1, Fig. 2b); the 3x3 convolution can take a map of the tokens in."""
+
+    def __init__(self, in_chs: int, out_chs: int, *, stride: int = 1, project: bool = False):
+        super().__init__()
+        width = out_chs // 4
+        self.conv1 = nn.Conv2d(in_chs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width, eps=1e-6)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width, eps=1e-6)
+        self.conv3 = nn.Conv2d(width, out_chs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_chs, eps=1e-6)
+        self.act = nn.ReLU()
+        self.residual: nn.Module = nn.Identity()
+        if project:
+            self.residual = nn.Sequential(
+                nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False), nn.BatchNorm2d(out_chs, eps=1e-6)
+            )
+
+    def forward(self, x: Tensor, coupled: Tensor | float = 0.0) -> Pair:
+        """(B, in_chs, H, W) and a map for the 3x3 convolution -> output, and what that convolution gave."""
+        y = self.act(self.bn1(self.conv1(x)))
+        inner = self.act(self.bn2(self.conv2(y + coupled)))  # (B, out_chs / 4, H / s, W / s)
+        return self.act(self.residual(x) + self.bn3(self.conv3(inner))), inner
+
+
+class TransBlock(nn.Module):
+    """Block of the transformer branch, norm first (§3.1)."""
+
+    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, drop_path: float, **attention: Any):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = SelfAttention(dim, num_heads, **attention)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1 + hw, dim) -> the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Off(nn.Module):
+    """Stands for a branch or a coupling that is switched off: adds nothing, and passes a map on as both outputs."""
+
+    def __init__(self, passes: bool = False):
+        super().__init__()
+        self.passes = passes
+
+    def forward(self, x: Tensor, *others: Any) -> Any:
+        return (x, x) if self.passes else 0.0
+
+
+class ConvTransBlock(nn.Module):
+    """Both branches side by side, coupled by a `FCUDown` and a `FCUUp` (Fig. 2b)."""
+
+    def __init__(
+        self,
+        cnn_block: nn.Module,
+        squeeze_block: nn.Module,
+        trans_block: nn.Module,
+        expand_block: nn.Module,
+        med_block: list[ConvBlock],
+        fusion_block: nn.Module,
+    ):
+        super().__init__()
+        self.cnn_block = cnn_block
+        self.squeeze_block = squeeze_block
+        self.trans_block = trans_block
+        self.expand_block = expand_block
+        self.med_block = nn.ModuleList(med_block)
+        self.fusion_block = fusion_block
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Pair:
+        """(B, C, H, W) map and (B, 1 + hw, dim) tokens -> both, a block further."""
+        x, inner = self.cnn_block(x)
+        tokens = self.trans_block(self.squeeze_block(inner, tokens) + tokens)
+        for block in self.med_block:
+            x, _ = block(x)
+        x, _ = self.fusion_block(x, self.expand_block(tokens, inner.shape[2], inner.shape[3]))
+        return x, tokens
+
+
+class Conformer(Backbone):
+    """A ResNet and a ViT in parallel, coupled in every block but the first (Fig. 2, Tab. 1).
+
+    Args:
+        patch_size: pixels of the image along a token; 4 x a power of 2, as the last coupling is at a quarter of it.
+        base_channel: a quarter of the channels of the first stage, before ``channel_ratio``.
+        channel_ratio: widens the convolution branch.
+        dim: channels of a token.
+        depth: blocks, a third of them in each stage.
+        num_heads: heads of the transformer branch.
+        mlp_ratio: hidden width of the MLP over dim.
+        num_med_block: bottlenecks between the couplings of a block.
+        coupling: whether the branches are coupled, for all stages or each.
+        branches: "both", or only "conv" or "trans".
+        upsampling: of the tokens, "nearest" or "bilinear".
+        pooling: of the map, "avg" or "max".
+        stem_width: channels of the stem.
+        stem_stride: 4 for a 7x7 convolution and a pooling of stride 2, or 1 for a 3x3 convolution on small images.
+        qkv_bias: whether q, k and v have a bias.
+        num_classes: classes of each head; 0 for none.
+        in_chans: channels of the image.
+        global_pool: "avg" (with the class token of the other branch), or "" for the convolution branch's map.
+        img_size: taken as timm asks and unused: there are no tables.
+        drop_rate: dropout before the classifiers.
+        attn_drop_rate: dropout of the attention weights.
+        drop_path_rate: stochastic depth of the transformer branch's last block, growing linearly from 0.
+
+    Raises:
+        ValueError: if branches or global_pool is unknown, depth not a multiple of 3, or patch_size too small.
+    """
+
+    default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2, 3)
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        base_channel: int = 64,
+        channel_ratio: int = 1,
+        *,
+        dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        num_med_block: int = 0,
+        coupling: bool | tuple[bool, ...] = True,
+        branches: str = "both",
+        upsampling: str = "nearest",
+        pooling: str = "avg",
+        stem_width: int = 64,
+        stem_stride: int = 4,
+        qkv_bias: bool = True,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        img_size: int | tuple[int, int] = 224,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        if branches not in BRANCHES:
+            raise ValueError(f"branches: expected one of {', '.join(BRANCHES)}, got {branches!r}")
+        if depth % 3 or depth < 6:
+            raise ValueError(f"depth: expected a multiple of 3 from 6 on, got {depth}")
+        if patch_size % (4 * stem_stride):
+            raise ValueError(f"patch_size: expected a multiple of {4 * stem_stride}, got {patch_size}")
+        self.branches = branches
+        self.patch_size = patch_size
+        couplings = coupling if isinstance(coupling, tuple) else (coupling,) * 3
+        has_conv, has_trans = branches != "trans", branches != "conv"
+        self.conv1 = (
+            nn.Conv2d(in_chans, stem_width, 7, stride=2, padding=3, bias=False)
+            if stem_stride == 4
+            else nn.Conv2d(in_chans, stem_width, 3, padding=1, bias=False)
+        )
+        self.bn1 = nn.BatchNorm2d(stem_width)
+        self.act1 = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem_stride == 4 else nn.Identity()
+        stride = patch_size // stem_stride  # pixels of the first map along a token
+        widths = [base_channel * channel_ratio * factor for factor in (1, 2, 4)]
+        rates = drop_path_rates(drop_path_rate, (depth,))[0]
+
+        def conv(in_chs: int, out_chs: int, step: int, project: bool) -> nn.Module:
+            return ConvBlock(in_chs, out_chs, stride=step, project=project) if has_conv else Off(passes=True)
+
+        def trans(i: int) -> nn.Module:
+            kwargs: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias, "dropout": attn_drop_rate}
+            return TransBlock(dim, num_heads, drop_path=rates[i], **kwargs) if has_trans else nn.Identity()
+
+        self.conv_1 = conv(stem_width, widths[0], 1, True)
+        self.trans_patch_conv = nn.Conv2d(stem_width, dim, stride, stride=stride) if has_trans else nn.Identity()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if has_trans else None
+        self.trans_1 = trans(0)
+        blocks, chs = [], widths[0]
+        for i in range(1, depth):
+            stage, place = divmod(i, depth // 3)
+            width, side, last = widths[stage], stride // 2**stage, i == depth - 1
+            coupled = has_conv and has_trans and couplings[stage]
+            blocks.append(
+                ConvTransBlock(
+                    conv(chs, width, 1 if place else 2, not place),
+                    FCUDown(width // 4, dim, side, pooling=pooling) if coupled else Off(),
+                    trans(i),
+                    FCUUp(dim, width // 4, side, upsampling=upsampling) if coupled else Off(),
+                    [ConvBlock(width, width) for _ in range(num_med_block * has_conv)],
+                    conv(width, width, 2 if last else 1, last),
+                )
+            )
+            chs = width
+        self.conv_trans = nn.ModuleList(blocks)
+        self.taps = (depth // 3 - 1, 2 * depth // 3 - 1, depth - 2, depth - 1)  # strides 4, 8, 16 and 32
+        self.feature_info = [
+            {
+                "num_chs": widths[min(i, 2)] if has_conv else dim,
+                "reduction": stem_stride * 2**i if has_conv else patch_size,
+                "module": f"conv_trans.{tap - 1}",
+            }
+            for i, tap in enumerate(self.taps)
+        ]
+        self.widths = (widths[-1] if has_conv else 0, dim if has_trans else 0)
+        self.num_features = self.widths[0] or dim
+        self.head_hidden_size = sum(self.widths)
+        self.norm = nn.LayerNorm(dim) if has_trans else nn.Identity()
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if self.cls_token is not None:
+            trunc_normal_(self.cls_token, std=0.02)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) stem -> (B, 1 + hw, dim) tokens of the first block, class token first; nothing without them."""
+        if self.cls_token is None:
+            return x.new_zeros(())
+        x = map_to_tokens(self.trans_patch_conv(x))  # (B, hw, dim)
+        return self.trans_1(torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1))
+
+    def forward_stages(self, x: Tensor) -> Iterator[Pair]:  # type: ignore[override]
+        """(B, in_chans, H, W) image -> the (B, C, h, w) map and (B, 1 + tokens, dim) tokens at each tap."""
+        x = F.pad(x, (0, -x.shape[3] % self.patch_size, 0, -x.shape[2] % self.patch_size))
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))  # (B, 64, H / 4, W / 4)
+        tokens = self.step(self.tokens, x)
+        x, _ = self.step(self.conv_1, x)
+        for i, block in enumerate(self.conv_trans, start=1):
+            x, tokens = self.step(block, x, tokens)
+            if i in self.taps:
+                yield x, tokens
+
+    def forward_features(self, x: Tensor) -> Pair:  # type: ignore[override]
+        """(B, in_chans, H, W) -> the last map, and the last tokens, normalised."""
+        *_, last = self.forward_stages(x)
+        return self.norm_stage(last, 3)
+
+    def norm_stage(self, x: Pair, index: int) -> Pair:  # type: ignore[override]
+        return (x[0], self.norm(x[1])) if index == 3 else x
+
+    def to_map(self, x: Pair, index: int, height: int, width: int) -> Tensor:  # type: ignore[override]
+        stride = self.feature_info[index]["reduction"]
+        height, width = -(-height // stride), -(-width // stride)
+        if self.branches == "trans":
+            return tokens_to_map(x[1][:, 1:], height, width)
+        return x[0][:, :, :height, :width]
+
+    def pooled(self, x: Pair) -> list[Tensor]:
+        """What enters each head: the averaged map, and the class token."""
+        kept = [x[0].mean((2, 3)) if self.widths[0] else None, x[1][:, 0] if self.widths[1] else None]
+        return [self.head_drop(branch) for branch in kept if branch is not None]
+
+    def forward_head(self, x: Pair, pre_logits: bool = False) -> Tensor:  # type: ignore[override]
+        """Features -> (B, num_classes), the mean of the heads' logits; before them (B, head_hidden_size)."""
+        if not self.global_pool:
+            return x[0] if self.widths[0] else x[1]
+        pooled = self.pooled(x)
+        if pre_logits or not self.num_classes:
+            return torch.cat(pooled, dim=1)
+        return torch.stack([head(branch) for head, branch in zip(self._heads(), pooled, strict=True)]).mean(0)
+
+    def forward_branches(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_chans, H, W) -> (B, num_classes) logits of the convolution head and of the transformer head."""
+        pooled = self.pooled(self.forward_features(x))
+        return tuple(head(branch) for head, branch in zip(self._heads(), pooled, strict=True))
+
+    def training_loss(self, x: Tensor, target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The mean of the two heads' losses (§3.3), as the release trains."""
+        return torch.stack([criterion(logits, target) for logits in self.forward_branches(x)]).mean(0)
+
+    def keep_stages(self, count: int) -> None:
+        self.conv_trans = self.conv_trans[: self.taps[count - 1]]
+
+    def _heads(self) -> list[nn.Module]:
+        return [head for head, width in zip((self.conv_head, self.trans_head), self.widths, strict=True) if width]
+
+    @torch.jit.ignore
+    def get_classifier(self) -> Any:
+        """Both heads, as timm's two-headed models give them; one where there is one branch."""
+        heads = self._heads()
+        return tuple(heads) if len(heads) > 1 else heads[0]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        if global_pool is not None:
+            if global_pool not in POOLS:
+                raise ValueError(f"global_pool: expected one of 'avg', '', got {global_pool!r}")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        self.conv_head, self.trans_head = (
+            nn.Linear(width, num_classes) if width and num_classes else nn.Identity() for width in self.widths
+        )
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return set() if self.cls_token is None else {"cls_token"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer-wise learning rates: stem and first block, then a group a block."""
+        return {
+            "stem": r"^cls_token|^conv1|^bn1|^conv_1|^trans_1|^trans_patch_conv",
+            "blocks": [(r"^conv_trans\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    @staticmethod
+    def adapt_checkpoint(state_dict: StateDict, model: nn.Module) -> StateDict:
+        return names.to_glocal(state_dict)
+
+
+_CFG = cfg(interpolation="bicubic", classifier=("conv_head", "trans_head"))
+default_cfgs = generate_default_cfgs(
+    {
+        "conformer_tiny_patch16.untrained": _CFG,
+        "conformer_small_patch16.untrained": _CFG,
+        "conformer_small_patch32.untrained": _CFG,
+        "conformer_base_patch16.untrained": _CFG,
+    }
+)
+
+
+@register_model
+def conformer_tiny_patch16(pretrained: bool = False, **kwargs: Any) -> Conformer:
+    """Conformer-Ti: 23.5M parameters, 5.2 GMACs at 224 (Tab. 2)."""
+    return build(Conformer, "conformer_tiny_patch16", pretrained, kwargs, channel_ratio=1)
+
+
+@register_model
+def conformer_small_patch16(pretrained: bool = False, **kwargs: Any) -> Conformer:
+    """Conformer-S: 37.7M parameters, 10.6 GMACs at 224 (Tab. 2)."""
+    return build(Conformer, "conformer_small_patch16", pretrained, kwargs, channel_ratio=4)
+
+
+@register_model
+def conformer_small_patch32(pretrained: bool = False, **kwargs: Any) -> Conformer:
+    """Conformer-S/32, the backbone of the detectors: 38.9M parameters, 7.1 GMACs at 224 (Tab. 3)."""
+    return build(Conformer, "conformer_small_patch32", pretrained, kwargs, channel_ratio=4, patch_size=32)
+
+
+@register_model
+def conformer_base_patch16(pretrained: bool = False, **kwargs: Any) -> Conformer:
+    """Conformer-B: 83.3M parameters, 23.3 GMACs at 224 (Tab. 2)."""
+    return build(Conformer, "conformer_base_patch16", pretrained, kwargs, channel_ratio=6, dim=576, num_heads=9)
