@@ -26,7 +26,7 @@ $(VENV)/dev: pyproject.toml | $(VENV)/base
 	@touch $@
 
 demo: $(VENV)/base  ## compare a CNN, a hybrid and a Transformer on built-in real images
-	$(BIN)/glocal compare fashion-mini --seeds 2 --out $(DEMO_OUT) --resume
+	$(BIN)/glocal compare fashion-mini --models resnet_micro,botnet_micro,vit_micro --seeds 2 --out $(DEMO_OUT) --resume
 
 test: $(VENV)/dev  ## the quick tests, no network
 	$(BIN)/python -m pytest

@@ -1,5 +1,6 @@
 import pytest
 
+import glocal
 from glocal.comparison import Run, make_settings
 from glocal.errors import GlocalError
 from glocal.training import DEFAULT_RECIPES
@@ -7,7 +8,8 @@ from glocal.training import DEFAULT_RECIPES
 
 def test_defaults():
     settings = make_settings()
-    assert settings.models == ("resnet_micro", "botnet_micro", "vit_micro")
+    assert settings.models[:3] == ("resnet_micro", "botnet_micro", "vit_micro")
+    assert set(settings.models) == set(glocal.list_models("*_micro"))
     assert (settings.seeds, settings.image_size, settings.mode) == ((0, 1, 2), 32, "scratch")
     assert settings.recipe == DEFAULT_RECIPES["scratch"]
 

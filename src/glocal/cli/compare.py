@@ -35,8 +35,8 @@ Exit codes:
 def compare(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Folder of images, or a built-in set: fashion-mini.")],
     models: Annotated[
-        str, typer.Option(metavar="A,B,C", help="Names of glocal's or timm's models.")
-    ] = "resnet_micro,botnet_micro,vit_micro",
+        str, typer.Option(metavar="A,B,C", help="Names of glocal's or timm's models; default: the micro ones.")
+    ] = "resnet_micro,botnet_micro,vit_micro,t2t_vit_micro,cvt_micro,cat_micro,conformer_micro",
     budget: Annotated[
         str, typer.Option(help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC).")
     ] = "5ep",

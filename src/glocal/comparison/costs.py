@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glocal.bench import count_macs, count_params, measure_together, peak_training_memory
+from glocal.comparison.creation import heads
 from glocal.comparison.settings import Settings
 
 TIMING_SECONDS = 1.0
@@ -19,7 +20,8 @@ def count_costs(models: Mapping[str, Any], settings: Settings) -> Costs:
     for name, model in models.items():
         if settings.mode == "probe":
             model.requires_grad_(False)
-            model.get_classifier().requires_grad_(True)
+            for head in heads(model):
+                head.requires_grad_(True)
         costs[name] = {
             "params": count_params(model),
             "macs": count_macs(model, size),

@@ -63,11 +63,15 @@ def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:
         return timm.create_model(name, **kwargs)  # a model that takes any size and is not told one
 
 
+def heads(model: Any) -> tuple[Any, ...]:
+    """The classifier of a model, or its classifiers: some have a head a branch."""
+    classifier = model.get_classifier()
+    return tuple(classifier) if isinstance(classifier, tuple | list) else (classifier,)
+
+
 def _check_all_loaded(model: Any, other: Any, path: Path) -> None:
     """What differs between two models made from two seeds is random still: only the head may be."""
-    classifier = model.get_classifier()
-    heads = classifier if isinstance(classifier, tuple | list) else (classifier,)
-    fresh = {id(p) for head in heads for p in head.parameters()}
+    fresh = {id(p) for head in heads(model) for p in head.parameters()}
     others = dict(other.named_parameters())
     left = [n for n, p in model.named_parameters() if id(p) not in fresh and not torch.equal(p, others[n])]
     if left:

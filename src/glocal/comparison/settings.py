@@ -14,7 +14,9 @@ import torch
 from glocal.errors import GlocalError, nearest
 from glocal.training import DEFAULT_RECIPES, Budget, Mode, Recipe
 
-DEFAULT_MODELS = ("resnet_micro", "botnet_micro", "vit_micro")
+DEFAULT_MODELS = (
+    "resnet_micro", "botnet_micro", "vit_micro", "t2t_vit_micro", "cvt_micro", "cat_micro", "conformer_micro",
+)  # fmt: skip
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
 

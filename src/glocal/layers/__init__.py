@@ -14,7 +14,7 @@ from glocal.layers.position import (
 )
 from glocal.layers.tokens import PatchEmbed, map_to_tokens, tokens_to_map
 from glocal.layers.tokens_to_token import ConvolutionTokens, TokensToToken
-from glocal.layers.window import CrossPatchAttention, WindowAttention
+from glocal.layers.window import CrossPatchAttention, WindowAttention, from_windows, to_windows
 
 __all__ = [
     "AbsolutePosition2d",
@@ -33,10 +33,12 @@ __all__ = [
     "SelfAttention",
     "TokensToToken",
     "WindowAttention",
+    "from_windows",
     "map_to_tokens",
     "resample_map",
     "resample_table",
     "sincos_position_2d",
     "sinusoid",
+    "to_windows",
     "tokens_to_map",
 ]

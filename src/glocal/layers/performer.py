@@ -3,6 +3,8 @@
 Choromanski et al. 2021, "Rethinking Attention with Performers", §2.2, Lemma 1 (https://arxiv.org/abs/2009.14794).
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class RandomFeatureAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, N, dim), (B, M, dim), (B, M, e) -> (B, N, e)."""
         given = v.dtype
-        with torch.autocast(v.device.type, enabled=False):
+        with nullcontext() if v.is_meta else torch.autocast(v.device.type, enabled=False):
             q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
             of_q, of_k = self.exponents(q), self.exponents(k)
             largest_q = of_q.detach().amax(2, keepdim=True)  # (B, N, 1)

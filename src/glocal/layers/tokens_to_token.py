@@ -86,20 +86,23 @@ class TokensToToken(nn.Module):
         self.attention2 = layer(token_dim * second**2, token_dim)
         self.project = nn.Linear(token_dim * third**2, dim)
 
-    def soft_split(self, x: Tensor, index: int) -> Tensor:
-        """(B, C, H, W) map -> (B, N, C k^2) overlapping patches: channel first, then kernel row and column."""
+    def soft_split(self, x: Tensor, index: int) -> tuple[Tensor, int, int]:
+        """(B, C, H, W) map -> (B, hw, C k^2) overlapping patches, and their rows h and columns w.
+
+        The values of a patch stand channel first, then by row and column of the kernel.
+        """
         kernel, stride, padding = self.splits[index]
-        return F.unfold(x, kernel, stride=stride, padding=padding).transpose(1, 2)
+        height, width = ((length + 2 * padding - kernel) // stride + 1 for length in x.shape[-2:])
+        return F.unfold(x, kernel, stride=stride, padding=padding).transpose(1, 2), height, width
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, dim, h, w)."""
-        (height, width), strides = x.shape[-2:], [stride for _, stride, _ in self.splits]
-        height, width = height // strides[0], width // strides[0]
-        x = tokens_to_map(self.attention1(self.soft_split(x, 0)), height, width)  # (B, T, H/4, W/4)
-        height, width = height // strides[1], width // strides[1]
-        x = tokens_to_map(self.attention2(self.soft_split(x, 1)), height, width)  # (B, T, H/8, W/8)
-        height, width = height // strides[2], width // strides[2]
-        return tokens_to_map(self.project(self.soft_split(x, 2)), height, width)  # (B, dim, H/16, W/16)
+        x, height, width = self.soft_split(x, 0)
+        x = tokens_to_map(self.attention1(x), height, width)  # (B, T, H/4, W/4)
+        x, height, width = self.soft_split(x, 1)
+        x = tokens_to_map(self.attention2(x), height, width)  # (B, T, H/8, W/8)
+        x, height, width = self.soft_split(x, 2)
+        return tokens_to_map(self.project(x), height, width)  # (B, dim, H/16, W/16)
 
 
 class ConvolutionTokens(nn.Sequential):

@@ -13,13 +13,17 @@ from glocal.layers.attention import Attend
 
 def to_windows(x: Tensor, side: int) -> Tensor:
     """(B, H, W, C) -> (B, h, w, side, side, C) windows, padded with zeros to whole ones."""
-    x = F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
-    return x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+    batch, height, width, chs = x.shape
+    rows, columns = (height + side - 1) // side, (width + side - 1) // side
+    x = F.pad(x, (0, 0, 0, columns * side - width, 0, rows * side - height))
+    return x.view(batch, rows, side, columns, side, chs).transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
 
 def from_windows(x: Tensor, height: int, width: int) -> Tensor:
     """(B, h, w, side, side, C) windows -> (B, height, width, C), the padding cut off."""
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+    batch, rows, columns, side, _, chs = x.shape
+    x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format).view(batch, rows * side, columns * side, chs)
+    return x[:, :height, :width]
 
 
 class RelativeBias(nn.Module):
@@ -87,9 +91,9 @@ class WindowAttention(nn.Module):
             x = to_windows(x, self.side)
             bias = bias + self.apart(rows, columns, x).repeat(x.shape[0], 1, 1, 1)
         shape = x.shape
-        qkv = self.qkv(x.flatten(3, 4).flatten(0, 2))  # (Bhw, ss, 3 dim)
+        qkv = self.qkv(x.view(-1, self.side**2, shape[-1]))  # (Bhw, ss, 3 dim)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (Bhw, n, ss, d) each
-        x = self.proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2)).reshape(shape)
+        x = self.proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2)).view(shape)
         x = from_windows(x, rows, columns)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
@@ -137,10 +141,14 @@ class CrossPatchAttention(nn.Module):
         """(B, H, W, C) -> the same shape."""
         height, width = x.shape[1:3]
         x = to_windows(x, self.side)  # (B, h, w, s, s, C)
-        shape = x.shape
-        x = x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, hw, ss)
-        qkv = self.qkv(x.flatten(0, 1)).unflatten(2, (3, self.num_heads, -1))  # (BC, hw, 3, n, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (BC, n, hw, d) each
-        y = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (BC, hw, ss)
-        y = y.unflatten(0, (shape[0], shape[5])).permute(0, 2, 3, 1)  # (B, hw, ss, C)
-        return from_windows(y.reshape(shape), height, width)
+        batch, rows, columns, side, _, chs = x.shape
+        x = (
+            x.view(batch, rows * columns, side**2, chs).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+        )  # (B, C, hw, ss)
+        qkv = self.qkv(x.view(batch * chs, rows * columns, side**2))  # (BC, hw, 3 ss)
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (BC, n, hw, d) each
+        x = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (BC, hw, ss)
+        x = (
+            x.view(batch, chs, rows * columns, side**2).permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        )  # (B, hw, ss, C)
+        return from_windows(x.view(batch, rows, columns, side, side, chs), height, width)

@@ -92,9 +92,10 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the normalised output of the last stage, before pooling."""
-        for stage in self.forward_stages(x):
+        index = -1
+        for index, stage in enumerate(self.forward_stages(x)):  # noqa: B007
             x = stage
-        return self.norm(x)
+        return self.norm_stage(x, index)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_classes) logits."""
@@ -130,7 +131,7 @@ class Backbone(nn.Module):
             raise ValueError(f"output_fmt: expected 'NCHW', got {output_fmt!r}")
         taken, last = feature_take_indices(len(self.feature_info), indices)
         height, width = x.shape[-2:]
-        maps = []
+        maps, index = [], -1
         for index, stage in enumerate(self.forward_stages(x)):
             x = stage
             if index in taken:
@@ -139,7 +140,7 @@ class Backbone(nn.Module):
                 )
             if stop_early and index == last:
                 break
-        return maps if intermediates_only else (self.norm(x), maps)
+        return maps if intermediates_only else (self.norm_stage(x, index), maps)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -177,7 +178,7 @@ def build(cls: type[BackboneT], name: str, pretrained: bool, kwargs: dict[str, A
         cls,
         name,
         pretrained,
-        feature_cfg={"out_indices": cls.default_out_indices, "feature_cls": "getter"},
+        feature_cfg={"out_indices": variant.pop("out_indices", cls.default_out_indices), "feature_cls": "getter"},
         pretrained_filter_fn=cls.adapt_checkpoint,
         **{**variant, **kwargs},
     )

@@ -14,7 +14,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import cat as names
-from glocal.layers import CrossPatchAttention, WindowAttention, resample_map
+from glocal.layers import CrossPatchAttention, WindowAttention, resample_map, to_windows
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
 
 EMBEDS = ("conv", "slice")
@@ -24,8 +24,8 @@ POOLS = ("avg", "")
 
 def merge_2x2(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 4 C): pixels (0, 0), (1, 0), (0, 1), (1, 1) as (row, column)."""
-    x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-    return torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
+    x = to_windows(x, 2)  # (B, h, w, row, column, C)
+    return x.transpose(3, 4).flatten(3)
 
 
 class PatchEmbedding(nn.Module):

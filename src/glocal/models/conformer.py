@@ -263,11 +263,6 @@ class Conformer(Backbone):
             if i in self.taps:
                 yield x, tokens
 
-    def forward_features(self, x: Tensor) -> Pair:  # type: ignore[override]
-        """(B, in_chans, H, W) -> the last map, and the last tokens, normalised."""
-        *_, last = self.forward_stages(x)
-        return self.norm_stage(last, 3)
-
     def norm_stage(self, x: Pair, index: int) -> Pair:  # type: ignore[override]
         return (x[0], self.norm(x[1])) if index == 3 else x
 
@@ -294,7 +289,8 @@ class Conformer(Backbone):
 
     def forward_branches(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_chans, H, W) -> (B, num_classes) logits of the convolution head and of the transformer head."""
-        pooled = self.pooled(self.forward_features(x))
+        features: Any = self.forward_features(x)
+        pooled = self.pooled(features)
         return tuple(head(branch) for head, branch in zip(self._heads(), pooled, strict=True))
 
     def training_loss(self, x: Tensor, target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ whole patches, the position table resampled), tokens by convolution run (they cr
 is computed so that half precision neither overflows nor underflows; all leave the numbers at 224 pixels as they are.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -183,10 +184,28 @@ class T2TViT(Backbone):
         state_dict = names.to_glocal(state_dict)
         if isinstance(model, T2TViT) and model.pos_embed is not None and "pos_embed" in state_dict:
             state_dict["pos_embed"] = resample_abs_pos_embed(state_dict["pos_embed"], list(model.grid_size))
-        return state_dict
+        return _adapt_channels(state_dict, model)
 
 
-_CFG = cfg(crop_pct=0.9, interpolation="bicubic", first_conv="tokens_to_token.attention1", classifier="head")
+def _adapt_channels(state_dict: StateDict, model: nn.Module) -> StateDict:
+    """Fit the first layers to another number of image channels, which timm does for convolutions alone.
+
+    Their input is channels x pixels of a window: channels repeat, linear layers rescaled to the same sum.
+    """
+    for name, parameter in model.named_parameters():
+        if name.startswith("tokens_to_token.attention1.") and name in state_dict:
+            old, new = state_dict[name], parameter
+            if old.shape != new.shape and old.shape[:-1] == new.shape[:-1]:
+                pixels = math.gcd(old.shape[-1], new.shape[-1])
+                by_channel = old.unflatten(-1, (-1, pixels))
+                taken = torch.arange(new.shape[-1] // pixels) % by_channel.shape[-2]
+                factor = old.shape[-1] / new.shape[-1] if old.ndim == 2 else 1.0
+                source = by_channel.mean(-2, keepdim=True) if len(taken) == 1 else by_channel[..., taken, :]
+                state_dict[name] = (source * factor).flatten(-2)
+    return state_dict
+
+
+_CFG = cfg(crop_pct=0.9, interpolation="bicubic", first_conv=None, classifier="head")
 default_cfgs = generate_default_cfgs(
     {
         "t2t_vit_7.untrained": _CFG,

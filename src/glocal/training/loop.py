@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -223,10 +224,16 @@ class _Task(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         inputs, labels = self.prepare(batch.inputs), batch.labels
         if not (self.recipe.mixup or self.recipe.cutmix):
-            return F.cross_entropy(self.model(inputs), labels, label_smoothing=self.recipe.label_smoothing)
+            return self.loss(inputs, labels, label_smoothing=self.recipe.label_smoothing)
         even = len(inputs) // 2 * 2  # timm's Mixup pairs images
         inputs, targets = self.mixup(inputs[:even], labels[:even])
-        return F.cross_entropy(self.model(inputs), targets)
+        return self.loss(inputs, targets)
+
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, **kwargs: float) -> torch.Tensor:
+        """Cross-entropy; a model of several heads has a loss of its own."""
+        criterion = partial(F.cross_entropy, **kwargs)
+        own: Any = getattr(self.model, "training_loss", None)
+        return criterion(self.model(inputs), targets) if own is None else own(inputs, targets, criterion)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         recipe = self.recipe
