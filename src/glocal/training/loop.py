@@ -229,9 +229,9 @@ class _Task(pl.LightningModule):
         inputs, targets = self.mixup(inputs[:even], labels[:even])
         return self.loss(inputs, targets)
 
-    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, **kwargs: float) -> torch.Tensor:
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
         """Cross-entropy; a model of several heads has a loss of its own."""
-        criterion = partial(F.cross_entropy, **kwargs)
+        criterion = partial(F.cross_entropy, label_smoothing=label_smoothing)
         own: Any = getattr(self.model, "training_loss", None)
         return criterion(self.model(inputs), targets) if own is None else own(inputs, targets, criterion)
 
