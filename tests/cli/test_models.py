@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import glocal
-from glocal.cli import app, models  # noqa: F401  (registers the command)
+from glocal.cli import app, models
 from glocal.errors import GlocalError
 
 
@@ -17,6 +17,17 @@ def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["models", *arguments], catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
+
+
+NAMES = glocal.list_models()
+QUICK = {"resnet_micro", "cvt_micro", "cat_micro", "conformer_micro", "t2t_vit_micro", "botnet50", "t2t_vit_dense"}
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+def test_what_is_kept_is_what_is_counted(name):
+    """`make docs` was run after the last change of a model."""
+    (row,) = (row for row in json.loads(run(name, "--json")) if row["name"] == name)
+    assert {key: row[key] for key in ("family", "params", "macs", "input_size")} == models.count(name)
 
 
 def test_every_model_in_less_than_ten_seconds():

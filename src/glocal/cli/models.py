@@ -84,6 +84,16 @@ def _published() -> dict[str, list[dict[str, Any]]]:
 
 def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
     import timm
+
+    cfg: Any = timm.get_pretrained_cfg(name)
+    counted = json.loads((resources.files("glocal.models") / "counted.json").read_text(encoding="utf-8"))
+    row = counted.get(name) or count(name)
+    return {"name": name, **row, "checkpoint": bool(cfg.has_weights), "published": published}
+
+
+def count(name: str) -> dict[str, Any]:
+    """Family, parameters and MACs of a model at its input size; `make docs` keeps those of our own in counted.json."""
+    import timm
     import torch
 
     from glocal.bench import count_macs, count_params
@@ -93,13 +103,10 @@ def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
     cfg: Any = timm.get_pretrained_cfg(name)
     channels, *size = cfg.input_size
     return {
-        "name": name,
         "family": type(model).__name__,
         "params": count_params(model),
         "macs": count_macs(model, tuple(size), channels),
         "input_size": [channels, *size],
-        "checkpoint": bool(cfg.has_weights),
-        "published": published,
     }
 
 
