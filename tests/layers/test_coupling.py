@@ -1,0 +1,54 @@
+"""Conformer's coupling unit, both directions, against loops."""
+
+import math
+
+import pytest
+import torch
+
+from glocal.layers import FCUDown, FCUUp
+from tests.randomized import wild
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_down_against_loops(pooling):
+    layer = wild(FCUDown(3, 4, 2, pooling=pooling))
+    x = torch.randn(1, 3, 4, 6, dtype=torch.float64)
+    tokens = torch.randn(1, 1 + 6, 4, dtype=torch.float64)
+    got = layer(x, tokens)
+    assert torch.equal(got[:, 0], tokens[:, 0])
+    weight, bias = layer.conv_project.weight[:, :, 0, 0], layer.conv_project.bias
+    for row in range(2):
+        for column in range(3):
+            window = [weight @ x[0, :, 2 * row + i, 2 * column + j] + bias for i in range(2) for j in range(2)]
+            pooled = torch.stack(window).mean(0) if pooling == "avg" else torch.stack(window).amax(0)
+            normed = (pooled - pooled.mean()) / torch.sqrt(pooled.var(unbiased=False) + 1e-6)
+            normed = normed * layer.ln.weight + layer.ln.bias
+            expected = torch.tensor([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in normed.tolist()])
+            torch.testing.assert_close(got[0, 1 + 3 * row + column].float(), expected)
+
+
+def test_up_against_loops():
+    layer = wild(FCUUp(4, 3, 2))
+    tokens = torch.randn(1, 1 + 6, 4, dtype=torch.float64)
+    got = layer(tokens, 4, 6)
+    weight, bias = layer.conv_project.weight[:, :, 0, 0], layer.conv_project.bias
+    norm = layer.bn
+    for row in range(4):
+        for column in range(6):
+            y = weight @ tokens[0, 1 + 3 * (row // 2) + column // 2] + bias
+            y = (y - norm.running_mean) / torch.sqrt(norm.running_var + 1e-6) * norm.weight + norm.bias
+            torch.testing.assert_close(got[0, :, row, column], y.clamp(min=0))
+
+
+def test_up_bilinear_keeps_a_constant():
+    layer = wild(FCUUp(4, 3, 2, upsampling="bilinear"))
+    tokens = torch.randn(1, 1, 4, dtype=torch.float64).expand(1, 7, 4)
+    got = layer(tokens, 4, 6)
+    torch.testing.assert_close(got, got[:, :, :1, :1].expand_as(got))
+
+
+def test_unknown_kinds_are_named():
+    with pytest.raises(ValueError, match="pooling: expected one of avg, max, got 'median'"):
+        FCUDown(3, 4, 2, pooling="median")
+    with pytest.raises(ValueError, match="upsampling: expected one of nearest, bilinear, got 'cubic'"):
+        FCUUp(4, 3, 2, upsampling="cubic")
