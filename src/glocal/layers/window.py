@@ -93,7 +93,8 @@ class WindowAttention(nn.Module):
         shape = x.shape
         qkv = self.qkv(x.view(-1, self.side**2, shape[-1]))  # (Bhw, ss, 3 dim)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (Bhw, n, ss, d) each
-        x = self.proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2)).view(shape)
+        x = self.attend(q, k, v, bias).transpose(1, 2).clone(memory_format=torch.contiguous_format)  # as ONNX has it
+        x = self.proj(x.flatten(2)).view(shape)
         x = from_windows(x, rows, columns)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
