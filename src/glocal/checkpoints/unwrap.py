@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from glocal.errors import GlocalError
+
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
 
 
@@ -15,6 +17,9 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
+    if not checkpoint or not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
+        other = next((f"{name}: {type(x).__name__}" for name, x in checkpoint.items() if not isinstance(x, Tensor)), "")
+        raise GlocalError(f"checkpoint: expected tensors by name, got {other or 'nothing'}")
     return {name.removeprefix("module."): tensor for name, tensor in checkpoint.items()}
 
 

@@ -51,11 +51,21 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         kwargs: timm's (`pretrained`, `num_classes`, `in_chans`, `features_only`, ...) and the family's own keywords.
 
     Raises:
-        GlocalError: if there is no such model.
+        GlocalError: if there is no such model, or no pretrained weights of it are known.
     """
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not is_model(name.split(".")[0]):
         raise GlocalError(f"model: expected a name of glocal or timm, got {name!r}{nearest(name, timm.list_models())}")
-    return timm.create_model(name, **kwargs)
+    try:
+        return timm.create_model(name, **kwargs)
+    except RuntimeError as error:
+        if "No pretrained weights exist" not in str(error):
+            raise
+        name = name.split(".")[0]
+        raise GlocalError(
+            f"{name}: no public location of pretrained weights is known. With a file of them, convert it (`glocal "
+            f"convert FILE --model {name} --out {name}.safetensors`) and give pretrained_cfg_overlay={{'file': "
+            f"'{name}.safetensors'}} beside pretrained=True"
+        ) from None
 
 
 def convert_checkpoint(name: str, state_dict: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:
