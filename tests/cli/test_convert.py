@@ -91,7 +91,7 @@ class Harm:
         (b"", "empty.pth", "damaged or no checkpoint"),
         (b"not a checkpoint at all" * 50, "text.pth", "damaged or no checkpoint"),
         (b"short", "text.safetensors", "damaged or no checkpoint"),
-        (pickle.dumps({"model": Harm()}), "pickle.pth", "could run code from it"),
+        (pickle.dumps({"model": Harm()}), "pickle.pth", "damaged or no checkpoint"),
         ("harm", "harm.pth", "could run code from it"),
         ("half", "half.pth", "damaged or no checkpoint"),
         ("list", "list.pth", "expected a state dict in list.pth, got list"),
