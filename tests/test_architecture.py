@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "layers": set(),
     "checkpoints": set(),
     "models": {"layers", "checkpoints"},
+    "heads": {"layers"},
     "data": {"files"},
     "report": {"files"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment

@@ -101,6 +101,10 @@ class Backbone(nn.Module):
         """(B, in_chans, H, W) -> (B, num_classes) logits."""
         return self.forward_head(self.forward_features(x))
 
+    def training_loss(self, x: Tensor, target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The loss to minimise, for any training loop; a model of two heads has its own."""
+        return criterion(self(x), target)
+
     def forward_intermediates(
         self,
         x: Tensor,

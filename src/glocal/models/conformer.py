@@ -337,12 +337,16 @@ class Conformer(Backbone):
 
 
 _CFG = cfg(interpolation="bicubic", classifier=("conv_head", "trans_head"))
+_MMPRETRAIN = "https://download.openmmlab.com/mmclassification/v0/conformer/conformer-"  # the authors' weights
 default_cfgs = generate_default_cfgs(
     {
-        "conformer_tiny_patch16.untrained": _CFG,
-        "conformer_small_patch16.untrained": _CFG,
-        "conformer_small_patch32.untrained": _CFG,
-        "conformer_base_patch16.untrained": _CFG,
+        "conformer_tiny_patch16.mm_in1k": _CFG
+        | {"url": _MMPRETRAIN + "tiny-p16_3rdparty_8xb128_in1k_20211206-f6860372.pth"},
+        "conformer_small_patch16.mm_in1k": _CFG
+        | {"url": _MMPRETRAIN + "small-p16_3rdparty_8xb128_in1k_20211206-3065dcf5.pth"},
+        "conformer_small_patch32.mm_in1k": _CFG | {"url": _MMPRETRAIN + "small-p32_8xb128_in1k_20211206-947a0816.pth"},
+        "conformer_base_patch16.mm_in1k": _CFG
+        | {"url": _MMPRETRAIN + "base-p16_3rdparty_8xb128_in1k_20211206-bfdf8637.pth"},
     }
 )
 

@@ -271,8 +271,17 @@ class CvT(Backbone):
 
 
 _CFG = cfg(interpolation="bicubic", first_conv="stages.0.patch_embed.proj", classifier="head")
+_384 = _CFG | {"input_size": (3, 384, 384), "crop_pct": 1.0, "crop_mode": "squash"}  # CENTER_CROP is off there
 default_cfgs = generate_default_cfgs(
-    {"cvt_13.untrained": _CFG, "cvt_21.untrained": _CFG, "cvt_w24.untrained": _CFG | {"input_size": (3, 384, 384)}}
+    {
+        "cvt_13.ms_in1k": _CFG | {"hf_hub_id": "microsoft/cvt-13"},
+        "cvt_13.ms_in1k_384": _384 | {"hf_hub_id": "microsoft/cvt-13-384"},
+        "cvt_13.ms_in22k_ft_in1k_384": _384 | {"hf_hub_id": "microsoft/cvt-13-384-22k"},
+        "cvt_21.ms_in1k": _CFG | {"hf_hub_id": "microsoft/cvt-21"},
+        "cvt_21.ms_in1k_384": _384 | {"hf_hub_id": "microsoft/cvt-21-384"},
+        "cvt_21.ms_in22k_ft_in1k_384": _384 | {"hf_hub_id": "microsoft/cvt-21-384-22k"},
+        "cvt_w24.ms_in22k_ft_in1k_384": _384 | {"hf_hub_id": "microsoft/cvt-w24-384-22k"},
+    }
 )
 
 

@@ -206,17 +206,24 @@ def _adapt_channels(state_dict: StateDict, model: nn.Module) -> StateDict:
 
 
 _CFG = cfg(crop_pct=0.9, interpolation="bicubic", first_conv=None, classifier="head")
+_RELEASE = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
+_MMPRETRAIN = "https://download.openmmlab.com/mmclassification/v0/t2t-vit/"
 default_cfgs = generate_default_cfgs(
     {
-        "t2t_vit_7.untrained": _CFG,
-        "t2t_vit_10.untrained": _CFG,
-        "t2t_vit_12.untrained": _CFG,
-        "t2t_vit_14.untrained": _CFG,
-        "t2t_vit_19.untrained": _CFG,
-        "t2t_vit_24.untrained": _CFG,
-        "t2t_vit_t_14.untrained": _CFG,
-        "t2t_vit_t_19.untrained": _CFG,
-        "t2t_vit_t_24.untrained": _CFG,
+        "t2t_vit_7.yitu_in1k": _CFG | {"url": _RELEASE + "71.7_T2T_ViT_7.pth.tar"},
+        "t2t_vit_10.yitu_in1k": _CFG | {"url": _RELEASE + "75.2_T2T_ViT_10.pth.tar"},
+        "t2t_vit_12.yitu_in1k": _CFG | {"url": _RELEASE + "76.5_T2T_ViT_12.pth.tar"},
+        "t2t_vit_14.yitu_in1k": _CFG | {"url": _RELEASE + "81.5_T2T_ViT_14.pth.tar"},
+        "t2t_vit_14.yitu_in1k_384": _CFG
+        | {"url": _RELEASE + "83.3_T2T_ViT_14.pth.tar", "input_size": (3, 384, 384), "crop_pct": 1.0},
+        "t2t_vit_19.yitu_in1k": _CFG | {"url": _RELEASE + "81.9_T2T_ViT_19.pth.tar"},
+        "t2t_vit_24.yitu_in1k": _CFG | {"url": _RELEASE + "82.3_T2T_ViT_24.pth.tar"},
+        "t2t_vit_t_14.yitu_in1k": _CFG | {"url": _RELEASE + "81.7_T2T_ViTt_14.pth.tar"},
+        "t2t_vit_t_14.mm_in1k": _CFG | {"url": _MMPRETRAIN + "t2t-vit-t-14_8xb64_in1k_20211220-f7378dd5.pth"},
+        "t2t_vit_t_19.yitu_in1k": _CFG | {"url": _RELEASE + "82.4_T2T_ViTt_19.pth.tar"},
+        "t2t_vit_t_19.mm_in1k": _CFG | {"url": _MMPRETRAIN + "t2t-vit-t-19_8xb64_in1k_20211214-7f5e3aaf.pth"},
+        "t2t_vit_t_24.yitu_in1k": _CFG | {"url": _RELEASE + "82.6_T2T_ViTt_24.pth.tar"},
+        "t2t_vit_t_24.mm_in1k": _CFG | {"url": _MMPRETRAIN + "t2t-vit-t-24_8xb64_in1k_20211214-b2a68ae3.pth"},
         "t2t_vit_14_resnext.untrained": _CFG,
         "t2t_vit_14_wide.untrained": _CFG,
         "t2t_vit_14_se.untrained": _CFG,
