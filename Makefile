@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_OUT ?= demo
+# two tests at a time, a thread each; JOBS=1 for one after the other
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # OpenMP's threads spin while they wait for each other; on shared cores that makes torch many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -29,10 +32,10 @@ demo: $(VENV)/base  ## compare a CNN, a hybrid and a Transformer on built-in rea
 	$(BIN)/glocal compare fashion-mini --models resnet_micro,botnet_micro,vit_micro --seeds 2 --out $(DEMO_OUT) --resume
 
 test: $(VENV)/dev  ## the quick tests, no network
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(VENV)/dev  ## everything, the slow tests included
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 check: $(VENV)/dev  ## format, lint, types
 	$(BIN)/ruff format --check .
