@@ -158,6 +158,17 @@ def _printed(value: float, text: str) -> bool:
     return abs(value - float(text)) <= 0.5 * 10**-digits + 1e-9
 
 
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_micro_models_are_matched_within_15_percent(in_chans):
+    macs = {}
+    for name in timm.list_models("*_micro"):
+        with torch.device("meta"):
+            macs[name] = count_macs(timm.create_model(name, num_classes=10, in_chans=in_chans), 32, in_chans)
+    assert len(macs) == 7
+    assert max(macs.values()) <= 1.15 * min(macs.values()), macs
+    assert min(macs.values()) > 10e6
+
+
 def test_published_rows_are_of_registered_models_and_have_a_source():
     for row in PUBLISHED:
         assert timm.is_model(row["name"]), row

@@ -1,9 +1,11 @@
 """timm's model contract over every registered name: full sizes on the meta device, values on shortened models."""
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
 from PIL import Image
+from pytorch_lightning.utilities.model_summary import ModelSummary
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from timm.models._manipulate import group_with_matcher
@@ -301,6 +303,27 @@ def test_gradient_checkpointing_has_equal_gradients(name):
         torch.testing.assert_close(gradients[1][n], gradient, rtol=1e-10, atol=1e-12, msg=n)
 
 
+FULL = ("glocal_resnet50", "botnet50", "glocal_vit_small_patch16_224", "t2t_vit_14", "cvt_13", "cat_small",
+        "conformer_small_patch16")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_sizes_compile_and_export(name):
+    model = calm(timm.create_model(name, num_classes=5))
+    dim = torch.export.Dim
+    # two windows of CAT in its last stage are 448 pixels; 256 and more suffice for the others
+    low = 9 if name == "cat_small" else 2
+    sizes = {0: dim("b", min=1, max=64), 2: 32 * dim("h", min=low, max=32), 3: 32 * dim("w", min=low, max=32)}
+    traced = images(2, 3, 320, 288)
+    program = torch.export.export(model, (traced,), dynamic_shapes=(sizes,)).module()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(traced), model(traced))
+        for x in (traced, images(1, 3, 352, 320)):
+            torch.testing.assert_close(program(x), model(x))
+
+
 @pytest.mark.parametrize("name", MICROS)
 def test_compiles_and_exports_with_dynamic_sizes(name):
     model = calm(timm.create_model(name, num_classes=5))
@@ -329,3 +352,21 @@ def test_half_precision_and_channels_last(name, dtype):
         assert (half.float() - expected).abs().max() <= 0.1 * expected.abs().max()
         last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(last, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MICROS)
+def test_a_summary_by_hooks_sees_every_layer(name):
+    """As Lightning's ModelSummary and torchinfo look at a model: through hooks, while it runs."""
+    model = timm.create_model(name, num_classes=5).eval()
+    shapes = {}
+    for key, module in model.named_modules():
+        module.register_forward_hook(lambda _, __, output, key=key: shapes.update({key: output}))
+    model(images(1, 3, 32, 32))
+    with_parameters = {key.rpartition(".")[0] for key, _ in model.named_parameters()}
+    # parameters that a module uses as they are: tables, class tokens
+    own = {key for key, module in model.named_modules() if not list(module.children())}
+    assert not {key for key in with_parameters & own if key not in shapes} - {""}
+    task = pl.LightningModule()
+    task.model = model
+    summary = ModelSummary(task, max_depth=2)
+    assert summary.total_parameters == sum(p.numel() for p in model.parameters())
