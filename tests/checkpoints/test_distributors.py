@@ -5,6 +5,8 @@ import torch
 
 import glocal
 from glocal.errors import GlocalError
+from tests.parity import recipe
+from tests.parity.test_parity import load, weights
 from tests.randomized import calm
 
 
@@ -87,3 +89,20 @@ def test_hugging_faces_cvt_is_another_function():
                 if isinstance(child, torch.nn.GELU):
                     setattr(module, name, QuickGELU())
         torch.testing.assert_close(theirs(x).logits, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_mmpretrains_division_is_another_function():
+    """Dividing by the scale, as its T2T-ViT does since 1.0.0rc7, played here by the inverse scale in the blocks."""
+    manifest, expected = load("t2t_vit_t_14.mmpretrain")
+    converted = glocal.convert_checkpoint("t2t_vit_t_14", weights(manifest))
+    x = torch.from_numpy(recipe.image(manifest["inputs"][0])).double()
+    logits = torch.from_numpy(expected["logits"]).double()
+    away = {}
+    for scale in (64**-0.5, 64**0.5):
+        model = glocal.create_model("t2t_vit_t_14", qk_scale=scale).double().eval()
+        model.load_state_dict(converted)
+        with torch.no_grad():
+            away[scale] = ((model(x) - logits).abs().max() / logits.abs().max()).item()
+    assert away[64**-0.5] < 1e-6
+    assert away[64**0.5] > 0.5

@@ -214,8 +214,7 @@ default_cfgs = generate_default_cfgs(
         "t2t_vit_10.yitu_in1k": _CFG | {"url": _RELEASE + "75.2_T2T_ViT_10.pth.tar"},
         "t2t_vit_12.yitu_in1k": _CFG | {"url": _RELEASE + "76.5_T2T_ViT_12.pth.tar"},
         "t2t_vit_14.yitu_in1k": _CFG | {"url": _RELEASE + "81.5_T2T_ViT_14.pth.tar"},
-        "t2t_vit_14.yitu_in1k_384": _CFG
-        | {"url": _RELEASE + "83.3_T2T_ViT_14.pth.tar", "input_size": (3, 384, 384), "crop_pct": 1.0},
+        "t2t_vit_14.yitu_in1k_384": _CFG | {"url": _RELEASE + "83.3_T2T_ViT_14.pth.tar", "input_size": (3, 384, 384)},
         "t2t_vit_19.yitu_in1k": _CFG | {"url": _RELEASE + "81.9_T2T_ViT_19.pth.tar"},
         "t2t_vit_24.yitu_in1k": _CFG | {"url": _RELEASE + "82.3_T2T_ViT_24.pth.tar"},
         "t2t_vit_t_14.yitu_in1k": _CFG | {"url": _RELEASE + "81.7_T2T_ViTt_14.pth.tar"},
