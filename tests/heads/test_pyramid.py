@@ -104,6 +104,14 @@ def test_smp_takes_pyramids_by_name(name, decoder):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.parameters())
 
 
+def test_smp_takes_cvts_three_stages_by_name():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = smp.Unet("tu-cvt_13", encoder_weights=None, classes=2, encoder_depth=4, decoder_channels=(32, 16, 8, 8))
+    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 2, 64, 96)
+
+
 def test_transformers_wraps_a_model_as_any_of_timms():
     transformers = pytest.importorskip("transformers")
     config = transformers.TimmWrapperConfig(architecture="cvt_micro", num_labels=4, do_pooling=True)

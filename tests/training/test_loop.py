@@ -211,3 +211,30 @@ def test_or_is_left_out_and_reported_once(sets):
     result = run((ImageBatches(images, 32), sets[1]), on_error="skip")
     assert [skipped.path for skipped in result.skipped] == ["train/00013"]
     assert result.flop == 6 * 1000 * 59 * 3
+
+
+class OwnLoss(nn.Module):
+    """A network with a loss of its own, as one of two heads has."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+        self.asked: list[float] = []
+
+    def forward(self, x):
+        return self.body(x)
+
+    def training_loss(self, x, target, criterion):
+        loss = criterion(self.body(x), target)
+        self.asked.append(loss.item())
+        return 0 * loss
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_a_model_with_a_loss_of_its_own_is_trained_by_it(sets, mixup):
+    model = OwnLoss()
+    before = [p.clone() for p in model.parameters()]
+    result = run(sets, model, dataclasses.replace(RECIPE, mixup=mixup, weight_decay=0.0), "1ep")
+    assert len(model.asked) == result.steps
+    assert all(loss > 0 for loss in model.asked)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), "its loss was constant"
