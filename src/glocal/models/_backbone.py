@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class Backbone(nn.Module):
     """
 
     default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2, 3)
+    pools: ClassVar[tuple[str, ...]] = ("avg", "")  # values of global_pool; "token" needs a class token
+    num_prefix_tokens: int = 0
+    global_pool: Any  # a name, or the module that pools
     num_classes: int
     num_features: int
     head_hidden_size: int
@@ -61,13 +65,24 @@ class Backbone(nn.Module):
         """Features -> (B, num_classes) logits, or with ``pre_logits`` what enters the classifier."""
         raise NotImplementedError
 
+    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The module that makes the logits."""
-        raise NotImplementedError
+        return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier on the model; 0 classes for none, ``global_pool=''`` for unpooled features."""
-        raise NotImplementedError
+        self.set_pool(global_pool)
+        self.num_classes = num_classes
+        self.head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def set_pool(self, global_pool: str | None) -> None:
+        """Pool by one of `pools`; None leaves it as it is."""
+        known = [pool for pool in self.pools if pool != "token" or self.num_prefix_tokens]
+        if global_pool is not None and global_pool not in known:
+            raise ValueError(f"global_pool: expected one of {', '.join(map(repr, known))}, got {global_pool!r}")
+        if global_pool is not None:
+            self.global_pool = global_pool
 
     @staticmethod
     def adapt_checkpoint(state_dict: StateDict, model: nn.Module) -> StateDict:
@@ -206,6 +221,15 @@ def cfg(**kwargs: Any) -> dict[str, Any]:
         "classifier": "fc",
         **kwargs,
     }
+
+
+def init_linears(model: nn.Module) -> None:
+    """Linear layers as Transformers start them: normal of 0.02, truncated, and no bias (Touvron et al. 2021)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import cat as names
 from glocal.layers import CrossPatchAttention, WindowAttention, resample_map, to_windows
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 
 EMBEDS = ("conv", "slice")
 CROSSES = ("patch", "shifted")
-POOLS = ("avg", "")
 
 
 def merge_2x2(x: Tensor) -> Tensor:
@@ -214,11 +213,7 @@ class CAT(Backbone):
     def _init_weights(self) -> None:
         if self.pos_embed is not None:
             trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """(B, in_chans, H, W) image -> (B, h, w, C) output of each stage."""
@@ -246,18 +241,6 @@ class CAT(Backbone):
     def keep_stages(self, count: int) -> None:
         self.stages = self.stages[:count]
         self.output_norms = self.output_norms[:count]
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool is not None:
-            if global_pool not in POOLS:
-                raise ValueError(f"global_pool: expected one of 'avg', '', got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

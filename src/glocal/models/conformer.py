@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import conformer as names
 from glocal.layers import FCUDown, FCUUp, map_to_tokens, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 from glocal.models._conformer_blocks import ConvBlock, ConvTransBlock, Off, Pair, TransBlock
 
 BRANCHES = ("both", "conv", "trans")
-POOLS = ("avg", "")
 
 
 class Conformer(Backbone):
@@ -151,12 +150,9 @@ class Conformer(Backbone):
         self._init_weights()
 
     def _init_weights(self) -> None:
+        init_linears(self)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
@@ -180,7 +176,7 @@ class Conformer(Backbone):
                 yield x, tokens
 
     def norm_stage(self, x: Pair, index: int) -> Pair:  # type: ignore[override]
-        return (x[0], self.norm(x[1])) if index == 3 else x
+        return (x[0], self.norm(x[1])) if index == len(self.taps) - 1 else x
 
     def to_map(self, x: Pair, index: int, height: int, width: int) -> Tensor:  # type: ignore[override]
         stride = self.feature_info[index]["reduction"]
@@ -226,10 +222,7 @@ class Conformer(Backbone):
         return tuple(heads) if len(heads) > 1 else heads[0]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool is not None:
-            if global_pool not in POOLS:
-                raise ValueError(f"global_pool: expected one of 'avg', '', got {global_pool!r}")
-            self.global_pool = global_pool
+        self.set_pool(global_pool)
         self.num_classes = num_classes
         self.conv_head, self.trans_head = (
             nn.Linear(width, num_classes) if width and num_classes else nn.Identity() for width in self.widths

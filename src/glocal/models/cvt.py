@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import cvt as names
 from glocal.layers import ConvAttention, map_to_tokens, resample_map, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 
 EMBEDS = ("conv", "patch")
-POOLS = ("token", "avg", "")
 
 
 class ConvEmbed(nn.Module):
@@ -128,6 +127,7 @@ class CvT(Backbone):
     """
 
     stages: list[Stage]  # as a ModuleList
+    pools: ClassVar[tuple[str, ...]] = ("token", "avg", "")
     default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2)
 
     def __init__(
@@ -201,11 +201,7 @@ class CvT(Backbone):
         for name, parameter in self.named_parameters():
             if name.endswith(("cls_token", "pos_embed")):
                 trunc_normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """(B, in_chans, H, W) image -> (B, hw, dim) tokens of each stage; in the last the class token stands first."""
@@ -233,19 +229,6 @@ class CvT(Backbone):
 
     def keep_stages(self, count: int) -> None:
         self.stages = self.stages[:count]
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool is not None:
-            if global_pool not in POOLS or (global_pool == "token" and not self.num_prefix_tokens):
-                known = ", ".join(repr(pool) for pool in POOLS[1 - self.num_prefix_tokens :])
-                raise ValueError(f"global_pool: expected one of {known}, got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

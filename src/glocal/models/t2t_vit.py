@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import t2t_vit as names
 from glocal.layers import ConvolutionTokens, TokensToToken, map_to_tokens, sinusoid, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 from glocal.models._t2t_blocks import ATTENTIONS, Block, dense_blocks
 
 TOKENS = ("performer", "transformer", "convolution")
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # kernel, stride, padding of the three soft splits (§4.1)
-POOLS = ("token", "avg", "")
 
 
 class T2TViT(Backbone):
@@ -54,6 +53,7 @@ class T2TViT(Backbone):
         ValueError: if tokens, block or global_pool is unknown.
     """
 
+    pools: ClassVar[tuple[str, ...]] = ("token", "avg", "")
     default_out_indices: ClassVar[int | tuple[int, ...]] = 3
 
     def __init__(
@@ -118,11 +118,7 @@ class T2TViT(Backbone):
 
     def _init_weights(self) -> None:
         trunc_normal_(self.cls_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens for an image of this size in pixels."""
@@ -154,18 +150,6 @@ class T2TViT(Backbone):
 
     def keep_stages(self, count: int) -> None:
         self.blocks = self.blocks[:count]
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool is not None:
-            if global_pool not in POOLS:
-                raise ValueError(f"global_pool: expected one of 'token', 'avg', '', got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import vit as names
 from glocal.layers import PatchEmbed, SelfAttention, map_to_tokens, sincos_position_2d, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 
-POOLS = ("token", "avg", "max", "")
 POSITIONS = ("learned", "sincos", "none")
 
 
@@ -71,6 +70,7 @@ class VisionTransformer(Backbone):
         ValueError: if global_pool or position is unknown, or pooling by a token that is not there is asked for.
     """
 
+    pools: ClassVar[tuple[str, ...]] = ("token", "avg", "max", "")
     default_out_indices: ClassVar[int | tuple[int, ...]] = 3
 
     def __init__(
@@ -123,11 +123,7 @@ class VisionTransformer(Backbone):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         if self.pos_embed is not None:
@@ -165,19 +161,6 @@ class VisionTransformer(Backbone):
 
     def keep_stages(self, count: int) -> None:
         self.blocks = self.blocks[:count]
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool is not None:
-            if global_pool not in POOLS or (global_pool == "token" and not self.num_prefix_tokens):
-                known = ", ".join(repr(pool) for pool in POOLS[1 - self.num_prefix_tokens :])
-                raise ValueError(f"global_pool: expected one of {known}, got {global_pool!r}")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
