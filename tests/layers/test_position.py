@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from glocal.layers import AbsolutePosition2d, RelativePosition2d, resample_table, sincos_position_2d
+from glocal.layers import AbsolutePosition2d, RelativePosition2d, resample_map, resample_table, sincos_position_2d
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -66,3 +66,9 @@ def test_sincos_against_its_formula():
                     math.cos(row * frequency),
                 )
                 assert got[i :: dim // 4, row, column].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_of_positions_of_the_same_size_is_exact(dtype):
+    table = torch.randn(1, 5, 7, 9, dtype=dtype)
+    assert torch.equal(resample_map(table, 7, 9), table)

@@ -1,5 +1,6 @@
 """Attention inside and between windows against loops over pixels."""
 
+import itertools
 import math
 
 import pytest
@@ -67,18 +68,18 @@ def test_shifted_windows_against_loops():
     """Windows begin ``shift`` pixels further; at the edges the rolled map puts strangers together, who stay apart."""
     side, shift, dim = 4, 2, 4
     layer = wild(WindowAttention(dim, 2, side, shift=shift))
-    x = torch.randn(1, 8, 4, dim, dtype=torch.float64)
+    x = torch.randn(2, 8, 4, dim, dtype=torch.float64)
     rolled = x.roll((-shift, -shift), dims=(1, 2))
     expected = torch.zeros_like(x)
 
     def region(length: int, place: int) -> int:
         return (place >= length - side) + (place >= length - shift)
 
-    for top in range(0, 8, side):
+    for b, top in itertools.product(range(2), range(0, 8, side)):
         pixels = [(top + i, j) for i in range(side) for j in range(side)]
         together = lambda p, k: (region(8, p[0]), region(4, p[1])) == (region(8, k[0]), region(4, k[1]))  # noqa: E731
-        for (row, column), value in attend_window(layer, pixels, rolled[0], together).items():
-            expected[0, (row + shift) % 8, (column + shift) % 4] = value
+        for (row, column), value in attend_window(layer, pixels, rolled[b], together).items():
+            expected[b, (row + shift) % 8, (column + shift) % 4] = value
     torch.testing.assert_close(layer(x), expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import functools
 import json
 import sys
 from importlib import resources
@@ -86,9 +87,15 @@ def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
     import timm
 
     cfg: Any = timm.get_pretrained_cfg(name)
-    counted = json.loads((resources.files("glocal.models") / "counted.json").read_text(encoding="utf-8"))
-    row = counted.get(name) or count(name)
+    row = _counted().get(name) or count(name)
     return {"name": name, **row, "checkpoint": bool(cfg.has_weights), "published": published}
+
+
+@functools.cache
+def _counted() -> dict[str, dict[str, Any]]:
+    """What `count` gave for our models when `make docs` last ran."""
+    text = (resources.files("glocal.models") / "counted.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
 
 
 def count(name: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16, 32)
@@ -65,17 +65,10 @@ def _level(in_chs: int, dim: int, has: int, wants: int) -> nn.Module:
     """Stride ``has`` -> stride ``wants``, then 1x1 and 3x3 convolutions, each with a norm over the channels."""
     layers: list[nn.Module] = []
     while has > wants:
-        layers += [nn.ConvTranspose2d(in_chs, in_chs // 2, 2, stride=2), _ChannelNorm(in_chs // 2), nn.GELU()]
+        layers += [nn.ConvTranspose2d(in_chs, in_chs // 2, 2, stride=2), LayerNorm2d(in_chs // 2), nn.GELU()]
         in_chs, has = in_chs // 2, has // 2
     if has < wants:
         layers += [nn.MaxPool2d(wants // has, wants // has, ceil_mode=True)]
-    layers += [nn.Conv2d(in_chs, dim, 1, bias=False), _ChannelNorm(dim)]
-    layers += [nn.Conv2d(dim, dim, 3, padding=1, bias=False), _ChannelNorm(dim)]
+    layers += [nn.Conv2d(in_chs, dim, 1, bias=False), LayerNorm2d(dim)]
+    layers += [nn.Conv2d(dim, dim, 3, padding=1, bias=False), LayerNorm2d(dim)]
     return nn.Sequential(*layers)
-
-
-class _ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a (B, C, H, W) map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.permute(super().forward(x.permute(0, 2, 3, 1)), (0, 3, 1, 2))

@@ -16,13 +16,13 @@ def to_windows(x: Tensor, side: int) -> Tensor:
     batch, height, width, chs = x.shape
     rows, columns = (height + side - 1) // side, (width + side - 1) // side
     x = F.pad(x, (0, 0, 0, columns * side - width, 0, rows * side - height))
-    return x.view(batch, rows, side, columns, side, chs).transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    return x.view(batch, rows, side, columns, side, chs).transpose(2, 3).contiguous()
 
 
 def from_windows(x: Tensor, height: int, width: int) -> Tensor:
     """(B, h, w, side, side, C) windows -> (B, height, width, C), the padding cut off."""
     batch, rows, columns, side, _, chs = x.shape
-    x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format).view(batch, rows * side, columns * side, chs)
+    x = x.transpose(2, 3).contiguous().view(batch, rows * side, columns * side, chs)
     return x[:, :height, :width]
 
 
@@ -143,13 +143,9 @@ class CrossPatchAttention(nn.Module):
         height, width = x.shape[1:3]
         x = to_windows(x, self.side)  # (B, h, w, s, s, C)
         batch, rows, columns, side, _, chs = x.shape
-        x = (
-            x.view(batch, rows * columns, side**2, chs).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-        )  # (B, C, hw, ss)
+        x = x.view(batch, rows * columns, side**2, chs).permute(0, 3, 1, 2).contiguous()  # (B, C, hw, ss)
         qkv = self.qkv(x.view(batch * chs, rows * columns, side**2))  # (BC, hw, 3 ss)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (BC, n, hw, d) each
         x = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (BC, hw, ss)
-        x = (
-            x.view(batch, chs, rows * columns, side**2).permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-        )  # (B, hw, ss, C)
+        x = x.view(batch, chs, rows * columns, side**2).permute(0, 2, 3, 1).contiguous()  # (B, hw, ss, C)
         return from_windows(x.view(batch, rows, columns, side, side, chs), height, width)
