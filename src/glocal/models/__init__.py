@@ -9,7 +9,6 @@ from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError, nearest
-from glocal.models._backbone import Backbone
 from glocal.models.botnet import BoTNet
 from glocal.models.cat import CAT
 from glocal.models.conformer import Conformer
@@ -89,12 +88,10 @@ def convert_checkpoint(name: str, state_dict: Mapping[str, Any], **kwargs: Any) 
     if name not in list_models():
         raise GlocalError(f"model: expected one of glocal's models, got {name!r}{nearest(name, list_models())}")
     with torch.device("meta"):
-        model = timm.create_model(name, **kwargs)
-        assert isinstance(model, Backbone)
-        keywords = model.keywords_of(model.adapt_checkpoint(dict(state_dict), model))
-        model = timm.create_model(name, **{**keywords, **kwargs})
-        assert isinstance(model, Backbone)
-    converted = model.adapt_checkpoint(dict(state_dict), model)
+        model: Any = timm.create_model(name, **kwargs)
+        converted = model.adapt_checkpoint(dict(state_dict), model)
+        if keywords := model.keywords_of(converted):
+            model = timm.create_model(name, **{**keywords, **kwargs})
     heads = tuple(f"{head}." for head in model.classifiers())
     expected = model.state_dict()
     if not any(key.startswith(heads) for key in converted):
