@@ -8,7 +8,6 @@ Prints for each fixture the largest error over its outputs, as a part of the lar
 import sys
 
 import torch
-
 from tests.parity import recipe
 from tests.parity.test_parity import DENSE, FIXTURES, TWO_HEADS, build, load
 
