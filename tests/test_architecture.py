@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "data": {"files"},
     "report": {"files"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
-    "training": {"data", "files"},
+    "training": {"data", "bench", "files"},
     "comparison": {"", "training", "data", "bench", "files"},
     "cli": {"", "layers", "checkpoints", "models", "data", "report", "bench", "training", "comparison", "files"},
     # single files

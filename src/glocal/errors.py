@@ -1,4 +1,4 @@
-"""The one exception that public doors raise for a user's mistake."""
+"""The exceptions that public doors raise for a user's mistake."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class GlocalError(ValueError):
 
     The command line prints it as one message and exits with code 2, without a traceback.
     """
+
+
+class CheckpointError(GlocalError):
+    """A file of weights that cannot be used: damaged, not what it says it is, or not safe to read."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

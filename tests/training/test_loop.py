@@ -3,7 +3,6 @@ import math
 import random
 import signal
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from torch import nn
 
 from glocal.data import ImageError
 from glocal.training import Budget, ImageBatches, Normalize, Recipe, TrainingBatches, TrainingError, load_pixels, train
-from glocal.training.loop import SCHEDULE_STEPS, cosine_schedule
+from glocal.training.task import SCHEDULE_STEPS, make_schedule
 from tests.shapes import image_set
 
 RECIPE = Recipe(batch_size=16, lr=1e-2)
@@ -178,7 +177,7 @@ def test_progress_goes_from_the_first_step_to_the_end(sets):
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([{"params": [parameter], "lr": 1.0}, {"params": [], "lr": 1.0, "lr_scale": 0.5}])
-    schedule = cosine_schedule(optimizer, SimpleNamespace(warmup=0.2, min_lr=0.1))
+    schedule = make_schedule(optimizer, Recipe(lr=1.0, warmup=0.2, min_lr=0.1))
     for progress, expected in ((0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.6, 0.55), (1, 0.1)):
         schedule.step_update(round(progress * SCHEDULE_STEPS))
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)

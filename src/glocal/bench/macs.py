@@ -34,13 +34,13 @@ def count_macs(model: nn.Module, image_size: int | tuple[int, int] = 224, in_cha
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
-        return _count(_copy_on_meta(model), (1, in_chans, height, width))
+        return _count(copy_on_meta(model), (1, in_chans, height, width))
     except RuntimeError:  # needs values, or refuses the input: then the run on real tensors says so
         return _count(copy.deepcopy(model).cpu(), (1, in_chans, height, width))
 
 
-def _copy_on_meta(model: nn.Module) -> nn.Module:
-    """Deep copy of a model whose parameters and buffers have shapes but no storage."""
+def copy_on_meta(model: nn.Module) -> nn.Module:
+    """Deep copy of a model whose parameters and buffers have shapes and no storage."""
     memo: dict[int, torch.Tensor] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): b.to("meta") for b in model.buffers()}
     return copy.deepcopy(model, memo)

@@ -75,7 +75,7 @@ def compare(
     from glocal.comparison import compare as run_comparison
     from glocal.comparison import make_settings
     from glocal.data import load_data
-    from glocal.training import load_recipe
+    from glocal.training import DEFAULT_RECIPES, load_recipe
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if resume and out is None:
@@ -88,7 +88,7 @@ def compare(
         weights=dict(_parse_weights(item) for item in weights or ()),
         image_size=image_size,
         fractions=[_parse_fraction(item) for item in fraction.split(",")],
-        recipe=load_recipe(recipe, mode) if recipe else None,  # type: ignore[arg-type]
+        recipe=load_recipe(recipe, DEFAULT_RECIPES.get(mode)) if recipe else None,  # type: ignore[call-overload]
         device=device,
         on_error=on_error,  # type: ignore[arg-type]
     )

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from glocal.bench import count_macs, count_params, measure_together, peak_training_memory
-from glocal.comparison.creation import heads
 from glocal.comparison.settings import Settings
+from glocal.training import heads
 
 TIMING_SECONDS = 1.0
 """For each model at each batch size, its warm-up not counted."""

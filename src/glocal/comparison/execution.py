@@ -14,12 +14,12 @@ from safetensors.numpy import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from glocal.comparison.creation import create, normalisation
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.training import (
+    Engine,
     FeatureBatches,
     ImageBatches,
     Normalize,
@@ -27,6 +27,8 @@ from glocal.training import (
     TrainingBatches,
     TrainResult,
     confident_mistakes,
+    create,
+    normalisation,
     predict,
     score,
     train,
@@ -78,7 +80,7 @@ class Runner:
 
     def _train(self, run: Run, progress: Callable[[Progress], None]) -> tuple[TrainResult, Normalize]:
         settings = self.settings
-        model = create(run.model, settings, len(self.data.classes), run.seed)
+        model = create_for(run.model, settings, len(self.data.classes), run.seed)
         prepare = Normalize(*normalisation(model))
         fraction = self.data.train.fraction(run.fraction, SPLIT_SEED)
         positions = np.array([self.position[path] for path in fraction.paths])
@@ -86,7 +88,7 @@ class Runner:
             "recipe": settings.recipe,
             "budget": settings.budget,
             "seed": run.seed,
-            "device": settings.device,
+            "engine": Engine(settings.device),
             "on_error": settings.on_error,
             "progress": progress,
         }
@@ -173,6 +175,18 @@ class Runner:
             folder / "predictions.safetensors",
             metadata={"paths_sha256": digest_of_paths(self.data.val.paths)},
         )
+
+
+def create_for(name: str, settings: Settings, num_classes: int, seed: int) -> Any:
+    """A model of a comparison; see `glocal.training.create`."""
+    return create(
+        name,
+        num_classes=num_classes,
+        image_size=settings.image_size,
+        seed=seed,
+        weights=None if settings.mode == "scratch" else settings.weights.get(name, "pretrained"),
+        drop_path=settings.recipe.drop_path,
+    )
 
 
 class _Backbone(nn.Module):

@@ -15,8 +15,7 @@ from safetensors.numpy import load_file
 import glocal
 from glocal.bench import describe_environment
 from glocal.comparison.costs import Costs, count_costs, time_inference
-from glocal.comparison.creation import create
-from glocal.comparison.execution import Runner
+from glocal.comparison.execution import Runner, create_for
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.statistics import CONFIDENCE
@@ -91,7 +90,7 @@ def compare(
     """
     observer = observer or _Silent()
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
-    models = {name: create(name, settings, len(data.classes), seed=0) for name in settings.models}
+    models = {name: create_for(name, settings, len(data.classes), seed=0) for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
         side_by_side = side_by_side and settings.device == "cpu" and settings.mode != "probe"
         measured = _measure(models, settings, data, store, side_by_side, observer)

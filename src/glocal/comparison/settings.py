@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import timm
-import torch
-
 from glocal.errors import GlocalError, nearest
-from glocal.training import DEFAULT_RECIPES, Budget, Mode, Recipe
+from glocal.files import sha256
+from glocal.training import (
+    DEFAULT_RECIPES,
+    Budget,
+    Mode,
+    Recipe,
+    check_model,
+    default_image_size,
+    has_weights,
+    load_recipe,
+    resolve_device,
+)
 
 DEFAULT_MODELS = (
     "resnet_micro", "botnet_micro", "vit_micro", "t2t_vit_micro", "cvt_micro", "cat_micro", "conformer_micro",
@@ -77,7 +85,7 @@ class Settings:
             "budget": str(self.budget),
             "seeds": list(self.seeds),
             "mode": self.mode,
-            "weights": {model: _sha256(path) for model, path in self.weights.items()},
+            "weights": {model: sha256(path) for model, path in self.weights.items()},
             "image_size": self.image_size,
             "fractions": list(self.fractions),
             "device": self.device,
@@ -128,7 +136,7 @@ def make_settings(
             f"fraction: expected shares above 0 and at most 1, each once, such as 1.0,0.3,0.1; got {shown}"
         )
     if image_size is None:
-        image_size = max(_default_cfg(model).input_size[-1] for model in models)
+        image_size = max(default_image_size(model) for model in models)
     if image_size not in IMAGE_SIZES:
         low, high = IMAGE_SIZES[0], IMAGE_SIZES[-1]
         raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
@@ -140,42 +148,17 @@ def make_settings(
         weights=weights,
         image_size=image_size,
         fractions=tuple(sorted(fractions, reverse=True)),
-        recipe=recipe or DEFAULT_RECIPES[mode],
+        recipe=recipe or load_recipe(DEFAULT_RECIPES[mode]),
         device=resolve_device(device),
         on_error=on_error,
     )
-
-
-def resolve_device(name: str) -> str:
-    """``auto``, or a device that torch can use here.
-
-    Raises:
-        GlocalError: for a device that torch does not know or this machine does not have.
-    """
-    usable = [
-        *(["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-        "cpu",
-    ]
-    if name == "auto":
-        return usable[0]
-    if name not in usable:
-        raise GlocalError(f"device: expected auto or one of {', '.join(usable)} (what this machine has), got {name!r}")
-    return name
 
 
 def _check_models(models: Sequence[str]) -> None:
     if not models:
         raise GlocalError("models: expected at least one name; `glocal models` lists ours")
     for model in models:
-        architecture, _, tag = model.partition(".")
-        if not timm.is_model(architecture):
-            known = timm.list_models()
-            raise GlocalError(
-                f"unknown model {model!r}{nearest(model, known)}; `glocal models` lists ours, timm's work too"
-            )
-        if tag and model not in (known := timm.list_models(f"{architecture}.*", pretrained=True)):
-            raise GlocalError(f"{architecture} has no weights {tag!r}; it has {', '.join(known) or 'none'}")
+        check_model(model)
         if models.count(model) > 1:
             raise GlocalError(f"model {model!r} is named twice")
 
@@ -190,12 +173,8 @@ def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path
             raise GlocalError(f"weights of {model}: no file {path}")
     if mode != "scratch":
         for model in models:
-            if model not in weights and not _default_cfg(model).has_weights:
+            if model not in weights and not has_weights(model):
                 raise GlocalError(f"{mode} needs weights, and {model} has none of its own: give --weights {model}=FILE")
-
-
-def _default_cfg(model: str) -> Any:
-    return timm.get_pretrained_cfg(model)
 
 
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
@@ -207,8 +186,3 @@ def _file_safe(name: str) -> str:
     """The name itself where it is safe as a file's; otherwise made safe, with a digest to keep two apart."""
     safe = re.sub(r"[^A-Za-z0-9._]", "_", name)
     return safe if safe == name else f"{safe}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

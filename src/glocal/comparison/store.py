@@ -9,13 +9,8 @@
 A record is written under another name and renamed once all of it is on the disk.
 """
 
-import errno
-import fcntl
-import hashlib
 import json
-import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text
+from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync_file
 
 PLAN, COSTS, RECORD = "plan.json", "costs.json", "record.json"
 _UNFINISHED = ".unfinished-"
@@ -47,7 +42,7 @@ class Store:
         try:
             record = json.loads((folder / RECORD).read_text())
             for name, digest in record["files"].items():
-                if _sha256(folder / name) != digest:
+                if sha256(folder / name) != digest:
                     raise ValueError(f"{name} has changed")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             self.damaged[run_id] = str(error)
@@ -70,13 +65,13 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_files(folder)
-            files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+            files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
             (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
             for path in (*folder.iterdir(), folder):
-                _to_disk(path)
+                sync_file(path)
             shutil.rmtree(self.runs / run_id, ignore_errors=True)
             folder.rename(self.runs / run_id)
-            _to_disk(self.runs)
+            sync_file(self.runs)
         except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 
@@ -100,13 +95,7 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
         GlocalError: for a folder that cannot be written, is in use, has a comparison while ``resume`` is not set, or
             was started with another plan; the differences are listed.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "a+")  # noqa: SIM115 - held open as long as the folder is held
-    except OSError as error:
-        raise GlocalError(f"out: cannot write to {out} ({error.strerror}); choose another --out") from error
-    with lock:
-        _take(lock, out)
+    with hold_folder(out):
         _check_plan(out, plan, resume)
         store = Store(out)
         store.runs.mkdir(exist_ok=True)
@@ -115,22 +104,6 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
         for unfinished in out.glob(".tmp-*"):
             unfinished.unlink()
         yield store
-
-
-def _take(lock: Any, out: Path) -> None:
-    """Lock the open file; the system lets go of it when this process ends, however it ends."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        raise GlocalError(f"out: {out} is in use by {holder}; wait for it or choose another --out") from error
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
 
 
 def _check_plan(out: Path, plan: Mapping[str, Any], resume: bool) -> None:
@@ -146,31 +119,9 @@ def _check_plan(out: Path, plan: Mapping[str, Any], resume: bool) -> None:
         before = json.loads(path.read_text())
     except ValueError as error:
         raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
-    changes = list(_changes(before, json.loads(json.dumps(plan))))
+    changes = list(differences(before, json.loads(json.dumps(plan))))
     if changes:
         raise GlocalError(
             f"--resume: {out} was started with other settings:\n  " + "\n  ".join(changes) + "\n"
             "Ask for the same again, or choose another --out."
         )
-
-
-def _changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """``budget: was "5ep", is "3ep"`` for each setting that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys((*before, *now)):
-            yield from _changes(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        yield f"{name}: was {json.dumps(before)}, is {json.dumps(now)}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

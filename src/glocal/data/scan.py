@@ -5,13 +5,15 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import PIL
 
@@ -20,6 +22,9 @@ from glocal.files import atomic_write_text
 
 FEW = 64  # files that are decoded here and now; starting workers would take longer
 CHUNK = 16
+CRASHED = "the decoder crashed on it"
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ def scan_files(
     """Decode every file whole.
 
     What was found to be an image is remembered in the user's cache by the file's size, times and inode, so that a
-    second scan of a large folder reads only what has changed.
+    second scan of a large folder reads only what has changed. Of several processes that start at the same time, one
+    scans and the others wait for what it found.
 
     Args:
         root: folder of the paths.
@@ -60,17 +66,21 @@ def scan_files(
     Returns:
         path -> what was found, in the order of ``paths``.
     """
-    cache = _Cache(root, limits, follow_links)
-    stamps = {path: _stamp(root / path) for path in paths}  # before reading: a later change is then noticed
-    found = {path: Scanned(None, digest) for path in paths if (digest := cache.digest(path, stamps[path]))}
-    missing = [path for path in paths if path not in found]
-    look = partial(scan_file, str(root), limits=limits, follow_links=follow_links)
-    with _progress(len(missing), shown=progress) as advance:
-        for path, scanned in _scan(look, missing, workers):
-            found[path] = scanned
-            advance()
-    if len(missing) > FEW:
-        cache.write({path: [stamps[path], found[path].digest] for path in paths if found[path].reason is None})
+    file = cache_file(os.fspath(root.resolve()), asdict(limits), follow_links)
+    with alone(file, shown=progress) if len(paths) > FEW else nullcontext():
+        known = _known_digests(file)
+        stamps = {path: stamp(root / path) for path in paths}  # before reading: a later change is then noticed
+        found = {
+            path: Scanned(None, known[path][1])
+            for path in paths
+            if path in known and stamps[path] is not None and known[path][0] == stamps[path]
+        }
+        missing = [path for path in paths if path not in found]
+        look = partial(scan_file, str(root), limits=limits, follow_links=follow_links)
+        found |= scan_all(look, missing, progress=progress, workers=workers)
+        if len(missing) > FEW:
+            images = [path for path in paths if found[path].reason is None]
+            write_cache(file, {path: [stamps[path], found[path].digest] for path in images})
     return {path: found[path] for path in paths}
 
 
@@ -87,7 +97,27 @@ def scan_file(root: str, path: str, *, limits: ImageLimits, follow_links: bool) 
         return Scanned(f"cannot be read ({error.strerror})")
 
 
-def _scan(look: Callable[[str], Scanned], paths: list[str], workers: int | None) -> Iterator[tuple[str, Scanned]]:
+def scan_all(
+    look: Callable[[Item], Scanned], items: list[Item], *, progress: bool, workers: int | None
+) -> Iterator[tuple[Item, Scanned]]:
+    """Look at each item, in processes where there are many, and show how far it is.
+
+    Args:
+        look: what to do with one; it can be pickled and does not raise.
+        items: what to look at; they can be pickled.
+        progress: show a progress bar on standard error, where it is a terminal.
+        workers: processes; as many as there are processors by default.
+
+    Returns:
+        Pairs of item and what was found, in the order of ``items``; an item that kills its process is `CRASHED`.
+    """
+    with _progress(len(items), shown=progress) as advance:
+        for item, scanned in _scan(look, items, workers):
+            yield item, scanned
+            advance()
+
+
+def _scan(look: Callable[[Item], Scanned], paths: list[Item], workers: int | None) -> Iterator[tuple[Item, Scanned]]:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = workers or processors or 1
     if len(paths) <= FEW or workers == 1:
@@ -106,7 +136,7 @@ def _scan(look: Callable[[str], Scanned], paths: list[str], workers: int | None)
                     with _pool(1) as pool:
                         yield path, pool.submit(look, path).result()
                 except BrokenProcessPool:
-                    yield path, Scanned("the decoder crashed on it")
+                    yield path, Scanned(CRASHED)
             done += CHUNK
         paths = paths[done:]
 
@@ -129,36 +159,92 @@ def _progress(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-class _Cache:
-    """Digests of the images of one folder; a file that cannot be read or written is no cache, nothing more."""
-
-    def __init__(self, root: Path, limits: ImageLimits, follow_links: bool):
-        key = json.dumps([os.fspath(root.resolve()), asdict(limits), follow_links, GATE_VERSION, PIL.__version__])
-        self.file = cache_folder() / "scans" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-        try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = None
-        self.known = known if isinstance(known, dict) else {}
-
-    def digest(self, path: str, stamp: list[int] | None) -> str | None:
-        match self.known.get(path):
-            case [known, str(digest)] if known == stamp:
-                return digest
-        return None
-
-    def write(self, images: dict[str, list[object]]) -> None:
-        with suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(self.file, json.dumps(images))
+def _known_digests(file: Path) -> dict[str, tuple[list[int], str]]:
+    """Path -> stamp and digest of the images of one folder."""
+    known = read_cache(file)
+    if not isinstance(known, dict):
+        return {}
+    return {
+        path: (entry[0], entry[1])
+        for path, entry in known.items()
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    }
 
 
-def _stamp(path: Path) -> list[int] | None:
+def stamp(path: str | Path) -> list[int] | None:
+    """Size, times of change and inode of a file, which tell whether it is the one of before; None if it is gone."""
     try:
         status = os.stat(path)
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def cache_file(*key: object) -> Path:
+    """Where verdicts are remembered that depend on the gate, Pillow and ``key`` (what JSON can hold)."""
+    text = json.dumps([*key, GATE_VERSION, PIL.__version__])
+    return cache_folder() / "scans" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def read_cache(file: Path) -> object:
+    """What was remembered; a file that cannot be read is no cache (None), nothing more."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_cache(file: Path, content: object) -> None:
+    """Remember what JSON can hold, where the cache can be written."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(file, json.dumps(content))
+
+
+@contextmanager
+def alone(file: Path, *, shown: bool) -> Iterator[None]:
+    """Let one process at a time look up, scan and write a cache file: the next one then finds it written.
+
+    torchrun starts a process for each GPU at once, and each loads the data. Where the cache cannot be written, or the
+    file system or the operating system has no such locks, all go on at once and each scans for itself.
+
+    Args:
+        file: of the cache; the lock is on a file beside it and ends with the process that holds it.
+        shown: say on standard error, where it is a terminal, that another process is waited for.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    lock = None
+    try:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with _waiting(shown=shown):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do where a forked process has the file open too
+            os.close(lock)
+
+
+@contextmanager
+def _waiting(*, shown: bool) -> Iterator[None]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if shown and console.is_terminal:
+        with console.status("Waiting for another process that is checking these images"):
+            yield
+    else:
+        yield
 
 
 def cache_folder() -> Path:

@@ -62,6 +62,8 @@ class ImageSet:
         paths: what each image is called: its path under the data's root, or a name such as "val/00017".
         store: where the pixels are.
         rows: (N,) int64, the row of each image in its store.
+        groups: (N,) int64, the shard of each image, where images of one are best read together (`shards.shuffled`);
+            None where any order is as cheap as another.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ImageSet:
     paths: tuple[str, ...]
     store: Store
     rows: np.ndarray
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,7 +89,8 @@ class ImageSet:
         """The images at these indices, in this order."""
         indices = np.asarray(indices, dtype=np.int64)
         paths = tuple(self.paths[i] for i in indices)
-        return replace(self, labels=self.labels[indices], paths=paths, rows=self.rows[indices])
+        groups = None if self.groups is None else self.groups[indices]
+        return replace(self, labels=self.labels[indices], paths=paths, rows=self.rows[indices], groups=groups)
 
     def fraction(self, fraction: float, seed: int) -> "ImageSet":
         """A share of each class, at least one image of each; a smaller one of the same seed is inside a larger one.
@@ -114,7 +118,7 @@ class DataSource:
         name: what the user called it.
         train: images to learn from.
         val: images to measure on.
-        classes: class names, sorted; both parts have images of each.
+        classes: class names in the order of their labels; both parts have images of each.
         skipped: files left out, with reasons.
         warnings: what the user should know, in sentences.
         split: how the two parts came about, in a sentence.

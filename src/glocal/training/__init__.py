@@ -1,6 +1,17 @@
-"""Training: recipes, budgets, deterministic batches, the loop on its engine, metrics."""
+"""Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints, metrics."""
 
 from glocal.training.budget import Budget, training_flop
+from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
+from glocal.training.creation import (
+    check_model,
+    create,
+    default_image_size,
+    freeze,
+    has_weights,
+    heads,
+    normalisation,
+    resolve_device,
+)
 from glocal.training.loader import (
     CACHE_BYTES,
     FeatureBatches,
@@ -11,31 +22,60 @@ from glocal.training.loader import (
     load_pixels,
     training_loader,
 )
-from glocal.training.loop import CurvePoint, Normalize, Progress, TrainingError, TrainResult, predict, train
-from glocal.training.metrics import Metrics, confident_mistakes, score
-from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe
+from glocal.training.loop import (
+    CurvePoint,
+    Engine,
+    Keeping,
+    Progress,
+    Stopped,
+    TrainingError,
+    TrainResult,
+    predict,
+    train,
+)
+from glocal.training.metrics import Metrics, Outcomes, confident_mistakes, score
+from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
+from glocal.training.signals import RESUMABLE, StopRequest
+from glocal.training.task import Normalize
 
 __all__ = [
     "CACHE_BYTES",
     "DEFAULT_RECIPES",
+    "RESUMABLE",
     "Budget",
+    "Checkpoints",
     "CurvePoint",
+    "Engine",
     "FeatureBatches",
+    "FolderCheckpointIO",
     "ImageBatches",
+    "Keeping",
     "Metrics",
     "Mode",
     "Normalize",
+    "Outcomes",
     "Progress",
     "Recipe",
+    "StopRequest",
+    "Stopped",
     "TrainResult",
     "TrainingBatches",
     "TrainingError",
+    "check_model",
     "confident_mistakes",
+    "create",
+    "default_image_size",
     "evaluation_loader",
     "fit",
+    "freeze",
+    "has_weights",
+    "heads",
     "load_pixels",
     "load_recipe",
+    "normalisation",
     "predict",
+    "recipe_names",
+    "resolve_device",
     "score",
     "train",
     "training_flop",

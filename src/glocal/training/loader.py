@@ -16,23 +16,53 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal.data import ImageError, ImageSet, Skipped
-from glocal.training.augment import LIGHT_SHIFT, RandAugment, shift_and_flip
+from glocal.errors import GlocalError
+from glocal.training.augment import LIGHT_SHIFT, RandAugment, draws, shift_and_flip
 from glocal.training.recipe import Recipe
 
 CACHE_BYTES = 2 * 2**30
 """A set that takes more than this as uint8 is decoded anew in every epoch."""
 EVALUATION_BATCH = 128
 
-Key = tuple[int, np.ndarray]
-"""A batch before it is read: its epoch and the positions of its images."""
+
+class Key(NamedTuple):
+    """A batch before it is read.
+
+    Attributes:
+        epoch: counted from 0.
+        slots: (B,) positions of its images in their set; the r-th repeat of position p in a set of N is p + r N.
+        weight: of its mean loss in the step it is a part of; above 1 where it has more images than other parts.
+    """
+
+    epoch: int
+    slots: np.ndarray
+    weight: float = 1.0
 
 
 class Batch(NamedTuple):
-    """Inputs (B, 3, S, S) uint8, or (B, D) features; labels (B,) int64; images that went bad and are left out."""
+    """Images of a step, or of the part of a step that one device takes at a time.
+
+    Attributes:
+        inputs: (B, 3, S, S) uint8, or (B, D) features.
+        labels: (B,) int64.
+        seeds: (B,) int64, of what is drawn for each image on the device.
+        weight: see `Key`.
+        skipped: images that went bad and are left out.
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor
+    seeds: torch.Tensor
+    weight: float = 1.0
     skipped: tuple[Skipped, ...] = ()
+
+
+class Share(NamedTuple):
+    """What a process reads of each step: part ``rank`` of ``world``, in ``parts`` pieces one after the other."""
+
+    rank: int = 0
+    world: int = 1
+    parts: int = 1
 
 
 class Batched(Protocol):
@@ -45,9 +75,9 @@ class Batched(Protocol):
     def __getitem__(self, key: Key, /) -> Batch: ...
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """The rule of size for every model, in training and test: shorter side to ``size`` (bicubic), centre crop."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
+    """The rule of size: the shorter side to ``size / crop_pct`` (bicubic), and its centre of ``size`` x ``size``."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC, bleed=(1 - crop_pct) / 2)
 
 
 class ImageBatches(Dataset[Batch]):
@@ -57,42 +87,49 @@ class ImageBatches(Dataset[Batch]):
         images: where the images come from.
         size: side in pixels after `fit`.
         pixels: (N, S, S, 3) uint8, the images at this size; None to decode each when it is asked for.
+        crop_pct: of `fit`.
     """
 
-    def __init__(self, images: ImageSet, size: int, pixels: np.ndarray | None = None) -> None:
-        self.images, self.size, self.pixels = images, size, pixels
+    def __init__(self, images: ImageSet, size: int, pixels: np.ndarray | None = None, crop_pct: float = 1.0) -> None:
+        self.images, self.size, self.pixels, self.crop_pct = images, size, pixels, crop_pct
         self.labels, self.num_classes = images.labels, len(images.classes)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Batch:
-        _, positions = key
-        if self.pixels is not None:
-            return _batch(self.pixels[positions], self.labels[positions])
-        return self.read(positions, lambda image, _: np.asarray(fit(image, self.size)))
+        return self.read(key.slots)[0]
 
-    def read(self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray]) -> Batch:
+    def read(
+        self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray] | None = None
+    ) -> tuple[Batch, list[int]]:
         """Decode images one by one; those that went bad since they were checked are reported and left out.
 
         Args:
             positions: (B,) which images.
-            transform: RGB image and its position -> (S, S, 3) uint8.
+            transform: RGB image and its place in the batch -> (S, S, 3) uint8; by default `fit`.
+
+        Returns:
+            The batch, and which places of ``positions`` are in it.
         """
+        if transform is None:
+            if self.pixels is not None:
+                return _batch(self.pixels[positions], self.labels[positions]), list(range(len(positions)))
+            transform = lambda image, _: np.asarray(fit(image, self.size, self.crop_pct))  # noqa: E731
         pixels, kept, skipped = [], [], []
-        for position in positions.tolist():
+        for place, position in enumerate(positions.tolist()):
             try:
-                pixels.append(transform(self.images.image(position), position))
-                kept.append(position)
+                pixels.append(transform(self.images.image(position), place))
+                kept.append(place)
             except ImageError as error:
                 skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
         stacked = np.stack(pixels) if pixels else np.empty((0, self.size, self.size, 3), np.uint8)
-        return _batch(stacked, self.labels[kept], tuple(skipped))
+        return _batch(stacked, self.labels[positions[kept]], tuple(skipped)), kept
 
     def subset(self, positions: np.ndarray) -> "ImageBatches":
         """The images at these positions."""
         pixels = None if self.pixels is None else self.pixels[positions]
-        return ImageBatches(self.images.subset(positions), self.size, pixels)
+        return ImageBatches(self.images.subset(positions), self.size, pixels, self.crop_pct)
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -108,25 +145,30 @@ class TrainingBatches(Dataset[Batch]):
         self.source, self.recipe, self.seed = source, recipe, seed
         self.labels, self.num_classes = source.labels, source.num_classes
         self.randaugment = RandAugment(source.size, recipe) if recipe.augment == "randaugment" else None
+        self.groups = source.images.groups if self.reads_files else None
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether images are decoded anew in each epoch."""
+        return self.randaugment is not None or self.source.pixels is None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: Key) -> Batch:
-        epoch, positions = key
-        draws = {"count": len(self), "seed": self.seed, "epoch": epoch}
+        positions = key.slots % len(self)
+        drawn = draws(self.seed, key.epoch, key.slots)
         if self.randaugment is not None:
             randaugment = self.randaugment
-            return self.source.read(positions, lambda image, position: randaugment(image, position, **draws))
-        batch = self.source[key]
-        if self.recipe.augment == "none" and not self.recipe.flip:
-            return batch
-        bad = {skipped.path for skipped in batch.skipped}
-        kept = np.array([i for i in positions if self.source.images.paths[i] not in bad], int) if bad else positions
-        pixels = batch.inputs.permute(0, 2, 3, 1).numpy()
-        reach = self.source.size // LIGHT_SHIFT if self.recipe.augment == "light" else 0
-        changed = shift_and_flip(pixels, kept, reach=reach, flip=self.recipe.flip, **draws)
-        return batch._replace(inputs=_to_tensor(changed))
+            batch, kept = self.source.read(positions, lambda image, place: randaugment(image, drawn[place]))
+        else:
+            batch, kept = self.source.read(positions)
+            if self.recipe.augment == "light" or self.recipe.flip:
+                pixels = batch.inputs.permute(0, 2, 3, 1).numpy()
+                reach = self.source.size // LIGHT_SHIFT if self.recipe.augment == "light" else 0
+                changed = shift_and_flip(pixels, drawn[kept], reach=reach, flip=self.recipe.flip)
+                batch = batch._replace(inputs=_to_tensor(changed))
+        return batch._replace(seeds=torch.from_numpy(drawn[kept, 3].astype(np.int64)), weight=key.weight)
 
 
 class FeatureBatches(Dataset[Batch]):
@@ -139,28 +181,31 @@ class FeatureBatches(Dataset[Batch]):
         return len(self.features)
 
     def __getitem__(self, key: Key) -> Batch:
-        _, positions = key
-        return Batch(self.features[positions], torch.from_numpy(self.labels[positions]))
+        positions = key.slots % len(self)
+        labels = torch.from_numpy(self.labels[positions])
+        return Batch(self.features[positions], labels, torch.zeros_like(labels), key.weight)
 
 
-def load_pixels(images: ImageSet, size: int, advance: Callable[[], Any] = lambda: None) -> ImageBatches:
+def load_pixels(
+    images: ImageSet, size: int, advance: Callable[[], Any] = lambda: None, crop_pct: float = 1.0
+) -> ImageBatches:
     """Decode a set once and keep it as uint8, if it fits into `CACHE_BYTES`; ``advance`` is called after each image.
 
     Raises:
         ImageError: for an image that cannot be decoded; the caller has checked them all before.
     """
     if len(images) * size * size * 3 > CACHE_BYTES:
-        return ImageBatches(images, size)
+        return ImageBatches(images, size, crop_pct=crop_pct)
     pixels = np.empty((len(images), size, size, 3), np.uint8)
 
     def read(index: int) -> None:
-        pixels[index] = np.asarray(fit(images.image(index), size))
+        pixels[index] = np.asarray(fit(images.image(index), size, crop_pct))
         advance()
 
-    with ThreadPoolExecutor(_workers()) as pool:
+    with ThreadPoolExecutor(default_workers()) as pool:
         for _ in pool.map(read, range(len(images))):
             pass
-    return ImageBatches(images, size, pixels)
+    return ImageBatches(images, size, pixels, crop_pct)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
@@ -168,32 +213,81 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-class _Epochs(Sampler[Key]):
-    """Batches of shuffled positions, epoch after epoch without end."""
+def epoch_order(data: Batched, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
+    """(N,) slots of an epoch in their order, a function of the seed and the epoch.
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+    With repeats an epoch is still N slots: the first N / repeats images of the order, each ``repeats`` times in a row,
+    so that the repeats of an image are in one batch (Hoffer et al. 2020).
+    """
+    rng = np.random.default_rng((seed, epoch, 0))
+    num_images = len(data)
+    groups = getattr(data, "groups", None)
+    order = rng.permutation(num_images) if groups is None else __import__('glocal.data.shards').data.shards.shuffled(groups, rng)
+    if repeats > 1:
+        order = (order[:, None] + num_images * np.arange(repeats)).reshape(-1)[:num_images]
+    return order
+
+
+class _Steps(Sampler[Key]):
+    """The parts of each step that a process reads, step after step without end."""
+
+    def __init__(self, data: Batched, batch_size: int, seed: int, repeats: int, share: Share, start: int) -> None:
+        self.data, self.batch_size, self.seed, self.repeats = data, batch_size, seed, repeats
+        self.share, self.start = share, start
 
     def __iter__(self) -> Iterator[Key]:
-        for epoch in count():
-            order = np.random.default_rng((self.seed, epoch, 0)).permutation(self.num_images)
-            for positions in np.array_split(order, num_batches(self.num_images, self.batch_size)):
-                yield epoch, positions
+        steps_per_epoch = num_batches(len(self.data), self.batch_size)
+        pieces = self.share.world * self.share.parts
+        first_epoch, first_step = divmod(self.start, steps_per_epoch)
+        for epoch in count(first_epoch):
+            order = epoch_order(self.data, self.seed, epoch, self.repeats)
+            for step in np.array_split(order, steps_per_epoch)[first_step if epoch == first_epoch else 0 :]:
+                for slots in np.array_split(step, pieces)[self.share.rank :: self.share.world]:
+                    yield Key(epoch, slots, len(slots) * pieces / len(step))
 
 
-def training_loader(data: Batched, batch_size: int, seed: int, num_workers: int | None = None) -> DataLoader[Batch]:
-    """Endless batches in an order that depends on (seed, epoch) alone."""
-    return _loader(data, _Epochs(len(data), batch_size, seed), num_workers)
+def training_loader(
+    data: Batched,
+    batch_size: int,
+    seed: int,
+    num_workers: int | None = None,
+    *,
+    repeats: int = 1,
+    share: Share = Share(),  # noqa: B008 - immutable
+    start: int = 0,
+) -> DataLoader[Batch]:
+    """Endless batches in an order that depends on (seed, epoch) alone.
+
+    Args:
+        data: what to read.
+        batch_size: images of a step at most, over all processes.
+        seed: of the order.
+        num_workers: processes that read; by default as many as there are processors, where images are decoded.
+        repeats: see `epoch_order`.
+        share: which part of each step this process reads.
+        start: steps that are left out, as they were done before.
+
+    Raises:
+        GlocalError: if a step has fewer images than parts.
+    """
+    pieces = share.world * share.parts
+    smallest = len(data) // num_batches(len(data), batch_size)
+    if smallest < pieces:
+        raise GlocalError(
+            f"batch_size: expected an image for each of {share.world} devices x {share.parts} parts of a step, got "
+            f"steps of {smallest} images; raise batch_size, or lower --devices or accumulate"
+        )
+    return _loader(data, _Steps(data, batch_size, seed, repeats, share, start), num_workers)
 
 
-def evaluation_loader(data: Batched, num_workers: int | None = None) -> DataLoader[Batch]:
-    """All images once, in their order."""
+def evaluation_loader(data: Batched, num_workers: int | None = None, share: Share = Share()) -> DataLoader[Batch]:  # noqa: B008
+    """All images once, in their order; of several processes each reads every ``share.world``-th batch."""
     positions = np.array_split(np.arange(len(data)), num_batches(len(data), EVALUATION_BATCH))
-    return _loader(data, [(0, part) for part in positions], num_workers)
+    return _loader(data, [Key(0, part) for part in positions[share.rank :: share.world]], num_workers)
 
 
 def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
-    workers = (_workers() if _decodes(data) else 0) if num_workers is None else num_workers
+    workers = (default_workers() if _decodes(data) else 0) if num_workers is None else num_workers
     generator = torch.Generator()  # the loader draws a seed for its workers: not from the global generator
     return DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers, generator=generator)
 
@@ -201,16 +295,18 @@ def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batc
 def _decodes(data: Any) -> bool:
     """Whether reading a batch takes a decoder or PIL, which is worth processes of its own."""
     if isinstance(data, TrainingBatches):
-        return data.randaugment is not None or data.source.pixels is None
+        return data.reads_files
     return isinstance(data, ImageBatches) and data.pixels is None
 
 
-def _workers() -> int:
+def default_workers() -> int:
+    """Processes that decode: a processor each, up to 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _batch(pixels: np.ndarray, labels: np.ndarray, skipped: tuple[Skipped, ...] = ()) -> Batch:
-    return Batch(_to_tensor(pixels), torch.from_numpy(labels), skipped)
+    labels_ = torch.from_numpy(labels)
+    return Batch(_to_tensor(pixels), labels_, torch.zeros_like(labels_), 1.0, skipped)
 
 
 def _to_tensor(pixels: np.ndarray) -> torch.Tensor:

@@ -1,6 +1,11 @@
-"""What validation logits say: accuracy overall and per class, calibration, the mistakes made with most confidence."""
+"""What validation logits say: accuracy overall and per class, calibration, the mistakes made with most confidence.
 
-from dataclasses import dataclass
+Everything is computed from `Outcomes`, a few numbers an image, so a set is scored batch by batch, or a part in each
+process, without keeping its logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.special import log_softmax
@@ -32,22 +37,95 @@ class Metrics:
     confusion: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What a model said of N labelled images, one entry an image.
+
+    Attributes:
+        label: (N,) int64, the true class.
+        predicted: (N,) int64, the most probable class.
+        confidence: (N,) float64, its probability.
+        nll: (N,) float64, negative log-likelihood of the true class, in nats.
+        in_top5: (N,) bool, whether the true class is among the five most probable.
+    """
+
+    label: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    nll: np.ndarray
+    in_top5: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Outcomes":
+        """Outcomes of (N, K) logits and (N,) labels; an image's do not depend on the others."""
+        log_probs = log_softmax(logits.astype(np.float64), axis=1)
+        labels = np.asarray(labels, np.int64)
+        in_top5 = np.ones(len(labels), bool)
+        if logits.shape[1] > 5:
+            five = np.argpartition(-log_probs, 4, axis=1)[:, :5]
+            in_top5 = (five == labels[:, None]).any(1)
+        nll = -log_probs[np.arange(len(labels)), labels]
+        return cls(labels, log_probs.argmax(1), np.exp(log_probs.max(1)), nll, in_top5)
+
+    @classmethod
+    def join(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """Outcomes of several parts as those of one set, in their order; of none, an empty one."""
+        parts = [cls.of(np.empty((0, 1)), np.empty(0)), *parts]
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def score(self, num_classes: int) -> Metrics:
+        """The scores of these images; ``num_classes`` is the number of logits they came from.
+
+        Raises:
+            ValueError: if there is no image.
+        """
+        if not len(self):
+            raise ValueError("outcomes: expected at least one image, got none")
+        right = self.predicted == self.label
+        pairs = self.label * num_classes + self.predicted
+        confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
+        with np.errstate(invalid="ignore"):
+            per_class = confusion.diagonal() / confusion.sum(1)
+        top5 = float(self.in_top5.mean()) if num_classes >= TOP5_FROM else None
+        ece = calibration_error(self.confidence, right)
+        return Metrics(float(right.mean()), top5, ece, float(self.nll.mean()), per_class, confusion)
+
+    def mistakes(self, count: int = 12) -> list[tuple[int, int, float]]:
+        """The wrong predictions with the highest confidence, highest first: (position, predicted class, confidence)."""
+        wrong = np.flatnonzero(self.predicted != self.label)
+        worst = wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count]
+        return [(int(i), int(self.predicted[i]), float(self.confidence[i])) for i in worst]
+
+    def reliability(self) -> list["Bin"]:
+        """The `NUM_BINS` bins of a reliability diagram (Guo et al. 2017, Fig. 1), lowest confidence first."""
+        bins = _bins(self.confidence)
+        right = self.predicted == self.label
+        found = []
+        for i in range(NUM_BINS):
+            inside = bins == i
+            count = int(inside.sum())
+            means = (float(self.confidence[inside].mean()), float(right[inside].mean())) if count else (None, None)
+            found.append(Bin(i / NUM_BINS, (i + 1) / NUM_BINS, count, *means))
+        return found
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images whose confidence is in (lower, upper]: how many, their mean confidence and top-1; None without images."""
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float | None
+    top1: float | None
+
+
 def score(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     """Score (N, K) logits against (N,) labels."""
-    log_probs = log_softmax(logits.astype(np.float64), axis=1)
-    num_classes = logits.shape[1]
-    predicted = log_probs.argmax(1)
-    right = predicted == labels
-    confusion = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
-    with np.errstate(invalid="ignore"):
-        per_class = confusion.diagonal() / confusion.sum(1)
-    top5 = None
-    if num_classes >= TOP5_FROM:
-        five = np.argpartition(-log_probs, 4, axis=1)[:, :5]
-        top5 = float((five == labels[:, None]).any(1).mean())
-    confidence = np.exp(log_probs.max(1))
-    nll = float(-log_probs[np.arange(len(labels)), labels].mean())
-    return Metrics(float(right.mean()), top5, calibration_error(confidence, right), nll, per_class, confusion)
+    return Outcomes.of(logits, labels).score(logits.shape[1])
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
@@ -57,15 +135,15 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
         confidence: (N,) probability of the predicted class.
         right: (N,) whether the prediction is right.
     """
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)  # (lower, upper]
-    gap = np.bincount(bins, weights=right - confidence, minlength=NUM_BINS)
+    gap = np.bincount(_bins(confidence), weights=right - confidence, minlength=NUM_BINS)
     return float(np.abs(gap).sum() / len(right))
 
 
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int = 12) -> list[tuple[int, int, float]]:
     """The wrong predictions with the highest confidence, highest first: (position, predicted class, confidence)."""
-    probs = np.exp(log_softmax(logits.astype(np.float64), axis=1))
-    predicted, confidence = probs.argmax(1), probs.max(1)
-    wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
-    return [(int(i), int(predicted[i]), float(confidence[i])) for i in worst]
+    return Outcomes.of(logits, labels).mistakes(count)
+
+
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    """(N,) index of the bin, which is (lower, upper], of each confidence."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)

@@ -1,0 +1,272 @@
+"""Checkpoints that are whole or not there: a folder of safetensors and JSON, with digests, renamed into place.
+
+    step-00001234/model.safetensors    what is tested: the weights, or their average
+    step-00001234/optim.safetensors    every other tensor, such as the optimizer's
+    step-00001234/state.json           everything that is no tensor
+    step-00001234/MANIFEST.json        size and SHA-256 of each file beside it; written last
+
+The folder is written under another name in the same place, every file and the folder itself are brought onto the disk,
+and then it is renamed. There is no pickle in it, and none is ever read.
+"""
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from glocal.errors import CheckpointError
+from glocal.files import printable, sha256, sync_file
+
+FORMAT = "glocal.checkpoint/1"
+MANIFEST, MODEL, OPTIM, STATE = "MANIFEST.json", "model.safetensors", "optim.safetensors", "state.json"
+_UNFINISHED = ".tmp-"
+_STEP = re.compile(r"step-(\d{8,})")
+_TENSOR, _ITEMS, _TUPLE, _FLOAT = "__tensor__", "__items__", "__tuple__", "__float__"
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints as folders; ``Trainer(plugins=[FolderCheckpointIO()])`` works with any module.
+
+    Args:
+        write_model: writes the entry ``state_dict`` into a folder as ``model.safetensors``, and what belongs to it.
+    """
+
+    def __init__(self, write_model: Callable[[Path, dict[str, torch.Tensor]], None] | None = None) -> None:
+        self.write_model = write_model or _write_model
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+        """Write a nested dictionary of tensors and plain values.
+
+        Args:
+            checkpoint: with the model's tensors under ``state_dict``.
+            path: the folder; one that is there already is replaced.
+            storage_options: texts by file name, written beside.
+
+        Raises:
+            CheckpointError: for a weight that is not finite; nothing is written.
+            OSError: if it cannot be written; what was there before is there still.
+        """
+        path = Path(path)
+        tensors: dict[str, torch.Tensor] = {}
+        state = _without_tensors({k: v for k, v in checkpoint.items() if k != "state_dict"}, "", tensors)
+        model = dict(checkpoint.get("state_dict", {}))
+        for name, tensor in model.items():
+            if not all_finite(tensor):
+                raise CheckpointError(f"{path}: not written, as {name} is not finite")
+        folder = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            folder.mkdir(parents=True)
+            self.write_model(folder, model)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
+            (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+            for name, text in (storage_options or {}).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            written = sorted(folder.iterdir())
+            files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in written}
+            for file in written:
+                sync_file(file)
+            manifest = folder / MANIFEST
+            manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+            sync_file(manifest)
+            sync_file(folder)
+            _put_into_place(folder, path)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, SafetensorError):  # a full disk, as safetensors gives it
+                raise OSError(str(error)) from error
+            raise
+
+    def load_checkpoint(
+        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote, every byte checked.
+
+        Raises:
+            CheckpointError: if a file is missing or not as it was written; it is named.
+        """
+        path = Path(path)
+        check(path)
+        try:
+            tensors = load_file(path / OPTIM, device=str(map_location or "cpu"))
+            state = _with_tensors(json.loads((path / STATE).read_text(encoding="utf-8")), tensors)
+            return {**state, "state_dict": load_file(path / MODEL, device=str(map_location or "cpu"))}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
+            raise CheckpointError(
+                f"{printable(path)}: not a checkpoint of glocal ({type(error).__name__}); take an older one"
+            ) from error
+
+    def remove_checkpoint(self, path: str | os.PathLike) -> None:
+        """Delete a checkpoint: it is first renamed, so that half of one is never taken for one."""
+        path = Path(path)
+        if path.exists():
+            aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+            path.rename(aside)
+            sync_file(path.parent)
+            shutil.rmtree(aside)
+
+
+def check(path: Path) -> None:
+    """Compare a checkpoint's files with its manifest.
+
+    Raises:
+        CheckpointError: naming the first file that is missing, added or changed.
+    """
+    manifest = path / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{printable(manifest)}: expected {FORMAT}, got {content['format']!r}")
+        files = {str(name): (int(of["bytes"]), str(of["sha256"])) for name, of in content["files"].items()}
+    except OSError as error:
+        raise CheckpointError(f"{printable(manifest)}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{printable(manifest)}: damaged ({type(error).__name__})") from error
+    there = {file.name for file in path.iterdir()} - {MANIFEST}
+    for name in sorted(there ^ set(files)):
+        what = "missing" if name in files else "not in the manifest"
+        raise CheckpointError(f"{printable(path / name)}: {what}")
+    for name in (MODEL, OPTIM, STATE):
+        if name not in files:
+            raise CheckpointError(f"{printable(manifest)}: does not list {name}")
+    for name, (size, digest) in files.items():
+        file = path / name
+        try:
+            if file.is_symlink() or not file.is_file():
+                raise CheckpointError(f"{printable(file)}: not a regular file")
+            found = file.stat().st_size
+            if found != size:
+                raise CheckpointError(f"{printable(file)}: has {found} bytes, was written with {size}")
+            if sha256(file) != digest:
+                raise CheckpointError(f"{printable(file)}: its content has changed since it was written")
+        except OSError as error:
+            raise CheckpointError(f"{printable(file)}: cannot be read ({error.strerror})") from error
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        folder: of the checkpoints.
+        io: writes and reads one.
+        keep: how many of the newest are kept, beside the best.
+    """
+
+    def __init__(self, folder: Path, io: FolderCheckpointIO, keep: int = 2) -> None:
+        self.folder, self.io, self.keep = folder, io, keep
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, whole or not, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, step: int, checkpoint: dict[str, Any], texts: Mapping[str, str], best: int | None) -> None:
+        """Write the checkpoint of a step, then delete those that are no longer needed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.io.save_checkpoint(checkpoint, self.path(step), dict(texts))
+        kept = {*self.steps()[: self.keep], best}
+        for old in self.steps():
+            if old not in kept:
+                self.io.remove_checkpoint(self.path(old))
+
+    def load_newest(self, tell: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that is as it was written; ``tell`` hears of each that is not.
+
+        Raises:
+            CheckpointError: if there are checkpoints and none is whole.
+        """
+        steps = self.steps()
+        for step in steps:
+            try:
+                return step, self.io.load_checkpoint(self.path(step))
+            except CheckpointError as error:
+                tell(f"{error}; going back to the checkpoint before it")
+        if steps:
+            raise CheckpointError(f"{printable(self.folder)}: none of {len(steps)} checkpoints is whole; start anew")
+        return None
+
+    def clean(self) -> None:
+        """Delete what a process that was killed left unfinished."""
+        if self.folder.is_dir():
+            for path in self.folder.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(path)
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is infinite or NaN; whole numbers never are."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _write_model(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}, folder / MODEL)
+
+
+def _put_into_place(folder: Path, path: Path) -> None:
+    """Rename a folder; one in its place, which is damaged or of the same step, goes first."""
+    aside = None
+    if path.exists():
+        aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+        path.rename(aside)
+    folder.rename(path)
+    sync_file(path.parent)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """A tree as JSON: tensors are put into ``tensors`` and named in their place."""
+    match value:
+        case torch.Tensor():
+            tensors[name] = value
+            return {_TENSOR: name}
+        case dict() if all(isinstance(key, str) for key in value) and not _marked(value):
+            return {key: _without_tensors(of, f"{name}/{key}", tensors) for key, of in value.items()}
+        case dict():
+            items = enumerate(value.items())
+            return {_ITEMS: [[key, _without_tensors(of, f"{name}/{i}", tensors)] for i, (key, of) in items]}
+        case list():
+            return [_without_tensors(of, f"{name}/{i}", tensors) for i, of in enumerate(value)]
+        case tuple():
+            return {_TUPLE: [_without_tensors(of, f"{name}/{i}", tensors) for i, of in enumerate(value)]}
+        case float() if not math.isfinite(value):
+            return {_FLOAT: str(value)}
+        case bool() | int() | float() | str() | None:
+            return value
+        case _:
+            raise TypeError(f"{name}: a checkpoint holds tensors and plain values, not {type(value).__name__}")
+
+
+def _with_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    match value:
+        case {"__tensor__": name}:
+            return tensors[name]
+        case {"__items__": list(items)}:
+            return {key: _with_tensors(of, tensors) for key, of in items}
+        case {"__tuple__": list(items)}:
+            return tuple(_with_tensors(of, tensors) for of in items)
+        case {"__float__": str(text)}:
+            return float(text)
+        case dict():
+            return {key: _with_tensors(of, tensors) for key, of in value.items()}
+        case list():
+            return [_with_tensors(of, tensors) for of in value]
+    return value
+
+
+def _marked(value: Mapping[str, Any]) -> bool:
+    return any(key in value for key in (_TENSOR, _ITEMS, _TUPLE, _FLOAT))

@@ -1,0 +1,56 @@
+"""A wish to stop, from a signal: noted at once, obeyed at the end of the step."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+RESUMABLE = 75
+"""Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of BSD's sysexits."""
+
+
+class StopRequest:
+    """Remembers the first SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """The handler: sets a flag, nothing more."""
+        if self.requested is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.requested = signal.Signals(number).name
+
+    def install(self) -> None:
+        """Take over both signals, in the main thread of this process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle)
+
+    @contextmanager
+    def installed(self) -> Iterator["StopRequest"]:
+        """Take over both signals, and put back what was there."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.install()
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Leave no orphan: this process ends when the one that started it does."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            _pause.wait(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_pause = threading.Event()
