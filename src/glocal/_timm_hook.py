@@ -21,20 +21,30 @@ def register_with_timm() -> None:
 
 
 class _AfterTimm:  # no subclass of importlib.abc.MetaPathFinder: importing that takes a tenth of `glocal --help`
-    """Finds timm as usual and appends ``import glocal.models`` to its execution; then steps aside."""
+    """Finds timm as usual and appends ``import glocal.models`` to its execution; then steps aside.
+
+    Some libraries only ask whether timm could be imported (``importlib.util.find_spec``): that changes nothing here.
+    """
+
+    asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "timm":
+        if fullname != "timm" or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("timm")
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec("timm")
+        finally:
+            self.asking = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             execute(module)
             importlib.import_module("glocal.models")
 

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,21 @@ def sha256(path: str | Path) -> str:
     """Digest of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a folder that cannot be written before images are read, and leave no trace of the try."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror}); choose another --out") from error
+    finally:
+        for folder in missing:
+            if folder.exists():
+                folder.rmdir()
 
 
 @contextmanager

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from glocal.data import DataSource
     from glocal.training import CurvePoint
     from glocal.training import Progress as TrainingProgress
+    from glocal.training.run import Request
 
 
-def introduce(console: Console, source: "DataSource", settings: "Settings", out: Path) -> None:
+def introduce_data(console: Console, source: "DataSource") -> None:
     console.print(
         f"[bold]{escape(printable(source.name))}[/]: {len(source.classes)} classes, {len(source.train):,} training and "
         f"{len(source.val):,} test images ({escape(source.split)})"
@@ -30,6 +31,10 @@ def introduce(console: Console, source: "DataSource", settings: "Settings", out:
         console.print(f"[yellow]{len(source.skipped)} images skipped; the report lists them.[/]")
     for warning in source.warnings:
         console.print(f"[yellow]{escape(printable(warning))}[/]")
+
+
+def introduce(console: Console, source: "DataSource", settings: "Settings", out: Path) -> None:
+    introduce_data(console, source)
     number = len(list(settings.runs()))
     console.print(
         f"{number} runs of {settings.budget} each ({settings.mode}, {settings.image_size} px, {settings.device}): "
@@ -95,6 +100,73 @@ class Watcher:
 
     def close(self) -> None:
         self.bars.stop()
+
+
+class TrainWatcher:
+    """Shows a bar on a terminal, a line for each evaluation elsewhere; the first process alone speaks."""
+
+    def __init__(self, shown: bool) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
+        self.out = Console(highlight=False, soft_wrap=True, quiet=not shown)
+        self.point: CurvePoint | None = None
+        self.task: TaskID | None = None
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[state]}"),
+            console=self.console,
+            disable=not (shown and self.console.is_terminal),
+        )
+
+    def introduce(self, source: "DataSource", request: "Request", out: Path) -> None:
+        introduce_data(self.console, source)
+        recipe, engine = request.recipe, request.engine
+        processes = f", {engine.world} processes ({engine.strategy})" if engine.world > 1 else ""
+        self.console.print(
+            f"[bold]{request.model}[/] for {recipe.epochs:g} epochs of {request.image_size} px images, "
+            f"{recipe.batch_size} a step, seed {request.seed}, on {engine.device}{processes}; results in "
+            f"{escape(printable(out))}"
+        )
+
+    def say(self, text: str) -> None:
+        self.console.print(escape(text))
+
+    def fail(self, text: str) -> None:
+        self.console.print(f"[red]Failed:[/] {escape(text)}")
+
+    def update(self, progress: "TrainingProgress") -> None:
+        point = progress.point
+        top1 = f", top-1 {100 * point.val_top1:.1f} %" if point else ""
+        state = f"step {progress.step}, loss {progress.loss:.3f}{top1}, {progress.images_per_s:,.0f} images/s"
+        if self.console.is_terminal:
+            if self.task is None:
+                self.bar.start()
+                self.task = self.bar.add_task("training", total=1.0, state="")
+            left = _clock(progress.seconds_left)
+            self.bar.update(self.task, completed=progress.done, state=f"{state}, {left} left")
+        elif point is not None and point != self.point:
+            self.console.print(f"epoch {point.epoch:.1f}, {state}")
+        self.point = point
+
+    def close(self) -> None:
+        self.bar.stop()
+
+    def conclude(self, results: dict[str, Any], out: Path) -> None:
+        top5 = f", top-5 {100 * results['top5']:.1f} %" if results["top5"] is not None else ""
+        self.out.print(
+            f"[bold]{results['plan']['model']}[/]: top-1 {100 * results['top1']:.1f} %{top5}, calibration error "
+            f"{100 * results['ece']:.1f} % after {results['epochs']:g} epochs ({_clock(results['seconds'])} of training, "
+            f"{results['images_per_s']:,.0f} images/s)"
+        )
+        worst = sorted(
+            (rate, name)
+            for rate, name in zip(results["per_class"], results["classes"], strict=True)
+            if rate is not None
+        )[:3]
+        self.out.print("Weakest classes: " + ", ".join(f"{escape(printable(n))} {100 * r:.1f} %" for r, n in worst))
+        if results["nan_skips"]:
+            self.out.print(f"[yellow]{results['nan_skips']} steps were left out: loss or gradient not finite.[/]")
+        self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
 
 
 def _clock(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from glocal.cli import app
 from glocal.errors import GlocalError
-from glocal.files import printable
+from glocal.files import check_writable
 
 EPILOG = """\
 \b
@@ -93,7 +92,7 @@ def compare(
         on_error=on_error,  # type: ignore[arg-type]
     )
     out = out or Path("runs") / f"compare-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
-    _check_writable(out)
+    check_writable(out)
     source = load_data(data, on_error=settings.on_error, split_seed=split_seed, follow_links=follow_links)
     introduce(console, source, settings, out)
     watcher = Watcher(console, out, source)
@@ -137,18 +136,3 @@ def _parse_fraction(item: str) -> float:
         return float(item)
     except ValueError:
         raise GlocalError(f"fraction: expected shares such as 1.0,0.3,0.1; got {item!r}") from None
-
-
-def _check_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written before images are read, and leave no trace of the try."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror}); choose another --out") from error
-    finally:
-        for folder in missing:
-            if folder.exists():
-                folder.rmdir()

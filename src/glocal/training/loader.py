@@ -222,7 +222,11 @@ def epoch_order(data: Batched, seed: int, epoch: int, repeats: int = 1) -> np.nd
     rng = np.random.default_rng((seed, epoch, 0))
     num_images = len(data)
     groups = getattr(data, "groups", None)
-    order = rng.permutation(num_images) if groups is None else __import__('glocal.data.shards').data.shards.shuffled(groups, rng)
+    order = (
+        rng.permutation(num_images)
+        if groups is None
+        else __import__("glocal.data.shards").data.shards.shuffled(groups, rng)
+    )
     if repeats > 1:
         order = (order[:, None] + num_images * np.arange(repeats)).reshape(-1)[:num_images]
     return order

@@ -208,7 +208,7 @@ def train(
         Stopped: when ``stop`` was requested.
     """
     device = torch.device(engine.device)
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last).train()
     sharded = engine.strategy == "fsdp" and engine.world > 1
     plain = plain_copy(model, model.state_dict()) if sharded else None
     with _quiet_engine(), isolate_rng(), _own_interrupt():
@@ -724,6 +724,8 @@ def _quiet_engine() -> Iterator[None]:
         with warnings.catch_warnings():
             # Batches are made from pixels in memory: workers would only copy them.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # The average of the weights is only ever tested.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*is deprecated")  # the engine's own
             yield
     finally:

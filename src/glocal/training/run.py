@@ -1,0 +1,421 @@
+"""A training run and its folder: begun, resumed after any stop, finished.
+
+OUT/plan.json             what was asked; a resumed run must ask the same
+OUT/recipe.yaml           the recipe, every setting
+OUT/metrics.csv           a row each log_every_steps and each evaluation
+OUT/checkpoints/step-*/   the newest two and the best, each with its recipe
+OUT/model.safetensors     the final weights, and config.json beside them
+OUT/results.json          scores, written last: its being there means that the run is finished
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from glocal.bench import copy_on_meta, count_macs, count_params, describe_environment
+from glocal.data import DataSource
+from glocal.errors import CheckpointError, GlocalError
+from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256, sync_file
+from glocal.training.budget import Budget
+from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
+from glocal.training.creation import Weights, create, default_image_size, freeze, normalisation, takes_image_size
+from glocal.training.loader import TrainingBatches, load_pixels
+from glocal.training.loop import Engine, Keeping, Progress, TrainResult, train
+from glocal.training.metrics import Metrics
+from glocal.training.recipe import Recipe
+from glocal.training.saved import save_model
+from glocal.training.signals import StopRequest, end_with_parent
+from glocal.training.task import Normalize
+
+SCHEMA = "glocal.train/1"
+PLAN, RECIPE, METRICS, RESULTS = "plan.json", "recipe.yaml", "metrics.csv", "results.json"
+COLUMNS = (
+    "step", "epoch", "lr", "train_loss", "grad_norm", "images_per_s", "seconds", "val_loss", "val_top1", "val_top5",
+)  # fmt: skip
+SPARE_BYTES = 64 * 2**20
+"""Free space that a run wants beside its checkpoints."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to do.
+
+    Attributes:
+        model: a name that timm knows.
+        recipe: how it is trained.
+        weights: a checkpoint, ``pretrained`` for timm's own, or None for random ones.
+        seed: of everything random.
+        engine: on what it is trained.
+        num_workers: processes that read images; None for one a processor.
+        on_error: at images that cannot be read: ``stop``, or ``skip`` and list them.
+        resume: go on with what is in the folder; a folder without a run is begun.
+        allow_changed: go on although the data or the settings are others than before.
+        tensorboard: write events for TensorBoard too.
+        command: what to call this in the results.
+    """
+
+    model: str
+    recipe: Recipe
+    weights: Weights = None
+    seed: int = 0
+    engine: Engine = Engine()
+    num_workers: int | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    resume: bool = False
+    allow_changed: bool = False
+    tensorboard: bool = False
+    command: str = ""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels: the recipe's, else the model's own."""
+        return self.recipe.image_size or default_image_size(self.model)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks: the only one, or rank 0 of torchrun, SLURM or Lightning."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ and (name == "RANK" or "SLURM_NTASKS" in os.environ):
+            return os.environ[name] == "0"
+    return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def placed(engine: Engine) -> Engine:
+    """The engine with the processes that torchrun or SLURM has started, whatever was asked for."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        local = int(env["LOCAL_WORLD_SIZE"])
+        return replace(engine, devices=local, num_nodes=int(env["WORLD_SIZE"]) // local)
+    return engine
+
+
+def check_engine(engine: Engine) -> None:
+    """Refuse what this machine cannot do.
+
+    Raises:
+        GlocalError: naming the option.
+    """
+    kind = torch.device(engine.device).type
+    if engine.devices < 1 or engine.num_nodes < 1:
+        raise GlocalError(f"devices: expected at least 1 of 1 node, got {engine.devices} of {engine.num_nodes}")
+    if kind == "cuda" and engine.devices > torch.cuda.device_count():
+        raise GlocalError(
+            f"devices: expected at most {torch.cuda.device_count()} (this machine's), got {engine.devices}"
+        )
+    if kind == "mps" and engine.world > 1:
+        raise GlocalError("devices: expected 1 with mps; Apple's GPUs do not work together")
+    if engine.precision == "fp16" and kind != "cuda":
+        raise GlocalError(f"precision: fp16 needs a CUDA device, got {engine.device}; bf16 and 32 work everywhere")
+
+
+def train_run(
+    source: DataSource,
+    request: Request,
+    out: Path,
+    *,
+    stop: StopRequest | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train a model on images and keep everything about it in a folder.
+
+    Args:
+        source: from `glocal.data.load_data`.
+        request: what to do.
+        out: the run's folder.
+        stop: looked at after each step; see `glocal.training.train`.
+        say: is given notes for the user.
+        progress: called after each step.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        GlocalError: for a folder that is in use, has a run already, or one with other settings; for a model that
+            cannot be made.
+        TrainingError: see `glocal.training.train`.
+        Stopped: when ``stop`` was requested; the run can be resumed.
+    """
+    first = is_first_process()
+    if not first and "TORCHELASTIC_RUN_ID" not in os.environ:
+        end_with_parent()
+    plan = _plan(source, request)
+    with hold_folder(out) if first else nullcontext():
+        if first:
+            finished = _begin(out, plan, request, say)
+            if finished is not None:
+                return finished
+        return _train(source, request, out, plan, first, stop, say, progress)
+
+
+def _plan(source: DataSource, request: Request) -> dict[str, Any]:
+    weights = request.weights
+    return {
+        "schema": SCHEMA,
+        "model": request.model,
+        "weights": sha256(weights) if isinstance(weights, Path) else weights,
+        "seed": request.seed,
+        "precision": request.engine.precision,
+        "image_size": request.image_size,
+        "recipe": asdict(request.recipe) | {"freeze": list(request.recipe.freeze)},
+        "data": {"fingerprint": source.fingerprint, "classes": list(source.classes), "images": len(source.train)},
+    }
+
+
+def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Write or compare the plan; the results, if the run is finished already."""
+    path = out / PLAN
+    if path.exists():
+        if not request.resume:
+            raise GlocalError(f"out: {printable(out)} has a run already; go on with --resume or choose another --out")
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
+        changes = list(differences(before, json.loads(json.dumps(plan))))
+        if changes and not request.allow_changed:
+            raise GlocalError(
+                f"--resume: {printable(out)} was started with something else:\n  " + "\n  ".join(changes) + "\n"
+                "Ask for the same again, choose another --out, or go on with the change by --allow-changed."
+            )
+        for change in changes:
+            say(f"Changed since the run began: {change}")
+        results = out / RESULTS
+        if results.exists() and not changes:
+            try:
+                finished: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise GlocalError(f"out: {results} is damaged ({error}); delete it to finish the run anew") from error
+            return finished
+        results.unlink(missing_ok=True)
+    elif any(out.glob("checkpoints/step-*")):
+        raise GlocalError(f"out: {printable(out)} has checkpoints but no {PLAN}; choose another --out")
+    atomic_write_text(path, json.dumps(plan, indent=1))
+    atomic_write_text(out / RECIPE, request.recipe.to_yaml())
+    return None
+
+
+def _train(
+    source: DataSource,
+    request: Request,
+    out: Path,
+    plan: dict[str, Any],
+    first: bool,
+    stop: StopRequest | None,
+    say: Callable[[str], None],
+    progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    recipe, size = request.recipe, request.image_size
+    model = create(
+        request.model,
+        num_classes=len(source.classes),
+        image_size=size,
+        seed=request.seed,
+        weights=request.weights,
+        drop_path=recipe.drop_path,
+    )
+    macs = count_macs(model, size)
+    freeze(model, recipe.freeze)
+    write = partial(_write_model, copy_on_meta(model), source, request)
+    checkpoints = Checkpoints(out / "checkpoints", FolderCheckpointIO(write))
+    if first:
+        checkpoints.clean()
+        for unfinished in out.glob(".tmp-*"):
+            unfinished.unlink()
+        _check_space(out, model, recipe)
+    resumed = checkpoints.load_newest(say) if request.resume else None
+    if request.resume and resumed is None:
+        say("There is no checkpoint yet: training begins at step 0.")
+    if resumed is not None:
+        say(f"Going on from step {resumed[0]}.")
+        _check_names(checkpoints.path(resumed[0]), model, resumed[1])
+    with _logging(out, resumed[0] if resumed else 0, first, request.tensorboard) as log:
+        keeping = Keeping(
+            checkpoints=checkpoints,
+            texts={RECIPE: recipe.to_yaml()},
+            about=plan,
+            resume=resumed[1] if resumed else None,
+            log=log,
+        )
+        if stop is not None and stop.requested:
+            from glocal.training.loop import Stopped
+
+            raise Stopped(resumed[0] if resumed else 0, stop.requested)
+        result = train(
+            model,
+            TrainingBatches(load_pixels(source.train, size, crop_pct=recipe.crop_pct), recipe, request.seed),
+            load_pixels(source.val, size, crop_pct=recipe.crop_pct),
+            recipe=recipe,
+            budget=Budget(recipe.epochs, "ep"),
+            seed=request.seed,
+            macs=macs,
+            prepare=Normalize(*normalisation(model)),
+            engine=request.engine,
+            keeping=keeping,
+            stop=stop,
+            num_workers=request.num_workers,
+            curve_points=None,
+            on_error=request.on_error,
+            progress=progress,
+        )
+    results = _results(source, request, plan, result, macs)
+    if first:
+        _save(result.model, out, source, request)
+        atomic_write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False))
+    return results
+
+
+def _write_model(
+    shell: nn.Module, source: DataSource, request: Request, folder: Path, state_dict: dict[str, torch.Tensor]
+) -> None:
+    """Weights as a model's file; ``shell`` has the model's form and no values."""
+    shell.load_state_dict(state_dict, assign=True)
+    _save(shell, folder, source, request)
+
+
+def _save(model: nn.Module, folder: Path, source: DataSource, request: Request) -> None:
+    save_model(
+        model,
+        folder,
+        classes=source.classes,
+        image_size=request.image_size,
+        crop_pct=request.recipe.crop_pct,
+        model_args={"img_size": request.image_size} if takes_image_size(request.model) else None,
+    )
+
+
+def _check_space(out: Path, model: nn.Module, recipe: Recipe) -> None:
+    """Refuse to begin what could not be saved: two checkpoints, the best one, one being written, the final model.
+
+    Raises:
+        GlocalError: naming needed and free space.
+    """
+    tensors = (1 if recipe.ema == 0 else 2) + 2  # weights, their average, two moments of the optimizer
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    needed = size * (4 * tensors + 1) + SPARE_BYTES
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise GlocalError(
+            f"out: checkpoints need {needed / 2**20:,.0f} MiB in {printable(out)}, {free / 2**20:,.0f} MiB are free; "
+            "make room or choose another --out"
+        )
+
+
+def _check_names(path: Path, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    if changes := [name for name in expected | found if expected.get(name) != found.get(name)]:
+        raise CheckpointError(
+            f"{printable(path)}: not of this model: {', '.join(changes[:3])} and {max(0, len(changes) - 3)} more differ; "
+            "choose another --out"
+        )
+
+
+@contextmanager
+def _logging(
+    out: Path, start: int, first: bool, tensorboard: bool
+) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
+    """Rows of metrics into metrics.csv, cut back to the step that a run goes on from, and into TensorBoard's events."""
+    if not first:
+        yield lambda _: None
+        return
+    path = out / METRICS
+    _cut(path, start)
+    events: Any = None
+    if tensorboard:
+        try:
+            from pytorch_lightning.loggers import TensorBoardLogger
+
+            events = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1)
+        except ModuleNotFoundError as error:
+            raise GlocalError("tensorboard: not installed; pip install 'glocal[tensorboard]'") from error
+    with open(path, "a", encoding="utf-8", newline="") as file:
+
+        def log(row: Mapping[str, float | None]) -> None:
+            csv.writer(file, lineterminator="\n").writerow(_cell(row.get(name)) for name in COLUMNS)
+            file.flush()
+            os.fsync(file.fileno())
+            if events is not None:
+                numbers = {key: value for key, value in row.items() if value is not None and key != "step"}
+                events.log_metrics(numbers, step=int(row["step"] or 0))
+
+        try:
+            yield log
+        finally:
+            if events is not None:
+                events.finalize("finished")
+
+
+def _cut(path: Path, start: int) -> None:
+    """Keep the whole rows up to a step, below a header."""
+    kept = io.StringIO()
+    csv.writer(kept, lineterminator="\n").writerow(COLUMNS)
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]:
+            step = line.partition(",")[0]
+            if line.endswith("\n") and line.count(",") == len(COLUMNS) - 1 and step.isdigit() and int(step) <= start:
+                kept.write(line)
+    atomic_write_text(path, kept.getvalue())
+    sync_file(path.parent)
+
+
+def _cell(value: float | None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.9g}"
+
+
+def _results(
+    source: DataSource, request: Request, plan: dict[str, Any], result: TrainResult, macs: int
+) -> dict[str, Any]:
+    metrics = result.outcomes.score(len(source.classes))
+    return {
+        "schema": SCHEMA,
+        "command": request.command,
+        "plan": plan,
+        "device": request.engine.device,
+        "processes": request.engine.world,
+        "environment": describe_environment(),
+        "params": count_params(result.model),
+        "macs": macs,
+        "classes": list(source.classes),
+        "images": {"train": len(source.train), "val": len(source.val), "skipped": len(source.skipped)},
+        **scores(metrics),
+        "best": {"step": result.best_step, "top1": max(point.val_top1 for point in result.curve)},
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "flop": result.flop,
+        "images_per_s": result.images_per_s,
+        "nan_skips": result.nan_skips,
+        "curve": [_finite(asdict(point)) for point in result.curve],
+        "skipped": [asdict(skipped) for skipped in (*source.skipped, *result.skipped)],
+    }
+
+
+def scores(metrics: Metrics) -> dict[str, Any]:
+    """Scores as JSON."""
+    return {
+        "top1": metrics.top1,
+        "top5": metrics.top5,
+        "ece": metrics.ece,
+        "nll": metrics.nll,
+        "per_class": [None if math.isnan(rate) else rate for rate in metrics.per_class.tolist()],
+        "confusion": metrics.confusion.tolist(),
+    }
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
