@@ -21,7 +21,20 @@ MAY_IMPORT = {
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
     "training": {"data", "bench", "files"},
     "comparison": {"", "training", "data", "bench", "files"},
-    "cli": {"", "layers", "checkpoints", "models", "data", "report", "bench", "training", "comparison", "files"},
+    "inference": {"training", "data", "files"},
+    "cli": {
+        "",
+        "layers",
+        "checkpoints",
+        "models",
+        "data",
+        "report",
+        "bench",
+        "training",
+        "comparison",
+        "inference",
+        "files",
+    },
     # single files
     "": {"_timm_hook", "models"},
     "_timm_hook": set(),
@@ -32,7 +45,7 @@ MAY_IMPORT = {
 
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}
 HEAVY |= {f"glocal.{room}" for room in ("layers", "checkpoints", "models", "data", "report", "bench", "training")}
-HEAVY |= {"glocal.comparison"}
+HEAVY |= {"glocal.comparison", "glocal.inference"}
 
 
 def room_of(module: str) -> str:

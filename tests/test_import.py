@@ -107,3 +107,9 @@ def test_help_is_as_quick_as_its_libraries():
 def test_import_costs_little_more_than_timm_and_torchvision():
     ours, theirs = least_seconds("import glocal, timm, torchvision", "import timm, torchvision", rounds=3)
     assert ours <= 1.15 * theirs, f"with glocal {ours:.2f} s, without {theirs:.2f} s"
+
+
+def test_asking_whether_timm_is_there_does_not_lose_our_models():
+    """Lightning and transformers look for timm without importing it."""
+    code = "import glocal, importlib.util; assert importlib.util.find_spec('timm'); import timm; print(timm.is_model('cvt_13'))"
+    assert python(code) == "True\n"

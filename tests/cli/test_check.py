@@ -1,15 +1,17 @@
 """`glocal check` as a person calls it."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.data.making import damage, folder
+from tests.data.making import damage, encoded, folder, picture
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,39 @@ def test_the_list_goes_into_a_folder_and_duplicates_are_noted(tmp_path):
         "train/ant/link.png",
         "val/bee/notes.txt",
     ]
+
+
+def test_shards_are_counted_and_what_is_bad_in_them_listed(tmp_path):
+    for part, count, start in (("train", 2, 0), ("val", 1, 50)):
+        for shard in range(count):
+            with tarfile.open(tmp_path / f"{part}-{shard:03d}.tar", "w") as archive:
+                for i in range(start + 10 * shard, start + 10 * shard + 10):
+                    content = b"" if i == 13 else encoded(picture(i), "PNG")
+                    for name, data in ((f"{i:04d}.png", content), (f"{i:04d}.cls", b"%d" % (i % 2))):
+                        member = tarfile.TarInfo(name)
+                        member.size = len(data)
+                        if i != 4 or not name.endswith("cls"):
+                            archive.addfile(member, io.BytesIO(data))
+    (tmp_path / "classes.txt").write_text("ant\n[red]bee\x1b\n")
+    result = glocal("check", str(tmp_path / "train-{000..001}.tar"))
+    assert result.returncode == 1
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert rows == [
+        ["ant", "9", "5", "0"],
+        ["[red]bee\\x1b", "9", "5", "1"],
+        ["no class", "0", "0", "1"],
+        ["all", "18", "10", "2"],
+        ["no label", "1"],
+        ["empty file", "1"],
+    ]
+    assert "18 train and 10 val images: train and val as the shards have them" in result.stdout
+    assert [json.loads(line)["path"] for line in Path("skipped.jsonl").read_text().splitlines()] == [
+        "train-000.tar/0004.png",
+        "train-001.tar/0013.png",
+    ]
+    missing = glocal("check", str(tmp_path / "train-{000..004}.tar"))
+    assert missing.returncode == 2
+    assert "expected 5 shards, got 2; missing: 3" in " ".join(missing.stderr.split())
 
 
 def test_help_shows_examples_and_exit_codes():

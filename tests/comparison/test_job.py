@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glocal.comparison import compare, execution, pictures_of_mistakes
+from glocal.comparison.settings import NOT_COMPARED
 from glocal.errors import GlocalError
-from glocal.training import DEFAULT_RECIPES, Normalize, TrainingError, load_pixels, predict
+from glocal.training import Normalize, TrainingError, load_pixels, load_recipe, predict
 from tests.comparison.asking import RECIPE, losses, scores, settings
 from tests.shapes import CLASSES, data_source
 
@@ -72,7 +73,7 @@ def test_results_have_their_schema(whole):
     assert data["train_per_class"] == [20, 20, 20]
     assert {row["model"] for row in results["summary"]} == {"resnet_micro", "vit_micro"}
     assert results["verdict"]["most_accurate"] == results["summary"][0]["model"]
-    assert results["settings"]["recipe"] == dataclasses.asdict(RECIPE)
+    assert results["settings"]["recipe"] == {k: v for k, v in RECIPE.to_dict().items() if k not in NOT_COMPARED}
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert watcher.published[-1] == results
     assert watcher.started[1] == ("vit_micro-f1-s0", 2, 4)
@@ -220,7 +221,7 @@ def weights(whole):
 
 
 def test_probe_trains_the_head_alone(data, weights, tmp_path):
-    recipe = DEFAULT_RECIPES["probe"]
+    recipe = load_recipe("probe")
     asked = settings(["resnet_micro"], "20ep", 1, recipe, mode="probe", weights={"resnet_micro": weights})
     (run,) = compare(data, asked, tmp_path)["runs"]
     before, after = load_file(weights), load_file(tmp_path / run["weights"])
@@ -238,7 +239,7 @@ def test_probe_trains_the_head_alone(data, weights, tmp_path):
 
 
 def finetuning(weights, model="resnet_micro"):
-    return settings([model], "1ep", 1, DEFAULT_RECIPES["finetune"], mode="finetune", weights={model: weights})
+    return settings([model], "1ep", 1, load_recipe("finetune"), mode="finetune", weights={model: weights})
 
 
 def test_finetuning_starts_from_the_weights_with_a_new_head(data, weights, tmp_path, monkeypatch):

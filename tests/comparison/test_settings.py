@@ -3,7 +3,7 @@ import pytest
 import glocal
 from glocal.comparison import Run, make_settings
 from glocal.errors import GlocalError
-from glocal.training import DEFAULT_RECIPES
+from glocal.training import load_recipe
 
 
 def test_defaults():
@@ -11,7 +11,7 @@ def test_defaults():
     assert settings.models[:3] == ("resnet_micro", "botnet_micro", "vit_micro")
     assert set(settings.models) == set(glocal.list_models("*_micro"))
     assert (settings.seeds, settings.image_size, settings.mode) == ((0, 1, 2), 32, "scratch")
-    assert settings.recipe == DEFAULT_RECIPES["scratch"]
+    assert settings.recipe == load_recipe("micro")
 
 
 def test_the_size_is_the_largest_default_of_the_models():

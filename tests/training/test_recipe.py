@@ -1,7 +1,7 @@
 import pytest
 
 from glocal.errors import GlocalError
-from glocal.training import DEFAULT_RECIPES, Recipe, load_recipe
+from glocal.training import Recipe, load_recipe, recipe_names
 
 
 def test_a_file_replaces_what_it_names_and_keeps_the_default_of_the_mode(tmp_path):
@@ -9,7 +9,7 @@ def test_a_file_replaces_what_it_names_and_keeps_the_default_of_the_mode(tmp_pat
     path.write_text("lr: 1e-4\nflip: false\n")
     recipe = load_recipe(path, "finetune")
     assert (recipe.lr, recipe.flip) == (1e-4, False)
-    assert recipe.layer_decay == DEFAULT_RECIPES["finetune"].layer_decay != Recipe().layer_decay
+    assert recipe.layer_decay == load_recipe("finetune").layer_decay != Recipe().layer_decay
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,45 @@ def test_an_empty_file_is_the_default(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("# nothing\n")
     assert load_recipe(path) == Recipe()
+
+
+def test_a_recipe_is_the_same_after_a_round_trip(tmp_path):
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(recipe.to_yaml())
+        assert load_recipe(path) == recipe
+
+
+def test_settings_of_the_command_line_come_last():
+    recipe = load_recipe("finetune", settings=["lr=1e-4", "freeze=[stem,stages.0]", "lr=2e-4", "flip=false"])
+    assert (recipe.lr, recipe.freeze, recipe.flip) == (2e-4, ("stem", "stages.0"), False)
+    assert recipe.layer_decay == load_recipe("finetune").layer_decay
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lr", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("epoch=3", "nearest: epochs"),
+        ("lr=fast", "'fast'"),
+        ("lr=${oc.env:HOME}", "expected plain values"),
+        ("auto_augment=${oc.env:HOME}", "expected plain values"),
+        ("batch_size=", "batch_size"),
+    ],
+)
+def test_a_mistaken_setting_is_named(setting, message):
+    with pytest.raises(GlocalError) as caught:
+        load_recipe("micro", settings=[setting])
+    assert message in str(caught.value)
+
+
+def test_an_unknown_name_shows_the_shipped_recipes():
+    with pytest.raises(GlocalError, match=r"shipped recipes: .*finetune.*nearest: deit"):
+        load_recipe("deti")
+
+
+def test_frozen():
+    with pytest.raises(AttributeError):
+        load_recipe("micro").lr = 1.0

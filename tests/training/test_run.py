@@ -23,7 +23,7 @@ from glocal.training import (
     TrainingError,
     create,
     load_pixels,
-    loop,
+    pace,
     predict,
 )
 from glocal.training.run import COLUMNS, Request, train_run
@@ -237,14 +237,14 @@ def test_a_disk_that_is_full_later_keeps_the_last_checkpoint(tmp_path, monkeypat
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
-    before = loop._Pace._go_on_or_end
+    before = pace.Pace._go_on_or_end
 
-    def go_on(pace, trainer, wish):
-        if pace.step == 5:
-            next(pace.task.model.parameters()).data.fill_(float("nan"))
-        before(pace, trainer, wish)
+    def go_on(running, trainer, wish):
+        if running.step == 5:
+            next(running.task.model.parameters()).data.fill_(float("nan"))
+        before(running, trainer, wish)
 
-    monkeypatch.setattr(loop._Pace, "_go_on_or_end", go_on)
+    monkeypatch.setattr(pace.Pace, "_go_on_or_end", go_on)
     with pytest.raises(TrainingError, match=r"not written, as .* is not finite.*last good state is .*step-00000004"):
         train_run(SOURCE, request(dataclasses.replace(RECIPE, checkpoint_every_steps=1)), tmp_path / "run")
 

@@ -155,7 +155,7 @@ class TrainWatcher:
         top5 = f", top-5 {100 * results['top5']:.1f} %" if results["top5"] is not None else ""
         self.out.print(
             f"[bold]{results['plan']['model']}[/]: top-1 {100 * results['top1']:.1f} %{top5}, calibration error "
-            f"{100 * results['ece']:.1f} % after {results['epochs']:g} epochs ({_clock(results['seconds'])} of training, "
+            f"{100 * results['ece']:.1f} % after {results['epochs']:g} epochs ({_clock(results['seconds'])}, "
             f"{results['images_per_s']:,.0f} images/s)"
         )
         worst = sorted(

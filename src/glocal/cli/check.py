@@ -9,19 +9,22 @@ import typer
 from glocal.cli import app
 
 if TYPE_CHECKING:
-    from glocal.data import Checked, Skipped
+    from glocal.data import Checked, CheckedShards, Skipped
 
 EXAMPLES = """\b
 Examples:
   glocal check photos                        what is in the folder photos
   glocal check photos --out bad.jsonl        write the list there
   glocal check photos --max-pixels 100000000
+  glocal check 'shards/train-{000..099}.tar' (the quotes are for the shell)
 """
 
 
 @app.command(epilog=EXAMPLES)
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder of images, or a built-in name.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -36,14 +39,15 @@ def check(
         int, typer.Option(min=1, max=178_956_970, help="Refuse images of more pixels, before decoding.")
     ] = 64_000_000,
     max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files, before reading.")] = 256 * 2**20,
-    split_seed: Annotated[int, typer.Option(help="Seed of the part held out, where DATA has no val folder.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of the part held out, where DATA has no val part.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that decode; one a processor by default.")
     ] = None,
 ) -> None:
     """Decode every image of DATA and list what cannot be used.
 
-    Looks at DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*. Exit code 0 if every file is an image, 1 if some
+    Looks at DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*; or into shards, tar files of images and labels.
+    Exit code 0 if every file is an image, 1 if some
     are not, 2 if DATA cannot be used at all.
     """
     from glocal.data import ImageLimits, builtin_names, check_folder, load_data, split_folder
@@ -64,7 +68,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _print_counts(checked: "Checked") -> None:
+def _print_counts(checked: "Checked | CheckedShards") -> None:
     from collections import Counter
 
     from rich.console import Console
@@ -74,18 +78,17 @@ def _print_counts(checked: "Checked") -> None:
     from glocal.files import printable
 
     console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # a pipe has no width to fit in
-    parts = checked.tree.parts
-    good = {part: checked.good(part) for part in parts}
+    usable, unusable = checked.usable, checked.unusable
     table = Table("class", show_footer=True)
     table.columns[0].footer = "all"
-    for part in parts:
-        total = sum(len(paths) for paths in good[part].values())
-        table.add_column(part or "images", footer=str(total), justify="right")
+    for part, of_class in usable.items():
+        table.add_column(part or "images", footer=str(sum(of_class.values())), justify="right")
     table.add_column("cannot be used", footer=str(len(checked.skipped)), justify="right")
-    for name in sorted({name for classes in parts.values() for name in classes}):
-        counts = [len(good[part].get(name, [])) for part in parts]
-        bad = sum(len(classes.get(name, [])) for classes in parts.values()) - sum(counts)
-        table.add_row(escape(printable(name)), *map(str, counts), str(bad))
+    for name in checked.classes:
+        counts = [of_class.get(name, 0) for of_class in usable.values()]
+        table.add_row(escape(printable(name)), *map(str, counts), str(unusable[name]))
+    if "" in unusable:  # in shards: what has no label
+        table.add_row("[dim]no class[/]", *["0"] * len(usable), str(unusable[""]))
     console.print(table)
     if checked.skipped:
         kinds = Counter(_kind(skipped.reason) for skipped in checked.skipped)
@@ -99,8 +102,9 @@ def _kind(reason: str) -> str:
     """A reason without the numbers and names of one file."""
     if reason.startswith("has "):
         return "above the limits"
-    if reason.startswith("the same file as "):
-        return "the same file as another"
+    for same in ("file", "key"):
+        if reason.startswith(f"the same {same} as "):
+            return f"the same {same} as another"
     return reason.partition(" (")[0]
 
 

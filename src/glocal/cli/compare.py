@@ -32,13 +32,20 @@ Exit codes:
 
 @app.command(epilog=EPILOG)
 def compare(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder of images, or a built-in set: fashion-mini.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
+    ],
     models: Annotated[
         str, typer.Option(metavar="A,B,C", help="Names of glocal's or timm's models; default: the micro ones.")
     ] = "resnet_micro,botnet_micro,vit_micro,t2t_vit_micro,cvt_micro,cat_micro,conformer_micro",
     budget: Annotated[
-        str, typer.Option(help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC).")
-    ] = "5ep",
+        str | None,
+        typer.Option(
+            help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC); default: the "
+            "recipe's epochs, 5 where none is given.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each model: 3 means seeds 0, 1 and 2.")] = 3,
     mode: Annotated[
         str, typer.Option(help="scratch; finetune from weights; or probe: a linear head on a frozen backbone.")
@@ -52,7 +59,8 @@ def compare(
     ] = None,
     fraction: Annotated[str, typer.Option(help="Shares of the training images, each a run: 1.0,0.3,0.1.")] = "1.0",
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML that replaces settings of the default recipe.")
+        str | None,
+        typer.Option(metavar="FILE|NAME", help="YAML of settings that replace the default's, or a name: deit."),
     ] = None,
     on_error: Annotated[str, typer.Option(help="At images that cannot be read: stop, or skip and list them.")] = "stop",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links in the folder.")] = False,

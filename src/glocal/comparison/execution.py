@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from timm.models import save_for_hf
 from torch import nn
 
 from glocal.comparison.settings import Run, Settings
@@ -28,8 +27,11 @@ from glocal.training import (
     TrainResult,
     confident_mistakes,
     create,
+    freeze,
+    model_args,
     normalisation,
     predict,
+    save_model,
     score,
     train,
 )
@@ -69,16 +71,16 @@ class Runner:
             The run's entry in the results, without what its model costs.
         """
         try:
-            result, prepare = self._train(run, progress)
+            result = self._train(run, progress)
         except Exception as error:  # whatever goes wrong in one run, the others go on
             entry = failed_entry(run, _reason(error))
             store.write(run.id, entry, lambda folder: None)
         else:
             entry = _identity(run) | self._entry(run, result)
-            store.write(run.id, entry, lambda folder: self._write_files(folder, result, prepare))
+            store.write(run.id, entry, lambda folder: self._write_files(folder, run.model, result))
         return entry
 
-    def _train(self, run: Run, progress: Callable[[Progress], None]) -> tuple[TrainResult, Normalize]:
+    def _train(self, run: Run, progress: Callable[[Progress], None]) -> TrainResult:
         settings = self.settings
         model = create_for(run.model, settings, len(self.data.classes), run.seed)
         prepare = Normalize(*normalisation(model))
@@ -93,10 +95,11 @@ class Runner:
             "progress": progress,
         }
         if settings.mode == "probe":
-            return self._probe(run, model, prepare, positions, settings_of_run), prepare
+            return self._probe(run, model, prepare, positions, settings_of_run)
         images = TrainingBatches(self.train_images.subset(positions), settings.recipe, run.seed)
         macs = self.macs[run.model]
-        return train(model, images, self.val_images, prepare=prepare, macs=macs, **settings_of_run), prepare
+        freeze(model, settings.recipe.freeze)
+        return train(model, images, self.val_images, prepare=prepare, macs=macs, **settings_of_run)
 
     def _probe(
         self, run: Run, model: Any, prepare: Normalize, positions: np.ndarray, settings_of_run: dict[str, Any]
@@ -160,15 +163,15 @@ class Runner:
             "weights": f"runs/{run.id}/model.safetensors",
         }
 
-    def _write_files(self, folder: Path, result: TrainResult, prepare: Normalize) -> None:
-        model = result.model.to(memory_format=torch.contiguous_format)
+    def _write_files(self, folder: Path, name: str, result: TrainResult) -> None:
         size = self.settings.image_size
-        save_for_hf(
-            model,
-            str(folder),
-            model_config={"label_names": list(self.data.classes)},
-            safe_serialization=True,
-            data_config={"input_size": (3, size, size), "crop_pct": 1.0, "interpolation": "bicubic"},
+        save_model(
+            result.model,
+            folder,
+            classes=self.data.classes,
+            image_size=size,
+            crop_pct=self.settings.recipe.crop_pct,
+            model_args=model_args(name, size),
         )
         save_file(
             {"logits": result.logits, "labels": self.data.val.labels},

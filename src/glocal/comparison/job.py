@@ -166,7 +166,8 @@ def _execute(
     side_by_side: bool,
     tell: Callable[[Run, Event], None],
 ) -> None:
-    train_images, val_images = (load_pixels(part, settings.image_size) for part in (data.train, data.val))
+    load = partial(load_pixels, size=settings.image_size, crop_pct=settings.recipe.crop_pct)
+    train_images, val_images = (load(part) for part in (data.train, data.val))
     macs = {name: cost["macs"] for name, cost in measured.costs.items()}
     runner = Runner(settings, data, train_images, val_images, macs)
     if side_by_side:

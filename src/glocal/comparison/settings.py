@@ -1,6 +1,5 @@
 """What a comparison is asked to do, checked before anything long runs."""
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,9 @@ DEFAULT_MODELS = (
 )  # fmt: skip
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
+DEFAULT_BUDGET = "5ep"
+NOT_COMPARED = ("epochs", "image_size", "checkpoint_every_steps", "log_every_steps", "evaluate_every_epochs")
+"""Settings of a recipe that a comparison has its own of."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,14 @@ class Settings:
             "image_size": self.image_size,
             "fractions": list(self.fractions),
             "device": self.device,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": {k: v for k, v in self.recipe.to_dict().items() if k not in NOT_COMPARED},
         }
 
 
 def make_settings(
     models: Sequence[str] = DEFAULT_MODELS,
     *,
-    budget: str = "5ep",
+    budget: str | None = None,
     seeds: int = 3,
     mode: Mode = "scratch",
     weights: Mapping[str, Path] | None = None,
@@ -110,11 +112,11 @@ def make_settings(
 
     Args:
         models: names that ``timm.list_models()`` knows.
-        budget: of each run, see `glocal.training.Budget`.
+        budget: of each run, see `glocal.training.Budget`; by default the epochs of a recipe that is given, else 5.
         seeds: how many; 3 means 0, 1 and 2.
         mode: see `Settings`.
         weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
-        image_size: side in pixels; by default the largest default of the models.
+        image_size: side in pixels; by default the recipe's, else the largest default of the models.
         fractions: of the training set, each above 0 and at most 1.
         recipe: by default that of the mode.
         device: ``auto`` for CUDA, else Apple's MPS, else the CPU.
@@ -135,6 +137,10 @@ def make_settings(
         raise GlocalError(
             f"fraction: expected shares above 0 and at most 1, each once, such as 1.0,0.3,0.1; got {shown}"
         )
+    if budget is None:
+        budget = DEFAULT_BUDGET if recipe is None else f"{recipe.epochs:g}ep"
+    recipe = recipe or load_recipe(DEFAULT_RECIPES[mode])
+    image_size = image_size or recipe.image_size or None
     if image_size is None:
         image_size = max(default_image_size(model) for model in models)
     if image_size not in IMAGE_SIZES:
@@ -148,7 +154,7 @@ def make_settings(
         weights=weights,
         image_size=image_size,
         fractions=tuple(sorted(fractions, reverse=True)),
-        recipe=recipe or load_recipe(DEFAULT_RECIPES[mode]),
+        recipe=recipe,
         device=resolve_device(device),
         on_error=on_error,
     )

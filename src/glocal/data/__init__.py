@@ -1,7 +1,8 @@
-"""Images and labels: the gate that every image passes, users' folders, built-in sets."""
+"""Images and labels: the gate that every image passes, users' folders and shards, built-in sets."""
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -18,12 +19,14 @@ from glocal.data.folder import (
     read_tree,
 )
 from glocal.data.images import ImageError, ImageLimits, open_image
-from glocal.data.sets import DataSource, Folder, ImageSet, Skipped
+from glocal.data.sets import DataSource, Folder, ImageSet, Skipped, some, warn_of_twins
+from glocal.data.shards import CheckedShards, check_shards, is_shards, shuffled, split_shards
 from glocal.errors import GlocalError, nearest
 from glocal.files import printable
 
 __all__ = [
     "Checked",
+    "CheckedShards",
     "DataSource",
     "ImageError",
     "ImageLimits",
@@ -33,6 +36,7 @@ __all__ = [
     "check_folder",
     "load_data",
     "open_image",
+    "shuffled",
     "split_folder",
 ]
 
@@ -61,11 +65,12 @@ def load_data(
     """A data set, every image decoded once, in two parts.
 
     Args:
-        source: a folder, or a built-in name: fashion-mini, fashion-mnist, fashion-mnist:FOLDER.
+        source: a folder of images; shards, as a folder or a pattern (``train-{000..099}.tar``); or a built-in name:
+            fashion-mini, fashion-mnist, fashion-mnist:FOLDER.
         on_error: "stop" at files that are no images, or "skip" them and list them.
-        split_seed: of the part held out, where the folder has no train and val.
+        split_seed: of the part held out, where there is no val beside train.
         val_fraction: share of each class that is held out then.
-        follow_links: whether links in the folder are followed, each file and folder once.
+        follow_links: whether links in a folder of images are followed, each file and folder once.
         limits: of the image gate.
         progress: show progress bars.
         workers: processes that decode; as many as there are processors by default.
@@ -93,13 +98,16 @@ def check_folder(
     limits: ImageLimits | None = None,
     progress: bool = True,
     workers: int | None = None,
-) -> Checked:
-    """Decode every image of a folder once and say what was found; a bad image is no error here.
+) -> Checked | CheckedShards:
+    """Decode every image of a folder or of shards once and say what was found; a bad image is no error here.
 
     Raises:
-        GlocalError: if there is no such folder, or it has no class folders.
+        GlocalError: if there are no such folder or shards, the folder has no class folders, or the shards' names of
+            classes do not fit.
     """
     name = os.fspath(source)
+    if is_shards(name):
+        return check_shards(name, limits or ImageLimits(), progress=progress, workers=workers)
     if not os.path.exists(name):
         known = f"a folder or one of {', '.join(_BUILTIN)}"
         raise GlocalError(f"data: expected {known}, got {printable(name)}, which is neither{nearest(name, _BUILTIN)}")
@@ -107,12 +115,14 @@ def check_folder(
     return check_tree(tree, limits or ImageLimits(), follow_links=follow_links, progress=progress, workers=workers)
 
 
-def split_folder(checked: Checked, *, split_seed: int = 0, val_fraction: float = 0.2) -> DataSource:
-    """Two parts of the images that can be decoded: train and val as the folder has them, or a share of each class.
+def split_folder(checked: Checked | CheckedShards, *, split_seed: int = 0, val_fraction: float = 0.2) -> DataSource:
+    """Two parts of the images that can be decoded: train and val as they are there, or a share of each class.
 
     Raises:
         GlocalError: if a class is empty, missing or alone.
     """
+    if isinstance(checked, CheckedShards):
+        return split_shards(checked, split_seed=split_seed, val_fraction=val_fraction)
     if "train" in checked.tree.parts:
         train, val = checked.good("train"), checked.good("val")
         check_same_classes(train, val)
@@ -150,22 +160,13 @@ def _warnings(checked: Checked, train: dict[str, list[str]], val: dict[str, list
     """What a user should know of a folder that is fine otherwise."""
     warnings = []
     if unused := checked.tree.unused:
-        warnings.append(f"not used, as they are in no class folder: {_some(unused)}")
+        warnings.append(f"not used, as they are in no class folder: {some(unused)}")
     if links := checked.tree.links:
-        warnings.append(f"links were not followed: {_some(links)}; --follow-links follows them")
-    in_train = {checked.files[path].digest: path for paths in train.values() for path in paths}
-    twins = [
-        f"{path} = {in_train[checked.files[path].digest]}"
-        for paths in val.values()
-        for path in paths
-        if checked.files[path].digest in in_train
-    ]
-    if twins:
-        warnings.append(
-            f"images of val that are also in train, byte for byte: {_some(twins)}; "
-            f"the accuracy on them is not one on unseen images"
-        )
-    return tuple(warnings)
+        warnings.append(f"links were not followed: {some(links)}; --follow-links follows them")
+    digests = (
+        ((path, checked.files[path].digest) for paths in part.values() for path in paths) for part in (train, val)
+    )
+    return (*warnings, *warn_of_twins(*digests))
 
 
 def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]], checked: Checked) -> str:
@@ -185,9 +186,5 @@ def _cannot_be_read(name: str, skipped: tuple[Skipped, ...]) -> str:
     return (
         f"data: expected nothing but images in {printable(name)}, got files that cannot be used: {len(skipped)}\n"
         + "\n".join(lines)
-        + f"\n`glocal check {printable(name)}` lists all; --on-error skip goes on without them"
+        + f"\n`glocal check {printable(shlex.quote(name))}` lists all; --on-error skip goes on without them"
     )
-
-
-def _some(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(printable(name) for name in names[:3])}{', ...' * (len(names) > 3)})"

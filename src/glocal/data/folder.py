@@ -57,6 +57,25 @@ class Checked:
         """Files that are no images of the set, with reasons, by path."""
         return tuple(Skipped(path, found.reason) for path, found in sorted(self.files.items()) if found.reason)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class folders, sorted."""
+        return tuple(sorted({name for classes in self.tree.parts.values() for name in classes}))
+
+    @property
+    def usable(self) -> dict[str, dict[str, int]]:
+        """Part ("train", "val", or "" where the folder is not split) -> class -> images that can be decoded."""
+        return {part: {name: len(paths) for name, paths in self.good(part).items()} for part in self.tree.parts}
+
+    @property
+    def unusable(self) -> dict[str, int]:
+        """Class -> files that are no images."""
+        counts = dict.fromkeys(self.classes, 0)
+        for classes in self.tree.parts.values():
+            for name, paths in classes.items():
+                counts[name] += sum(self.files[path].reason is not None for path in paths)
+        return counts
+
     def good(self, part: str) -> dict[str, list[str]]:
         """Class -> paths of a part that can be decoded."""
         classes = self.tree.parts.get(part, {})
@@ -142,7 +161,7 @@ def check_classes(classes: dict[str, list[str]], part: str, needed: int) -> None
         where = f" of {part}" if part else ""
         raise GlocalError(
             f"data: expected at least {needed} readable image{'s' * (needed > 1)} in each class{where}, got {counts}; "
-            f"add images or remove the folder (`glocal check` lists what cannot be read)"
+            f"add images or remove the class (`glocal check` lists what cannot be read)"
         )
     if len(classes) < 2:
         raise GlocalError(f"data: expected at least 2 classes, got {len(classes)}: {_names(classes)}")

@@ -1,11 +1,11 @@
 """Decode many files once, in parallel, to know before any work which of them are images."""
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -205,18 +205,13 @@ def write_cache(file: Path, content: object) -> None:
 def alone(file: Path, *, shown: bool) -> Iterator[None]:
     """Let one process at a time look up, scan and write a cache file: the next one then finds it written.
 
-    torchrun starts a process for each GPU at once, and each loads the data. Where the cache cannot be written, or the
-    file system or the operating system has no such locks, all go on at once and each scans for itself.
+    torchrun starts a process for each GPU at once, and each loads the data. Where the cache cannot be written or its
+    file system has no locks, all go on at once and each scans for itself.
 
     Args:
         file: of the cache; the lock is on a file beside it and ends with the process that holds it.
         shown: say on standard error, where it is a terminal, that another process is waited for.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
     lock = None
     try:
         with suppress(OSError):

@@ -1,5 +1,6 @@
 """What the other rooms see of data: images with labels, in two parts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ from PIL import Image
 
 from glocal.data.images import ImageLimits, open_image
 from glocal.errors import GlocalError
+from glocal.files import printable
 
 
 @dataclass(frozen=True)
@@ -133,3 +135,25 @@ class DataSource:
     warnings: tuple[str, ...]
     split: str
     fingerprint: str
+
+
+def warn_of_twins(train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """A warning, if images of val are also in train, byte for byte.
+
+    Args:
+        train: (path, digest) of each image.
+        val: likewise.
+    """
+    in_train = {digest: path for path, digest in train}
+    twins = [f"{path} = {in_train[digest]}" for path, digest in val if digest in in_train]
+    if not twins:
+        return ()
+    return (
+        f"images of val that are also in train, byte for byte: {some(twins)}; "
+        f"the accuracy on them is not one on unseen images",
+    )
+
+
+def some(names: list[str]) -> str:
+    """How many names there are, and the first three."""
+    return f"{len(names)} ({', '.join(printable(name) for name in names[:3])}{', ...' * (len(names) > 3)})"

@@ -9,6 +9,7 @@ from glocal.training.creation import (
     freeze,
     has_weights,
     heads,
+    model_args,
     normalisation,
     resolve_device,
 )
@@ -22,19 +23,11 @@ from glocal.training.loader import (
     load_pixels,
     training_loader,
 )
-from glocal.training.loop import (
-    CurvePoint,
-    Engine,
-    Keeping,
-    Progress,
-    Stopped,
-    TrainingError,
-    TrainResult,
-    predict,
-    train,
-)
+from glocal.training.loop import TrainResult, predict, train
 from glocal.training.metrics import Metrics, Outcomes, confident_mistakes, score
+from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
+from glocal.training.saved import SavedModel, load_model, save_model
 from glocal.training.signals import RESUMABLE, StopRequest
 from glocal.training.task import Normalize
 
@@ -56,6 +49,7 @@ __all__ = [
     "Outcomes",
     "Progress",
     "Recipe",
+    "SavedModel",
     "StopRequest",
     "Stopped",
     "TrainResult",
@@ -70,12 +64,15 @@ __all__ = [
     "freeze",
     "has_weights",
     "heads",
+    "load_model",
     "load_pixels",
     "load_recipe",
+    "model_args",
     "normalisation",
     "predict",
     "recipe_names",
     "resolve_device",
+    "save_model",
     "score",
     "train",
     "training_flop",

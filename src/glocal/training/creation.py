@@ -163,16 +163,16 @@ def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:
         return timm.create_model(name, **kwargs)  # a model that takes any size and is not told one
 
 
-def takes_image_size(name: str) -> bool:
-    """Whether a model must be told the size of its images to be made."""
+def model_args(name: str, image_size: int) -> dict[str, Any]:
+    """Keywords that a model must be given to be made again for images of this size."""
     try:
         with torch.device("meta"):
-            timm.create_model(name, img_size=default_image_size(name))
+            timm.create_model(name, img_size=image_size)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return False
-    return True
+        return {}
+    return {"img_size": image_size}
 
 
 def _check_all_loaded(model: Any, other: Any, path: Path) -> None:

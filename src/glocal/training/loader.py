@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal.data import ImageError, ImageSet, Skipped
+from glocal.data.shards import shuffled
 from glocal.errors import GlocalError
 from glocal.training.augment import LIGHT_SHIFT, RandAugment, draws, shift_and_flip
 from glocal.training.recipe import Recipe
@@ -222,11 +223,7 @@ def epoch_order(data: Batched, seed: int, epoch: int, repeats: int = 1) -> np.nd
     rng = np.random.default_rng((seed, epoch, 0))
     num_images = len(data)
     groups = getattr(data, "groups", None)
-    order = (
-        rng.permutation(num_images)
-        if groups is None
-        else __import__("glocal.data.shards").data.shards.shuffled(groups, rng)
-    )
+    order = rng.permutation(num_images) if groups is None else shuffled(groups, rng)
     if repeats > 1:
         order = (order[:, None] + num_images * np.arange(repeats)).reshape(-1)[:num_images]
     return order
@@ -246,7 +243,8 @@ class _Steps(Sampler[Key]):
         for epoch in count(first_epoch):
             order = epoch_order(self.data, self.seed, epoch, self.repeats)
             for step in np.array_split(order, steps_per_epoch)[first_step if epoch == first_epoch else 0 :]:
-                for slots in np.array_split(step, pieces)[self.share.rank :: self.share.world]:
+                for piece in range(self.share.rank, pieces, self.share.world):
+                    slots = step[piece::pieces]  # dealt out in turn, so repeats of an image go to different devices
                     yield Key(epoch, slots, len(slots) * pieces / len(step))
 
 

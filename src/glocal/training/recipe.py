@@ -151,10 +151,14 @@ class Recipe:
         """What learning rates are multiplied by for this batch size."""
         return self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, as JSON and YAML have them."""
+        return dataclasses.asdict(self) | {"freeze": list(self.freeze)}
+
     def to_yaml(self) -> str:
         """All settings; `load_recipe` reads the same recipe from it."""
         text = io.StringIO()
-        OmegaConf.save(OmegaConf.create(dataclasses.asdict(self)), text)
+        OmegaConf.save(OmegaConf.create(self.to_dict()), text)
         return text.getvalue()
 
 

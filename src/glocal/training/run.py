@@ -30,10 +30,11 @@ from glocal.errors import CheckpointError, GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256, sync_file
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
-from glocal.training.creation import Weights, create, default_image_size, freeze, normalisation, takes_image_size
+from glocal.training.creation import Weights, create, default_image_size, freeze, model_args, normalisation
 from glocal.training.loader import TrainingBatches, load_pixels
-from glocal.training.loop import Engine, Keeping, Progress, TrainResult, train
+from glocal.training.loop import TrainResult, train
 from glocal.training.metrics import Metrics
+from glocal.training.pace import Engine, Keeping, Progress, Stopped
 from glocal.training.recipe import Recipe
 from glocal.training.saved import save_model
 from glocal.training.signals import StopRequest, end_with_parent
@@ -70,7 +71,7 @@ class Request:
     recipe: Recipe
     weights: Weights = None
     seed: int = 0
-    engine: Engine = Engine()
+    engine: Engine = Engine()  # noqa: RUF009 - immutable
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     resume: bool = False
@@ -169,7 +170,7 @@ def _plan(source: DataSource, request: Request) -> dict[str, Any]:
         "seed": request.seed,
         "precision": request.engine.precision,
         "image_size": request.image_size,
-        "recipe": asdict(request.recipe) | {"freeze": list(request.recipe.freeze)},
+        "recipe": request.recipe.to_dict(),
         "data": {"fingerprint": source.fingerprint, "classes": list(source.classes), "images": len(source.train)},
     }
 
@@ -250,8 +251,6 @@ def _train(
             log=log,
         )
         if stop is not None and stop.requested:
-            from glocal.training.loop import Stopped
-
             raise Stopped(resumed[0] if resumed else 0, stop.requested)
         result = train(
             model,
@@ -292,7 +291,7 @@ def _save(model: nn.Module, folder: Path, source: DataSource, request: Request) 
         classes=source.classes,
         image_size=request.image_size,
         crop_pct=request.recipe.crop_pct,
-        model_args={"img_size": request.image_size} if takes_image_size(request.model) else None,
+        model_args=model_args(request.model, request.image_size),
     )
 
 
@@ -318,7 +317,7 @@ def _check_names(path: Path, model: nn.Module, checkpoint: Mapping[str, Any]) ->
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     if changes := [name for name in expected | found if expected.get(name) != found.get(name)]:
         raise CheckpointError(
-            f"{printable(path)}: not of this model: {', '.join(changes[:3])} and {max(0, len(changes) - 3)} more differ; "
+            f"{printable(path)}: not of this model: {len(changes)} tensors differ, such as {', '.join(changes[:3])}; "
             "choose another --out"
         )
 

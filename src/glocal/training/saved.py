@@ -17,6 +17,7 @@ import math
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ from glocal.files import atomic_write_bytes, printable
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 VERSION = "1"
-MAX_HEADER = 16 * 2**20
-"""Bytes of a header or a config.json: room for 100,000 tensors or class names; more would only be slow to refuse."""
+MAX_HEADER = 8 * 2**20
+"""Bytes of a header or a config.json: room for 50,000 tensors or class names; more would only be slow to refuse."""
 IMAGE_SIZES = range(8, 4097)
 _OURS = ("glocal", "config", "digest")  # of the metadata; a file has all of them or none
 _DTYPES = {
@@ -54,6 +55,7 @@ _FORBIDDEN = (
     "_", "pretrained", "checkpoint", "cache", "scriptable", "exportable", "no_jit", "features", "out_indices", "device",
     "dtype", "blocks", "self", "args", "kwargs",
 )  # fmt: skip
+_REPEATS = ("depth", "num_med_block")  # keywords that say how often to make a block
 _AGAIN = "save it again, or take another file"
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -83,6 +85,12 @@ class SavedModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str | None
+
+    @property
+    def identity(self) -> str:
+        """The digest; of a file without one, the SHA-256 over what was loaded."""
+        loaded = [self.name, self.classes, self.image_size, self.crop_pct, self.mean, self.std]
+        return self.digest or _digest(json.dumps(loaded), self.model.state_dict())
 
 
 def save_model(
@@ -201,14 +209,9 @@ def _find(path: Path) -> Path:
 
 
 def _load(path: Path) -> SavedModel:
-    if path.suffix != ".safetensors":
-        raise _FileError(
-            f"expected a .safetensors file, got {path.suffix or 'another'}"
-            if path.exists()
-            else "no such file or folder",
-            "`glocal convert` makes one of a .pth" if path.exists() else "check the path",
-        )
     with _open(path) as file:
+        if path.suffix != ".safetensors":
+            raise _FileError("expected a .safetensors file, got another", "`glocal convert` makes one of a .pth")
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
@@ -378,7 +381,7 @@ def _classes(names: Any, num_classes: int) -> tuple[str, ...]:
         got = f"{len(names)} entries" if isinstance(names, list) else _kind(names)
         raise _FileError(f"label_names: expected a list of {num_classes} names, got {got}")
     if len(set(names)) < num_classes:
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise _FileError(f"label_names: expected each class once, got {_short(twice)} twice")
     return tuple(names)
 
@@ -391,9 +394,9 @@ def _keyword(architecture: str, key: str, value: Any, num_tensors: int) -> Any:
             f"model_args: {architecture} has no keyword {_short(key)} that a file may set{nearest(key[:100], known)}"
         )
     numbers = [*_numbers(value)]
-    if not _is_plain(value) or any(not math.isfinite(n) or abs(n) > 2**16 for n in numbers):
+    if not _is_plain(value) or not all(-(2**16) <= n <= 2**16 for n in numbers):  # NaN is not
         raise _FileError(f"model_args: {key}: expected plain values within limits, got {_short(value)}")
-    if key.startswith("depth") and sum(numbers) > num_tensors:
+    if key.startswith(_REPEATS) and sum(numbers) > num_tensors:
         raise _FileError(
             f"model_args: {key}: expected at most {num_tensors}, the tensors there are, got {_short(value)}"
         )
@@ -537,7 +540,7 @@ def _digest(config: str, tensors: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         form = [name, str(tensor.dtype), list(tensor.shape)]
         digest.update(json.dumps(form).encode() + b"\n")
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -564,7 +567,8 @@ def _is_int(value: Any) -> TypeGuard[int]:
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number that fits into a float; NaN compares as false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _is_list(value: Any, length: int) -> TypeGuard[list[Any]]:

@@ -1,28 +1,34 @@
 """A wish to stop, from a signal: noted at once, obeyed at the end of the step."""
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 RESUMABLE = 75
 """Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of BSD's sysexits."""
+PATIENCE = 2.0
+"""Seconds in which a second signal is taken for the first one, passed on twice: by a terminal and by a launcher."""
 
 
 class StopRequest:
-    """Remembers the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Remembers the first SIGTERM or SIGINT; one that comes `PATIENCE` later ends the process at once."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.since = math.inf
 
     def handle(self, number: int, _: FrameType | None) -> None:
         """The handler: sets a flag, nothing more."""
-        if self.requested is not None:
+        if time.monotonic() - self.since > PATIENCE:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.requested = signal.Signals(number).name
+        if self.requested is None:
+            self.requested, self.since = signal.Signals(number).name, time.monotonic()
 
     def install(self) -> None:
         """Take over both signals, in the main thread of this process."""

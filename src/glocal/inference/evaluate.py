@@ -1,0 +1,224 @@
+"""A trained model measured on labelled images, its classes found by their names."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from glocal.data import Checked, ImageSet, Skipped, builtin_names, check_folder, load_data
+from glocal.data.sets import Folder
+from glocal.errors import GlocalError, nearest
+from glocal.files import printable
+from glocal.inference.inputs import Inputs, Reader, read_batches
+from glocal.inference.predict import BATCH_SIZE, Classifier
+from glocal.training import Outcomes
+from glocal.training.saved import SavedModel
+
+Part = Literal["train", "val", "all"]
+OnError = Literal["stop", "skip"]
+MISTAKES = 20
+WORST = 5
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """The labelled images to measure on.
+
+    Attributes:
+        name: what the user called the data.
+        part: train, val or all.
+        sets: of images, each with classes of its own.
+        split: how the parts came about, in a sentence.
+        skipped: files left out, with reasons.
+        warnings: what the user should know, in sentences.
+    """
+
+    name: str
+    part: Part
+    sets: tuple[ImageSet, ...]
+    split: str
+    skipped: tuple[Skipped, ...]
+    warnings: tuple[str, ...]
+
+
+def evaluation_sets(
+    data: str | Path,
+    part: Part = "val",
+    *,
+    on_error: OnError = "stop",
+    split_seed: int = 0,
+    follow_links: bool = False,
+    progress: bool = True,
+    workers: int | None = None,
+) -> EvaluationSets:
+    """The images of one part of a data set, or all of them.
+
+    Args:
+        data: as `load_data` takes it.
+        part: ``val`` as training with the same seed held it out or the folder has it, ``train``, or ``all`` images,
+            for which a folder needs neither parts nor two images of a class.
+        on_error: ``stop`` at files that are no images, or ``skip`` and list them.
+        split_seed: of the part held out, where there is no val beside train.
+        follow_links: whether links in a folder are followed.
+        progress: show progress bars.
+        workers: processes that decode.
+
+    Raises:
+        GlocalError: as `load_data`, or if there is no image.
+    """
+    for name, value, known in (("part", part, get_args(Part)), ("on-error", on_error, get_args(OnError))):
+        if value not in known:
+            raise GlocalError(f"{name}: expected one of {', '.join(known)}, got {value!r}{nearest(value, known)}")
+    if part == "all" and str(data).partition(":")[0] not in builtin_names():
+        checked = check_folder(data, follow_links=follow_links, progress=progress, workers=workers)
+        if isinstance(checked, Checked):
+            return _whole_folder(str(data), checked, on_error)
+    source = load_data(
+        data, on_error=on_error, split_seed=split_seed, follow_links=follow_links, progress=progress, workers=workers
+    )
+    sets = {"train": (source.train,), "val": (source.val,), "all": (source.train, source.val)}[part]
+    # which images are in both parts says nothing of one part, or of all of them
+    return EvaluationSets(source.name, part, sets, source.split, source.skipped, source.warnings)
+
+
+def _whole_folder(name: str, checked: Checked, on_error: OnError) -> EvaluationSets:
+    if checked.skipped and on_error == "stop":
+        shown = "".join(f"\n  {printable(bad.path)}: {printable(bad.reason)}" for bad in checked.skipped[:5])
+        raise GlocalError(
+            f"data: expected nothing but images in {printable(name)}, got files that cannot be used: "
+            f"{len(checked.skipped)}{shown}\n--on-error skip goes on without them"
+        )
+    flat = [
+        (path, label)
+        for label, cls in enumerate(checked.classes)
+        for part in checked.tree.parts
+        for path in checked.good(part).get(cls, [])
+    ]
+    if not flat:
+        raise GlocalError(f"data: expected images in the class folders of {printable(name)}, got none that can be read")
+    images = ImageSet(
+        name="all",
+        classes=checked.classes,
+        labels=np.array([label for _, label in flat], dtype=np.int64),
+        paths=tuple(path for path, _ in flat),
+        store=Folder(checked.tree.root, checked.limits, checked.follow_links),
+        rows=np.arange(len(flat)),
+    )
+    return EvaluationSets(name, "all", (images,), "all images of the folder", checked.skipped, ())
+
+
+def evaluate(
+    saved: SavedModel,
+    data: EvaluationSets,
+    *,
+    on_error: OnError = "stop",
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        saved: the model.
+        data: labelled images; their classes are found among the model's by name.
+        on_error: ``stop`` at an image that went bad since it was checked, or ``skip`` and list it.
+        batch_size: images that are run at once.
+        workers: processes that read; by default one for each processor.
+        device: where the model runs.
+        progress: called after each batch with the images done and all.
+
+    Returns:
+        Results as JSON, documented in docs/inference.md.
+
+    Raises:
+        GlocalError: if the model has no class of a name, or an image went bad.
+    """
+    labels = [by_name(images.classes, saved.classes)[images.labels] for images in data.sets]
+    classifier, skipped = Classifier(saved, device), list(data.skipped)
+    total, done = sum(map(len, data.sets)), 0
+    outcomes, paths = [], []
+    for images, true in zip(data.sets, labels, strict=True):
+        reader = Reader(Inputs.of(images), size=saved.image_size, crop_pct=saved.crop_pct, batch_size=batch_size)
+        for read in read_batches(reader, workers=workers):
+            bad = {i: error for i, error in enumerate(read.errors) if error is not None}
+            for i, error in bad.items():
+                path = images.paths[read.start + i]
+                if on_error == "stop":
+                    raise GlocalError(f"{printable(path)}: {printable(error)}; --on-error skip goes on without it")
+                skipped.append(Skipped(path, error))
+            good = [i for i in range(len(read.errors)) if i not in bad]
+            logits = classifier(read.pixels)[good]
+            if not np.isfinite(logits).all():
+                raise GlocalError(f"{saved.name}: its outputs for images of {printable(data.name)} are not finite")
+            outcomes.append(Outcomes.of(logits, true[read.start : read.start + len(read.errors)][good]))
+            paths += [images.paths[read.start + i] for i in good]
+            done += len(read.errors)
+            progress(done, total)
+    if not paths:
+        raise GlocalError(f"data: expected images that can be read in {printable(data.name)}, got none")
+    return _results(saved, data, Outcomes.join(outcomes), paths, skipped)
+
+
+def by_name(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """(len(names),) int64, the index of each name in ``classes``.
+
+    Raises:
+        GlocalError: naming those that are not among them.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    if unknown := [name for name in names if name not in index]:
+        shown = "; ".join(f"{printable(name)}{printable(nearest(name, classes))}" for name in unknown[:5])
+        more = f"; and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise GlocalError(
+            f"data: expected classes that the model knows, got {shown}{more}. Rename the folders, or leave them out"
+        )
+    return np.array([index[name] for name in names], dtype=np.int64)
+
+
+def _results(
+    saved: SavedModel, data: EvaluationSets, outcomes: Outcomes, paths: list[str], skipped: list[Skipped]
+) -> dict[str, Any]:
+    metrics = outcomes.score(len(saved.classes))
+    counts = metrics.confusion.sum(1)
+    per_class: list[dict[str, Any]] = [
+        {"class": name, "images": int(count), "top1": None if math.isnan(top1) else float(top1)}
+        for name, count, top1 in zip(saved.classes, counts, metrics.per_class, strict=True)
+    ]
+    known = [entry for entry in per_class if entry["images"]]
+    wrong = np.argwhere(metrics.confusion * (1 - np.eye(len(saved.classes), dtype=np.int64)))
+    pairs = sorted(((int(metrics.confusion[t, p]), int(t), int(p)) for t, p in wrong), key=lambda pair: -pair[0])
+    return {
+        "model": {
+            "name": saved.name,
+            "digest": saved.identity,
+            "image_size": saved.image_size,
+            "crop_pct": saved.crop_pct,
+        },
+        "data": {"name": data.name, "part": data.part, "split": data.split, "warnings": list(data.warnings)},
+        "images": len(outcomes),
+        "top1": metrics.top1,
+        "top5": metrics.top5,
+        "ece": metrics.ece,
+        "nll": metrics.nll,
+        "per_class": per_class,
+        "worst_classes": [entry["class"] for entry in sorted(known, key=lambda entry: entry["top1"])[:WORST]],
+        "missing_classes": [entry["class"] for entry in per_class if not entry["images"]],
+        "confusions": [
+            {"true": saved.classes[t], "predicted": saved.classes[p], "count": count} for count, t, p in pairs
+        ],
+        "reliability": [asdict(bin_) for bin_ in outcomes.reliability()],
+        "mistakes": [
+            {
+                "path": paths[i],
+                "true": saved.classes[int(outcomes.label[i])],
+                "predicted": saved.classes[predicted],
+                "confidence": confidence,
+            }
+            for i, predicted, confidence in outcomes.mistakes(MISTAKES)
+        ],
+        "skipped": [asdict(bad) for bad in skipped],
+    }

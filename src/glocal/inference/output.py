@@ -1,0 +1,276 @@
+"""The file of a job: a line for each image in the order of the inputs, appended as they come, renamed when complete.
+
+    FILE.part        lines so far; after a crash the last one may be torn
+    FILE.part.json   what the lines are of: model, inputs and settings; written first
+    FILE             all lines
+
+A job that goes on gives the bytes of one that was never stopped.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from glocal.errors import GlocalError
+from glocal.files import atomic_write_text, differences, printable, sync_folder
+
+SYNC_SECONDS = 2.0
+"""How much work a power cut may cost."""
+SUFFIXES = (".jsonl", ".csv")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of an image.
+
+    Attributes:
+        path: of the image.
+        top: the most probable classes, most probable first, each with its probability; empty where there is an error.
+        error: why the image cannot be read, or None.
+    """
+
+    path: str
+    top: tuple[tuple[str, float], ...]
+    error: str | None = None
+
+
+class Lines:
+    """Predictions as lines of one of the two formats.
+
+    Args:
+        suffix: ``.jsonl`` or ``.csv``.
+        top_k: classes of each image.
+    """
+
+    def __init__(self, suffix: str, top_k: int) -> None:
+        self.suffix, self.top_k = suffix, top_k
+
+    @property
+    def header(self) -> bytes:
+        """What the file begins with, before the first line."""
+        if self.suffix == ".jsonl":
+            return b""
+        names = [f"{name}{i}" for i in range(1, self.top_k + 1) for name in ("class", "probability")]
+        return _row(["path", *names, "error"])
+
+    def line(self, prediction: Prediction) -> bytes:
+        """A prediction, with the end of its line."""
+        if self.suffix == ".jsonl":
+            top = [{"class": name, "probability": probability} for name, probability in prediction.top]
+            return json.dumps({"path": prediction.path, "top": top, "error": prediction.error}).encode() + b"\n"
+        cells = [cell for name, probability in prediction.top for cell in (safe_cell(name), str(probability))]
+        cells += [""] * (2 * self.top_k - len(cells))
+        return _row([safe_cell(prediction.path), *cells, safe_cell(prediction.error or "")])
+
+    def beginning(self, path: str) -> bytes:
+        """What each line of this image begins with."""
+        if self.suffix == ".jsonl":
+            return json.dumps({"path": path})[:-1].encode() + b", "
+        return _row([safe_cell(path), ""])[:-1]
+
+    def has_error(self, line: bytes) -> bool:
+        """Whether a line is of an image that could not be read."""
+        if self.suffix == ".jsonl":
+            return not line.endswith(b'"error": null}\n')
+        return bool(next(csv.reader([line.decode()]))[-1])
+
+
+def safe_cell(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula; control characters, line ends among them, escaped."""
+    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+
+
+def _row(cells: list[str]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue().encode()
+
+
+class OutputFile:
+    """The lines of a job as they are written; see `open_output`.
+
+    Attributes:
+        done: images that have a line.
+        failed: those of them that could not be read.
+    """
+
+    def __init__(self, file: FileIO | None, lines: Lines, done: int, failed: int) -> None:
+        self.file, self.lines, self.done, self.failed = file, lines, done, failed
+        self.waiting = bytearray()
+        self.synced = time.monotonic()
+
+    def write(self, prediction: Prediction) -> None:
+        """Append a line; every `SYNC_SECONDS` what was written is brought onto the disk.
+
+        Raises:
+            GlocalError: if it cannot be written.
+        """
+        self.waiting += self.lines.line(prediction)
+        self.done += 1
+        self.failed += prediction.error is not None
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring what was written onto the disk."""
+        if self.file is None:
+            return
+        with _writing(Path(os.fsdecode(self.file.name))):
+            while self.waiting:
+                del self.waiting[: self.file.write(self.waiting)]  # a disk that is nearly full takes a part
+            os.fsync(self.file.fileno())
+        self.synced = time.monotonic()
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file of another format, or in a place that is not there, before anything is read.
+
+    Raises:
+        GlocalError: naming the file.
+    """
+    if path.suffix not in SUFFIXES:
+        raise GlocalError(f"out: expected a name that ends in .jsonl or .csv, got {printable(path)}")
+    if not path.parent.is_dir():
+        raise GlocalError(
+            f"out: expected a folder that is there, got {printable(path.parent)}; make it, or choose another"
+        )
+    if path.is_dir():
+        raise GlocalError(f"out: expected a file, got the folder {printable(path)}")
+
+
+@contextmanager
+def open_output(
+    path: Path, job: Mapping[str, Any], paths: tuple[str, ...], *, top_k: int, resume: bool
+) -> Iterator[OutputFile]:
+    """A job's file, held by this process until the block ends; it gets its name if all images then have a line.
+
+    Args:
+        path: ends in ``.jsonl`` or ``.csv``.
+        job: what the lines depend on, as JSON; one that goes on must be the same.
+        paths: of the images, in order.
+        top_k: classes of each image.
+        resume: go on where an earlier job stopped, or begin if there was none.
+
+    Raises:
+        GlocalError: for a file that is there while ``resume`` is not set, or is of another job (the differences are
+            listed), or in use, or cannot be written.
+    """
+    check_output(path)
+    part, side = _beside(path, ".part"), _beside(path, ".part.json")
+    if not resume and (there := [file for file in (path, part) if file.exists()]):
+        raise GlocalError(
+            f"out: {printable(there[0])} is there already; "
+            + (f"delete {printable(path)}" if there[0] == path else "go on with --resume, or delete it")
+            + ", or choose another --out"
+        )
+    lines = Lines(path.suffix, top_k)
+    if path.exists():
+        yield _completed(path, side, job, paths, lines)
+        return
+    with _writing(part), open(part, "a+b", buffering=0) as file:  # "a": nothing that is there is ever overwritten
+        _hold(file, part)
+        _agree(side, part, job, resume)
+        output = _continued(file, part, lines, paths)
+        try:
+            yield output
+        finally:
+            output.sync()
+        if output.done == len(paths):
+            os.replace(part, path)
+            sync_folder(path.parent)
+            side.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GlocalError(
+            f"out: cannot write {printable(path)} ({error.strerror or error}); what was written is kept and --resume "
+            "goes on"
+        ) from error
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _agree(side: Path, part: Path, job: Mapping[str, Any], resume: bool) -> None:
+    """Compare what the job is with what is written down, or write it down before the first line is."""
+    if resume and side.exists():
+        _compare(side, job)
+    elif part.stat().st_size:
+        raise GlocalError(
+            f"--resume: {printable(part)} has no {printable(side.name)} that says what it is of; delete it, or choose "
+            "another --out"
+        )
+    else:
+        atomic_write_text(side, json.dumps(job, indent=1))
+
+
+def _compare(side: Path, job: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(side.read_bytes())
+    except ValueError as error:
+        raise GlocalError(f"--resume: {printable(side)} is damaged ({error}); delete it and its .part") from error
+    if changes := list(differences(before, json.loads(json.dumps(job)))):
+        raise GlocalError(
+            f"--resume: {printable(side)} is of another job:\n  "
+            + "\n  ".join(printable(change) for change in changes)
+            + "\nAsk for the same again, or choose another --out."
+        )
+
+
+def _completed(path: Path, side: Path, job: Mapping[str, Any], paths: tuple[str, ...], lines: Lines) -> OutputFile:
+    """A job that had been complete, maybe but for the side file."""
+    if side.exists():
+        _compare(side, job)
+    done, failed, end = _whole_lines(path, lines, paths)
+    if done < len(paths) or end < path.stat().st_size:
+        raise GlocalError(f"--resume: {printable(path)} is complete, but of other images; choose another --out")
+    side.unlink(missing_ok=True)
+    return OutputFile(None, lines, done, failed)
+
+
+def _hold(file: FileIO, part: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise GlocalError(
+            f"out: another process is writing {printable(part)}; wait for it or choose another --out"
+        ) from error
+
+
+def _continued(file: FileIO, part: Path, lines: Lines, paths: tuple[str, ...]) -> OutputFile:
+    """Cut off what is torn, and stand at the end."""
+    done, failed, end = _whole_lines(part, lines, paths)
+    file.truncate(end)
+    output = OutputFile(file, lines, done, failed)
+    if end == 0:
+        output.waiting += lines.header
+    return output
+
+
+def _whole_lines(path: Path, lines: Lines, paths: tuple[str, ...]) -> tuple[int, int, int]:
+    """How many lines are whole and of their image, how many of them have an error, and where they end."""
+    done = failed = 0
+    end = len(lines.header)
+    with path.open("rb") as file:
+        if file.read(end) != lines.header:
+            return 0, 0, 0
+        for line, name in zip(file, paths, strict=False):
+            if not (line.endswith(b"\n") and line.startswith(lines.beginning(name))):
+                break
+            done, failed, end = done + 1, failed + lines.has_error(line), end + len(line)
+    return done, failed, end

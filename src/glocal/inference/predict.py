@@ -1,0 +1,197 @@
+"""A trained model on many images: their most probable classes, as a file that a stopped job goes on with."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import nn
+
+from glocal.errors import GlocalError
+from glocal.inference.inputs import Inputs, Reader, read_batches
+from glocal.inference.output import Prediction, open_output
+from glocal.training import Normalize
+from glocal.training.saved import SavedModel
+
+BATCH_SIZE = 64
+DIGITS = 8
+"""Of a probability that are written: more would tell apart what float32 cannot."""
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands: images that have a result, of how many, those that cannot be read, and the speed just now."""
+
+    done: int
+    total: int
+    failed: int
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a job did: images in all, those that could not be read, and those that an earlier job had done already."""
+
+    total: int
+    failed: int
+    before: int
+
+
+class Classifier(nn.Module):
+    """(B, 3, S, S) uint8 images as `fit` gives them -> (B, K) float32 logits on the CPU.
+
+    Args:
+        saved: the model.
+        device: where it runs.
+    """
+
+    def __init__(self, saved: SavedModel, device: str | torch.device = "cpu") -> None:
+        super().__init__()
+        self.device = torch.device(device)
+        self.model = saved.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.prepare = Normalize(saved.mean, saved.std).to(self.device)
+
+    @torch.inference_mode()
+    def forward(self, pixels: torch.Tensor) -> np.ndarray:
+        """The logits."""
+        return self.model(self.prepare(pixels.to(self.device))).float().cpu().numpy()
+
+
+def predict_files(
+    saved: SavedModel,
+    inputs: Inputs,
+    out: Path | None = None,
+    *,
+    top_k: int = 5,
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    device: str = "cpu",
+    engine: Engine = "local",
+    resume: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+    take: Callable[[Prediction], None] = lambda _: None,
+) -> Summary:
+    """Predict every image; one that cannot be read has a line that says why, and the others go on.
+
+    Args:
+        saved: the model.
+        inputs: the images.
+        out: the file, ``.jsonl`` or ``.csv``; None for none.
+        top_k: classes of each image; all of them, where the model has fewer.
+        batch_size: images that are run at once.
+        workers: processes that read; with ray, actors that read and run.
+        device: where the model runs.
+        engine: ``local`` for this machine, ``ray`` for a cluster.
+        resume: go on with ``out``: only images without a line are read.
+        progress: called after each batch.
+        take: called with each prediction that is made, in order.
+
+    Raises:
+        GlocalError: if an argument is out of range, or `out` cannot be written or gone on with.
+    """
+    _check(top_k, batch_size, workers, engine)
+    top_k = min(top_k, len(saved.classes))
+    job = {
+        "model": saved.identity,
+        "inputs": inputs.digest(),
+        "images": len(inputs),
+        "top_k": top_k,
+        "batch_size": batch_size,
+        "device": torch.device(device).type,
+        "engine": engine,
+    }
+    if out is None:
+        return _run(saved, inputs, 0, 0, job, device, workers, progress, take)
+    with open_output(out, job, inputs.paths, top_k=top_k, resume=resume) as output:
+
+        def write(prediction: Prediction) -> None:
+            output.write(prediction)
+            take(prediction)
+
+        return _run(saved, inputs, output.done, output.failed, job, device, workers, progress, write)
+
+
+def _run(
+    saved: SavedModel,
+    inputs: Inputs,
+    before: int,
+    failed: int,
+    job: dict[str, Any],
+    device: str,
+    workers: int | None,
+    progress: Callable[[Progress], None],
+    take: Callable[[Prediction], None],
+) -> Summary:
+    done, began = before, time.perf_counter()
+    for batch in _predictions(saved, inputs, before, job, device, workers):
+        for prediction in batch:
+            take(prediction)
+            done += 1
+            failed += prediction.error is not None
+        progress(Progress(done, len(inputs), failed, (done - before) / (time.perf_counter() - began)))
+    return Summary(len(inputs), failed, before)
+
+
+def _predictions(
+    saved: SavedModel, inputs: Inputs, before: int, job: dict[str, Any], device: str, workers: int | None
+) -> Iterator[list[Prediction]]:
+    """Predictions in order from number ``before`` on, a list at a time."""
+    if before == len(inputs):
+        return
+    reader = Reader(inputs, size=saved.image_size, crop_pct=saved.crop_pct, batch_size=job["batch_size"])
+    start, inside = divmod(before, reader.batch_size)  # a batch that was cut is run again whole: equal bits come out
+    if job["engine"] == "ray":
+        from glocal.inference.ray_engine import run_batches
+
+        batches = run_batches(saved, reader, start, top_k=job["top_k"], device=device, actors=workers)
+    else:
+        batches = _local_batches(saved, reader, start, job["top_k"], device, workers)
+    for batch in batches:
+        yield batch[inside:]
+        inside = 0
+
+
+def _local_batches(
+    saved: SavedModel, reader: Reader, start: int, top_k: int, device: str, workers: int | None
+) -> Iterator[list[Prediction]]:
+    classifier = Classifier(saved, device)
+    for read in read_batches(reader, start, workers):
+        paths = reader.inputs.paths[read.start : read.start + len(read.errors)]
+        yield described(paths, read.errors, *most_probable(classifier(read.pixels), top_k), saved.classes)
+
+
+def most_probable(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, K) logits -> (B, k) classes and their probabilities; of two as probable the earlier class comes first."""
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return best, np.take_along_axis(probabilities, best, axis=1)
+
+
+def described(
+    paths: Sequence[str],
+    errors: Sequence[str | None],
+    best: np.ndarray,
+    probabilities: np.ndarray,
+    classes: tuple[str, ...],
+) -> list[Prediction]:
+    """The predictions of a batch."""
+    found = []
+    for path, error, of_image, with_probability in zip(
+        paths, errors, best.tolist(), probabilities.tolist(), strict=True
+    ):
+        top = [(classes[k], round(p, DIGITS)) for k, p in zip(of_image, with_probability, strict=True)]
+        found.append(Prediction(path, tuple(top) if error is None else (), error))
+    return found
+
+
+def _check(top_k: int, batch_size: int, workers: int | None, engine: str) -> None:
+    for name, value, low in (("top-k", top_k, 1), ("batch-size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and value < low:
+            raise GlocalError(f"{name}: expected at least {low}, got {value}")
+    if engine not in ("local", "ray"):
+        raise GlocalError(f"engine: expected local or ray, got {engine!r}")
