@@ -1,0 +1,70 @@
+"""Where the scripts of this folder put their figures: docs/results/reliability.json, and reliability.md made from it."""
+
+import json
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from glocal.bench import describe_environment
+from glocal.files import atomic_write_text
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
+HEAD = """# Reliability, measured
+
+Each row is what a script of `benchmarks/reliability/` found when it was last run; the scripts replace their rows. A row
+is written whatever the outcome: `holds` says whether the figure asked for was reached. Quick forms of the same checks
+are tests and run with every change.
+
+"""
+
+
+def record(
+    name: str, *, what: str, asked: str, found: str, holds: bool, seed: int | None, seconds: float, **more: Any
+) -> None:
+    """Replace a row.
+
+    Args:
+        name: of the row, such as ``kill``.
+        what: was done, in a sentence.
+        asked: the figure to reach.
+        found: the figure.
+        holds: whether it was reached.
+        seed: of what was drawn.
+        seconds: that the script took.
+        more: details for the JSON, and ``note``, a sentence for the page.
+    """
+    path = RESULTS / "reliability.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    machine = describe_environment()
+    command = shlex.join(
+        ["python", *(str(Path(a).relative_to(Path.cwd())) if Path(a).is_absolute() else a for a in sys.argv)]
+    )
+    rows[name] = {
+        "what": what, "asked": asked, "found": found, "holds": holds, "seed": seed, "seconds": round(seconds, 1),
+        "command": command, "date": date.today().isoformat(), "environment": machine, **more,
+    }  # fmt: skip
+    atomic_write_text(path, json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+    atomic_write_text(RESULTS / "reliability.md", page(rows))
+    print(f"{'holds' if holds else 'DOES NOT HOLD'}: {what}: {found} (asked: {asked})")
+
+
+def page(rows: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = [HEAD + "| what | asked | found | holds | seed |", "| --- | --- | --- | --- | --- |"]
+    for row in rows.values():
+        seed = "-" if row["seed"] is None else row["seed"]
+        lines.append(
+            f"| {row['what']} | {row['asked']} | {row['found']} | {'yes' if row['holds'] else '**no**'} | {seed} |"
+        )
+    lines += ["", "How each was run:", "", "| command | took | date | machine |", "| --- | --- | --- | --- |"]
+    for row in rows.values():
+        machine = row["environment"]
+        versions = ", ".join(f"{key} {machine[key]}" for key in ("python", "torch") if key in machine)
+        lines.append(
+            f"| `{row['command']}` | {row['seconds']:,.0f} s | {row['date']} | {machine.get('cpu', '')}, "
+            f"{machine.get('cores', '?')} cores, {versions} |"
+        )
+    notes = [f"* {row['what']}: {row['note']}" for row in rows.values() if row.get("note")]
+    return "\n".join([*lines, *(["", "Notes:", "", *notes] if notes else []), ""])
