@@ -10,6 +10,8 @@ import glocal
 
 SOURCE = Path(glocal.__file__).parent
 
+ROOMS = ("layers", "checkpoints", "models", "data", "report", "bench", "training", "comparison", "inference")
+
 # A room, and the parts of glocal that it may import beside itself and glocal.errors.
 MAY_IMPORT = {
     "layers": set(),
@@ -19,28 +21,17 @@ MAY_IMPORT = {
     "data": {"files"},
     "report": {"files"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
-    "training": {"data", "bench", "files"},
+    "training": {"data", "bench", "files", "signals"},
     "comparison": {"", "training", "data", "bench", "files"},
     "inference": {"training", "data", "files"},
-    "cli": {
-        "",
-        "layers",
-        "checkpoints",
-        "models",
-        "data",
-        "report",
-        "bench",
-        "training",
-        "comparison",
-        "inference",
-        "files",
-    },
+    "cli": set(ROOMS) | {"", "files", "signals"},
     # single files
     "": {"_timm_hook", "models"},
     "_timm_hook": set(),
     "__main__": {"cli"},
     "errors": set(),
     "files": set(),
+    "signals": set(),
 }
 
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}

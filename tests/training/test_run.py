@@ -12,6 +12,7 @@ import glocal  # noqa: F401  (registers the models)
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.files import hold_folder
+from glocal.signals import StopRequest
 from glocal.training import (
     Checkpoints,
     Engine,
@@ -19,7 +20,6 @@ from glocal.training import (
     Normalize,
     Recipe,
     Stopped,
-    StopRequest,
     TrainingError,
     create,
     load_pixels,

@@ -1,11 +1,9 @@
 """`glocal train`: train one model, and resume it after any stop."""
 
 import shlex
-import signal
 import sys
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +11,7 @@ import typer
 from glocal.cli import app
 from glocal.errors import GlocalError
 from glocal.files import printable
+from glocal.signals import RESUMABLE, StopRequest
 
 if TYPE_CHECKING:
     from glocal.training import Recipe
@@ -83,87 +82,82 @@ def train(
 
     Writes model.safetensors, results.json, metrics.csv, recipe.yaml and checkpoints into the run's folder.
     """
-    early = _EarlySignals()
-    from glocal.data import load_data
-    from glocal.training import (
-        RESUMABLE,
-        Engine,
-        Stopped,
-        StopRequest,
-        TrainingError,
-        check_model,
-        has_weights,
-        resolve_device,
-    )
-    from glocal.training.run import Request, check_engine, is_first_process, placed, train_run
+    with StopRequest(at_once=True).installed() as stop:  # a signal may come while libraries are loaded
+        from glocal.data import load_data
+        from glocal.training import (
+            Engine,
+            Stopped,
+            TrainingError,
+            check_model,
+            has_weights,
+            resolve_device,
+        )
+        from glocal.training.run import Request, check_engine, is_first_process, placed, train_run
 
-    stop = StopRequest()
-    stop.requested = early.seen
-    stop.install()
-    for name, value, choices in (
-        ("strategy", strategy, ("ddp", "fsdp")),
-        ("precision", precision, ("32", "bf16", "fp16")),
-        ("on-error", on_error, ("stop", "skip")),
-    ):
-        if value not in choices:
-            raise GlocalError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-    check_model(model)
-    start: Any = None
-    if weights == "pretrained":
-        if not has_weights(model):
-            raise GlocalError(f"weights: timm has none of {model}; give a file: --weights FILE")
-        start = "pretrained"
-    elif weights is not None:
-        start = Path(weights)
-        if not start.is_file():
-            raise GlocalError(f"weights: expected a file or pretrained, got {printable(weights)}, which is neither")
-    engine = placed(Engine(resolve_device(device), devices, num_nodes, strategy, precision))  # type: ignore[arg-type]
-    check_engine(engine)
-    if out is None:
-        if resume or engine.world > 1:
-            raise GlocalError(f"{'--resume' if resume else 'several processes'} need --out: the folder of the run")
-        out = Path("runs") / f"train-{model}-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
-    request = Request(
-        model=model,
-        recipe=_recipe(recipe, settings or [], freeze or [], weights is not None),
-        weights=start,
-        seed=seed,
-        engine=engine,
-        num_workers=workers,
-        on_error=on_error,  # type: ignore[arg-type]
-        resume=resume,
-        allow_changed=allow_changed,
-        tensorboard=tensorboard,
-        command=shlex.join(["glocal", *sys.argv[1:]]),
-    )
-    from glocal.cli._display import TrainWatcher
-    from glocal.files import check_writable
+        for name, value, choices in (
+            ("strategy", strategy, ("ddp", "fsdp")),
+            ("precision", precision, ("32", "bf16", "fp16")),
+            ("on-error", on_error, ("stop", "skip")),
+        ):
+            if value not in choices:
+                raise GlocalError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        check_model(model)
+        start: Any = None
+        if weights == "pretrained":
+            if not has_weights(model):
+                raise GlocalError(f"weights: timm has none of {model}; give a file: --weights FILE")
+            start = "pretrained"
+        elif weights is not None:
+            start = Path(weights)
+            if not start.is_file():
+                raise GlocalError(f"weights: expected a file or pretrained, got {printable(weights)}, which is neither")
+        engine = placed(Engine(resolve_device(device), devices, num_nodes, strategy, precision))  # type: ignore[arg-type]
+        check_engine(engine)
+        if out is None:
+            if resume or engine.world > 1:
+                raise GlocalError(f"{'--resume' if resume else 'several processes'} need --out: the folder of the run")
+            out = Path("runs") / f"train-{model}-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
+        request = Request(
+            model=model,
+            recipe=_recipe(recipe, settings or [], freeze or [], weights is not None),
+            weights=start,
+            seed=seed,
+            engine=engine,
+            num_workers=workers,
+            on_error=on_error,  # type: ignore[arg-type]
+            resume=resume,
+            allow_changed=allow_changed,
+            tensorboard=tensorboard,
+            command=shlex.join(["glocal", *sys.argv[1:]]),
+        )
+        from glocal.cli._display import TrainWatcher
+        from glocal.files import check_writable
 
-    first = is_first_process()
-    if first:
-        check_writable(out)
-    source = load_data(
-        data, on_error=request.on_error, split_seed=split_seed, follow_links=follow_links, progress=first
-    )
-    watcher = TrainWatcher(shown=first)
-    watcher.introduce(source, request, out)
-    try:
-        results = train_run(source, request, out, stop=stop, say=watcher.say, progress=watcher.update)
-    except Stopped as stopped:
-        watcher.close()
-        again = shlex.join([*(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
-        hint = again if "--out" in again else f"{again} --out {shlex.quote(str(out))}"
-        watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  glocal {hint}")
-        raise typer.Exit(RESUMABLE if first else 0) from None
-    except TrainingError as error:
-        watcher.close()
-        watcher.fail(str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        raise GlocalError(f"out: {error}; what was saved is kept and --resume goes on") from error
-    finally:
-        watcher.close()
-    watcher.conclude(results, out)
+        first = is_first_process()
+        if first:
+            check_writable(out)
+        source = load_data(
+            data, on_error=request.on_error, split_seed=split_seed, follow_links=follow_links, progress=first
+        )
+        watcher = TrainWatcher(shown=first)
+        watcher.introduce(source, request, out)
+        try:
+            results = train_run(source, request, out, stop=stop, say=watcher.say, progress=watcher.update)
+        except Stopped as stopped:
+            watcher.close()
+            again = shlex.join([*(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
+            hint = again if "--out" in again else f"{again} --out {shlex.quote(str(out))}"
+            watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  glocal {hint}")
+            raise typer.Exit(RESUMABLE if first else 0) from None
+        except TrainingError as error:
+            watcher.close()
+            watcher.fail(str(error))
+            raise typer.Exit(1) from None
+        except OSError as error:
+            raise GlocalError(f"out: {error}; what was saved is kept and --resume goes on") from error
+        finally:
+            watcher.close()
+        watcher.conclude(results, out)
 
 
 def _recipe(source: str | None, settings: list[str], freeze: list[str], has_weights: bool) -> "Recipe":
@@ -173,15 +167,3 @@ def _recipe(source: str | None, settings: list[str], freeze: list[str], has_weig
     if freeze:
         settings = [*settings, f"freeze=[{','.join(freeze)}]"]
     return load_recipe(source or DEFAULT_RECIPES[mode], settings=settings)  # type: ignore[index]
-
-
-class _EarlySignals:
-    """Notes a signal that comes while libraries are being loaded."""
-
-    def __init__(self) -> None:
-        self.seen: str | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.seen = signal.Signals(number).name

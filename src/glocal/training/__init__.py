@@ -28,13 +28,11 @@ from glocal.training.metrics import Metrics, Outcomes, confident_mistakes, score
 from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.saved import SavedModel, load_model, save_model
-from glocal.training.signals import RESUMABLE, StopRequest
 from glocal.training.task import Normalize
 
 __all__ = [
     "CACHE_BYTES",
     "DEFAULT_RECIPES",
-    "RESUMABLE",
     "Budget",
     "Checkpoints",
     "CurvePoint",
@@ -50,7 +48,6 @@ __all__ = [
     "Progress",
     "Recipe",
     "SavedModel",
-    "StopRequest",
     "Stopped",
     "TrainResult",
     "TrainingBatches",

@@ -127,6 +127,8 @@ def check(path: Path) -> None:
         if content["format"] != FORMAT:
             raise CheckpointError(f"{printable(manifest)}: expected {FORMAT}, got {content['format']!r}")
         files = {str(name): (int(of["bytes"]), str(of["sha256"])) for name, of in content["files"].items()}
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{printable(manifest)}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -19,6 +19,7 @@ from torch import nn
 
 from glocal.bench import copy_on_meta
 from glocal.data import Skipped
+from glocal.signals import StopRequest
 from glocal.training.budget import Budget, training_flop
 from glocal.training.loader import (
     Batch,
@@ -41,7 +42,6 @@ from glocal.training.pace import (
     refuse_bad,
 )
 from glocal.training.recipe import Recipe
-from glocal.training.signals import StopRequest
 from glocal.training.task import Task, plain_copy
 
 TIMEOUT = timedelta(minutes=10)

@@ -17,11 +17,11 @@ from torch import nn
 from glocal.data import Skipped
 from glocal.errors import CheckpointError, GlocalError
 from glocal.files import printable
+from glocal.signals import StopRequest
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints
 from glocal.training.loader import EVALUATION_BATCH, Batch, Batched, Key, Share, evaluation_loader, num_batches
 from glocal.training.metrics import Outcomes
-from glocal.training.signals import StopRequest
 from glocal.training.task import SCHEDULE_STEPS, Task, capture, make_schedule, restore
 
 CURVE_POINTS = 10

@@ -46,8 +46,8 @@ class Recipe:
         augment: what else is done to training images: ``none``; ``light``: shift by up to 1/8 of the side, borders
             reflected; ``randaugment``: random resized crop and ``auto_augment``. With a budget of a few epochs each of
             them costs more accuracy than it brings; with tens of epochs they pay.
-        auto_augment: of ``randaugment``: a policy in timm's notation; empty for a crop and a flip alone. Magnitudes
-            above 9 are not for Pillow 13: timm posterises to 0 bits there.
+        auto_augment: of ``randaugment``: a policy in timm's notation; empty for a crop and a flip alone. Policies
+            with ``inc1`` need ``mmax9``: above 9 timm posterises to 0 bits, which Pillow 13 refuses.
         crop_scale: of ``randaugment``: smallest share of the area of an image that a crop has.
         color_jitter: of ``randaugment``: strength of brightness, contrast and saturation, where no auto_augment is.
         random_erasing: probability of erasing a rectangle of an image with noise (Zhong et al. 2020).

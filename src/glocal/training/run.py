@@ -28,16 +28,16 @@ from glocal.bench import copy_on_meta, count_macs, count_params, describe_enviro
 from glocal.data import DataSource
 from glocal.errors import CheckpointError, GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256, sync_file
+from glocal.signals import StopRequest, end_with_parent
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
 from glocal.training.creation import Weights, create, default_image_size, freeze, model_args, normalisation
 from glocal.training.loader import TrainingBatches, load_pixels
 from glocal.training.loop import TrainResult, train
 from glocal.training.metrics import Metrics
-from glocal.training.pace import Engine, Keeping, Progress, Stopped
+from glocal.training.pace import Engine, Keeping, Progress
 from glocal.training.recipe import Recipe
 from glocal.training.saved import save_model
-from glocal.training.signals import StopRequest, end_with_parent
 from glocal.training.task import Normalize
 
 SCHEMA = "glocal.train/1"
@@ -250,12 +250,13 @@ def _train(
             resume=resumed[1] if resumed else None,
             log=log,
         )
-        if stop is not None and stop.requested:
-            raise Stopped(resumed[0] if resumed else 0, stop.requested)
+        images = [load_pixels(part, size, crop_pct=recipe.crop_pct) for part in (source.train, source.val)]
+        if stop is not None:
+            stop.at_once = False
         result = train(
             model,
-            TrainingBatches(load_pixels(source.train, size, crop_pct=recipe.crop_pct), recipe, request.seed),
-            load_pixels(source.val, size, crop_pct=recipe.crop_pct),
+            TrainingBatches(images[0], recipe, request.seed),
+            images[1],
             recipe=recipe,
             budget=Budget(recipe.epochs, "ep"),
             seed=request.seed,

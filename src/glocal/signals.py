@@ -16,14 +16,21 @@ PATIENCE = 2.0
 
 
 class StopRequest:
-    """Remembers the first SIGTERM or SIGINT; one that comes `PATIENCE` later ends the process at once."""
+    """Remembers the first SIGTERM or SIGINT; one that comes `PATIENCE` later ends the process at once.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: exit at the first one, with `RESUMABLE`: as long as there is nothing to save.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.at_once = at_once
         self.requested: str | None = None
         self.since = math.inf
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """The handler: sets a flag, nothing more."""
+        """The handler: sets a flag, nothing more, once there is something to save."""
+        if self.at_once:
+            raise SystemExit(RESUMABLE)
         if time.monotonic() - self.since > PATIENCE:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -1,0 +1,174 @@
+"""What a recipe's settings do to loss, gradient and weights, against formulas written out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from glocal.errors import GlocalError
+from glocal.training import Budget, Normalize, Recipe, TrainingBatches, create, freeze, load_pixels, predict, train
+from glocal.training.loader import Share, epoch_order, training_loader
+from glocal.training.task import SCHEDULE_STEPS, Task, class_weights, make_schedule
+from tests.shapes import image_set
+
+RECIPE = Recipe(batch_size=20, lr=1e-2, optimizer="momentum", weight_decay=0.0, clip_grad=0.0, warmup=0.0)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return load_pixels(image_set(60, seed=0), 16), load_pixels(image_set(30, seed=1, name="val"), 16)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.GELU(), nn.Linear(8, 3))
+
+
+def run(sets, recipe, budget="2ep", model=None, **kwargs):
+    return train(
+        model or network(),
+        TrainingBatches(sets[0], recipe, 0),
+        sets[1],
+        recipe=recipe,
+        budget=Budget.parse(budget),
+        seed=0,
+        macs=1000,
+        prepare=Normalize((0.5,) * 3, (0.25,) * 3),
+        **kwargs,
+    )
+
+
+def test_a_step_in_parts_is_the_whole_step(sets):
+    whole = run(sets, RECIPE).model.state_dict()
+    for parts in (3, 7):  # 20 images in 7 parts: of 3 and of 2 images
+        in_parts = run(sets, dataclasses.replace(RECIPE, accumulate=parts)).model.state_dict()
+        for name in whole:
+            torch.testing.assert_close(in_parts[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_parts_of_all_processes_are_the_step(sets):
+    data = TrainingBatches(sets[0], RECIPE, 0)
+
+    def positions(share, start=0, count=6):
+        sampler = iter(training_loader(data, 20, 0, 0, share=share, start=start).sampler)
+        return [next(sampler) for _ in range(count * share.parts)]
+
+    steps = [set(key.slots.tolist()) for key in positions(Share())]
+    for world, parts in ((2, 1), (2, 3), (3, 2)):
+        of_ranks = [positions(Share(rank, world, parts)) for rank in range(world)]
+        for step in range(6):
+            keys = [key for rank in of_ranks for key in rank[step * parts : (step + 1) * parts]]
+            assert sorted(np.concatenate([key.slots for key in keys]).tolist()) == sorted(steps[step])
+            assert sum(key.weight for key in keys) == pytest.approx(world * parts)
+        later = positions(Share(1, world, parts), start=4, count=2)
+        assert all(np.array_equal(a.slots, b.slots) for a, b in zip(later, of_ranks[1][4 * parts :], strict=True))
+
+
+def test_too_many_parts_are_refused(sets):
+    with pytest.raises(GlocalError, match=r"16 devices x 2 parts of a step, got steps of 20 images"):
+        training_loader(TrainingBatches(sets[0], RECIPE, 0), 20, 0, 0, share=Share(0, 16, 2))
+
+
+def test_repeats_fill_an_epoch_with_fewer_images(sets):
+    data = TrainingBatches(sets[0], RECIPE, 0)
+    slots = epoch_order(data, 0, 0, repeats=3)
+    assert len(slots) == 60
+    assert len(set(slots.tolist())) == 60
+    images, counts = np.unique(slots % 60, return_counts=True)
+    assert len(images) == 20
+    assert set(counts) == {3}
+    assert np.array_equal(slots.reshape(20, 3)[:, 0] % 60, epoch_order(data, 0, 0)[:20])
+
+
+def test_class_weights_by_hand():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    weights = class_weights(labels, 3, 1.0)
+    torch.testing.assert_close(weights * torch.tensor([0.6, 0.3, 0.1]), torch.full((3,), 1 / 3))
+    half = class_weights(labels, 3, 0.5)
+    torch.testing.assert_close(half[2] / half[0], torch.tensor(6**0.5))
+    assert (half.numpy() * np.array([0.6, 0.3, 0.1])).sum() == pytest.approx(1)
+    assert class_weights(labels, 3, 0.0) is None
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_the_balanced_loss_is_the_weighted_mean_over_images(mixup):
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    recipe = Recipe(class_balance=1.0, label_smoothing=0.1, mixup=mixup)
+    task = Task(network(), nn.Identity(), recipe, labels, 3)
+    inputs, targets = torch.randn(10, 3, 16, 16), torch.from_numpy(labels)
+    logits = task.model(inputs).log_softmax(1)
+    weights = class_weights(labels, 3, 1.0)
+    if mixup:
+        soft = torch.softmax(torch.randn(10, 3), 1)
+        expected = -(soft * weights * logits).sum(1).mean()
+        torch.testing.assert_close(task.loss(inputs, soft), expected)
+    else:
+        smooth = 0.9 * F.one_hot(targets, 3) + 0.1 / 3
+        expected = (-(smooth * logits).sum(1) * weights[targets]).mean()
+        torch.testing.assert_close(task.loss(inputs, targets, 0.1), expected)
+
+
+def test_the_average_of_the_weights_is_what_is_tested(sets):
+    model, seen = network(), []
+
+    def note(_):
+        seen.append([p.detach().clone() for p in model.parameters()])
+
+    result = run(sets, dataclasses.replace(RECIPE, ema=0.5), "1ep", model, progress=note)
+    average = seen[0]  # timm's begins with the weights after the first step
+    for weights in seen[1:]:
+        average = [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
+    assert len(seen) == 3
+    for kept, expected in zip(result.model.parameters(), average, strict=True):
+        torch.testing.assert_close(kept, expected)
+    logits = predict(result.model, Normalize((0.5,) * 3, (0.25,) * 3), sets[1]).numpy()
+    np.testing.assert_allclose(logits, result.logits)
+
+
+def test_rates_are_scaled_by_the_batch():
+    recipe = Recipe(batch_size=1024, lr=5e-4, lr_batch_size=512, min_lr=1e-5)
+    assert recipe.lr * recipe.scaled == pytest.approx(1e-3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr * recipe.scaled)
+    schedule = make_schedule(optimizer, recipe)
+    schedule.step_update(SCHEDULE_STEPS)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
+
+
+def test_steps_of_a_tenth():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, Recipe(lr=1.0, schedule="step", warmup=0.1))
+    for progress, expected in ((0.05, 0.5), (0.1, 1.0), (0.39, 1.0), (0.41, 0.1), (0.69, 0.1), (0.71, 0.01)):
+        schedule.step_update(round(progress * SCHEDULE_STEPS))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_freezing_by_name():
+    model = create("vit_micro", num_classes=3, image_size=32, seed=0)
+    freeze(model, ["backbone"])
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+    model = create("vit_micro", num_classes=3, image_size=32, seed=0)
+    freeze(model, ["blocks.0", "*.norm1"])
+    left = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("blocks.0.") or ".norm1." in name for name in left)
+    assert any(name.startswith("blocks.1.") for name in left)
+    with pytest.raises(GlocalError, match=r"got 'block'; nearest: blocks"):
+        freeze(model, ["block"])
+    with pytest.raises(GlocalError, match="leaves nothing to train"):
+        freeze(model, ["*"])
+
+
+def test_statistics_of_a_frozen_norm_do_not_move(sets):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+    for parameter in (*model[0].parameters(), *model[1].parameters()):
+        parameter.requires_grad_(False)
+    frozen, free = model[1].running_mean.clone(), model[3].running_mean.clone()
+    run(sets, RECIPE, "1ep", model)
+    assert torch.equal(model[1].running_mean, frozen)
+    assert not torch.equal(model[3].running_mean, free)
