@@ -594,7 +594,7 @@ def test_claimed_sizes_take_no_memory_and_no_time(tmp_path, size, reason):
     assert len(source.train) + len(source.val) == 8
 
 
-def test_an_image_of_8_gib_is_refused_by_its_header(tmp_path):
+def test_an_image_of_8_gib_is_refused_by_its_header(tmp_path, monkeypatch):
     """The bytes are there (a hole in the file), so the shard is whole."""
     content = tar(tmp_path / "a.tar", samples(0, 8)).read_bytes().rstrip(b"\0")
     with open(tmp_path / "a.tar", "r+b") as file:
@@ -602,7 +602,10 @@ def test_an_image_of_8_gib_is_refused_by_its_header(tmp_path):
         file.write(resized(info("big.png").tobuf(), "big.png", b"\x80" + (2**33).to_bytes(11, "big")))
         file.seek(2**33, os.SEEK_CUR)
         file.write(info("big.cls", b"1").tobuf() + b"1".ljust(512, b"\0") + bytes(1024))
+    sizes, read = [], shards._read
+    monkeypatch.setattr(shards, "_read", lambda file, at, size: sizes.append(size) or read(file, at, min(size, 10**6)))
     source = load(tmp_path / "a.tar", on_error="skip")
+    assert max(sizes) < 10_000
     assert listed(source) == {"a.tar/big.png": "has 8192.0 MiB, the limit is 256.0 MiB"}
     assert len(source.train) + len(source.val) == 8
 
@@ -627,9 +630,10 @@ def test_what_gnu_tar_writes_is_read(tmp_path):
     root.mkdir(parents=True)
     for name, content in samples(0, 6):
         (root / name).write_bytes(content)
-    with open(root / "0007.png", "wb") as file:  # a hole, which --sparse leaves out
-        file.truncate(10**6)
-        file.write(png(7))
+    with open(root / "0007.png", "wb") as file:  # holes, which --sparse leaves out: more than a header has room for
+        for at in range(40):
+            file.seek(at * 2**17)
+            file.write(png(7).ljust(4096, b"x"))
     (root / "0007.cls").write_text("1")
     os.link(root / "0000.png", root / "0008.png")
     (root / "0008.cls").write_text("0")
@@ -785,6 +789,18 @@ def test_the_store_can_be_pickled_and_keeps_few_files_open(tmp_path):
     assert wrong == []
     assert len(os.listdir("/proc/self/fd")) - without == shards.OPEN_SHARDS
     assert before - without <= shards.OPEN_SHARDS
+
+
+def test_a_shard_stays_open_while_a_thread_reads_from_it(tmp_path, monkeypatch):
+    tar(tmp_path / "a.tar", samples(0, 10))
+    train, read = load(tmp_path / "a.tar").train, shards._read
+
+    def after_others(*place):
+        shards._opened.cache_clear()  # as if other threads had opened 64 shards since
+        return read(*place)
+
+    monkeypatch.setattr(shards, "_read", after_others)
+    assert np.array_equal(np.asarray(train.image(0)), np.asarray(picture(int(train.paths[0][-8:-4]))))
 
 
 def test_a_shard_that_changed_since_is_an_error_of_its_images(tmp_path):

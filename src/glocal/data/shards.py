@@ -157,9 +157,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A sample that can be used: its path, its shard, what is in it and its label."""
+    """A sample that can be used: its path, key, number of its shard, what is in it and its label."""
 
     path: str
+    key: str
     shard: int
     sample: Sample
     label: int
@@ -353,9 +354,10 @@ def check_shards(name: str, limits: ImageLimits, *, progress: bool = True, worke
                 label, reason = _label(sample, labels)
                 reason = sample.reason or reason
                 if label is not None and not reason:
-                    first = seen.setdefault(sample.key, path)
+                    key = sample.key
+                    first = seen.setdefault(key, path)
                     if first is path:
-                        parts[part].append(Found(path, shard, sample, label))
+                        parts[part].append(Found(path, key, shard, sample, label))
                         continue
                     reason = f"the same key as {printable(first)}"
                 skipped.append(Skipped(path, reason))
@@ -391,8 +393,8 @@ def split_shards(checked: CheckedShards, *, split_seed: int = 0, val_fraction: f
         keys = _keys(checked.classes, whole)
         check_classes(keys, "", needed=2)
         held = {key for of_class in hold_out(keys, split_seed, val_fraction)[1].values() for key in of_class}
-        train = [one for one in whole if one.sample.key not in held]
-        val = [one for one in whole if one.sample.key in held]
+        train = [one for one in whole if one.key not in held]
+        val = [one for one in whole if one.key in held]
         split = f"{val_fraction:.0%} of each class held out for val, split seed {split_seed}"
     both = [*train, *val]
     store = Shards(
@@ -453,7 +455,7 @@ def _image_set(name: str, classes: tuple[str, ...], found: list[Found], store: S
 def _keys(classes: tuple[str, ...], found: list[Found]) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {cls: [] for cls in classes}
     for one in found:
-        keys[classes[one.label]].append(one.sample.key)
+        keys[classes[one.label]].append(one.key)
     return keys
 
 
@@ -461,7 +463,7 @@ def _fingerprint(classes: tuple[str, ...], parts: dict[str, list[Found]]) -> str
     """By key, so that the same samples in other shards have the same one."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part, found in parts.items():
-        for key, label, content in sorted((one.sample.key, one.label, one.sample.digest) for one in found):
+        for key, label, content in sorted((one.key, one.label, one.sample.digest) for one in found):
             digest.update(f"{part}\0{key}\0{label}\0{content}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
