@@ -47,7 +47,7 @@ def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, **kwargs):
         seed=seed,
         macs=1000,
         prepare=Normalize((0.5,) * 3, (0.25,) * 3),
-        **kwargs,
+        **{"keep_logits": True, **kwargs},
     )
 
 
@@ -237,3 +237,11 @@ def test_a_model_with_a_loss_of_its_own_is_trained_by_it(sets, mixup):
     assert len(model.asked) == result.steps
     assert all(loss > 0 for loss in model.asked)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), "its loss was constant"
+
+
+def test_a_test_image_that_goes_bad_is_left_out_too(sets):
+    images = dataclasses.replace(sets[1].images, store=GoneBad(sets[1].images.store))
+    result = run((sets[0], ImageBatches(images, 32)), on_error="skip", keep_logits=False)
+    assert [skipped.path for skipped in result.skipped] == ["val/00013"]
+    assert len(result.outcomes) == 29
+    assert result.logits is None

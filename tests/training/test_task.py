@@ -37,6 +37,7 @@ def run(sets, recipe, budget="2ep", model=None, **kwargs):
         seed=0,
         macs=1000,
         prepare=Normalize((0.5,) * 3, (0.25,) * 3),
+        keep_logits=True,
         **kwargs,
     )
 

@@ -25,14 +25,12 @@ from glocal.training import (
     Progress,
     TrainingBatches,
     TrainResult,
-    confident_mistakes,
     create,
     freeze,
     model_args,
     normalisation,
     predict,
     save_model,
-    score,
     train,
 )
 
@@ -91,6 +89,7 @@ class Runner:
             "budget": settings.budget,
             "seed": run.seed,
             "engine": Engine(settings.device),
+            "keep_logits": True,
             "on_error": settings.on_error,
             "progress": progress,
         }
@@ -129,7 +128,7 @@ class Runner:
 
     def _entry(self, run: Run, result: TrainResult) -> dict[str, Any]:
         labels, paths = self.data.val.labels, self.data.val.paths
-        metrics = score(result.logits, labels)
+        metrics = result.outcomes.score(len(self.data.classes))
         return {
             "status": "ok",
             "error": None,
@@ -157,14 +156,15 @@ class Runner:
                     "predicted": predicted,
                     "confidence": confidence,
                 }
-                for i, predicted, confidence in confident_mistakes(result.logits, labels)
+                for i, predicted, confidence in result.outcomes.mistakes()
             ],
             "skipped": [dataclasses.asdict(skipped) for skipped in result.skipped],
             "weights": f"runs/{run.id}/model.safetensors",
         }
 
     def _write_files(self, folder: Path, name: str, result: TrainResult) -> None:
-        size = self.settings.image_size
+        size, logits = self.settings.image_size, result.logits
+        assert logits is not None  # asked for
         save_model(
             result.model,
             folder,
@@ -174,7 +174,7 @@ class Runner:
             model_args=model_args(name, size),
         )
         save_file(
-            {"logits": result.logits, "labels": self.data.val.labels},
+            {"logits": logits, "labels": self.data.val.labels},
             folder / "predictions.safetensors",
             metadata={"paths_sha256": digest_of_paths(self.data.val.paths)},
         )

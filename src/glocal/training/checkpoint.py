@@ -53,14 +53,14 @@ class FolderCheckpointIO(CheckpointIO):
             storage_options: texts by file name, written beside.
 
         Raises:
-            CheckpointError: for a weight that is not finite; nothing is written.
+            CheckpointError: for a value that is not finite; nothing is written.
             OSError: if it cannot be written; what was there before is there still.
         """
         path = Path(path)
         tensors: dict[str, torch.Tensor] = {}
         state = _without_tensors({k: v for k, v in checkpoint.items() if k != "state_dict"}, "", tensors)
         model = dict(checkpoint.get("state_dict", {}))
-        for name, tensor in model.items():
+        for name, tensor in (model | tensors).items():
             if not all_finite(tensor):
                 raise CheckpointError(f"{path}: not written, as {name} is not finite")
         folder = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
@@ -108,11 +108,11 @@ class FolderCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
         """Delete a checkpoint: it is first renamed, so that half of one is never taken for one."""
         path = Path(path)
-        if path.exists():
+        if os.path.lexists(path):
             aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
             path.rename(aside)
             sync_file(path.parent)
-            shutil.rmtree(aside)
+            _delete(aside)
 
 
 def check(path: Path) -> None:
@@ -122,6 +122,8 @@ def check(path: Path) -> None:
         CheckpointError: naming the first file that is missing, added or changed.
     """
     manifest = path / MANIFEST
+    if manifest.is_symlink() or (manifest.exists() and not manifest.is_file()):  # who reads a pipe waits
+        raise CheckpointError(f"{printable(manifest)}: not a regular file")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -131,7 +133,7 @@ def check(path: Path) -> None:
         raise
     except OSError as error:
         raise CheckpointError(f"{printable(manifest)}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{printable(manifest)}: damaged ({type(error).__name__})") from error
     there = {file.name for file in path.iterdir()} - {MANIFEST}
     for name in sorted(there ^ set(files)):
@@ -178,10 +180,15 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, checkpoint: dict[str, Any], texts: Mapping[str, str], best: int | None) -> None:
-        """Write the checkpoint of a step, then delete those that are no longer needed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the checkpoint of a step, then delete those that are no longer needed.
+
+        One of a later step is: training has gone on from before it, as it was damaged.
+        """
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            sync_file(self.folder.parent)
         self.io.save_checkpoint(checkpoint, self.path(step), dict(texts))
-        kept = {*self.steps()[: self.keep], best}
+        kept = {*[of for of in self.steps() if of <= step][: self.keep], best}
         for old in self.steps():
             if old not in kept:
                 self.io.remove_checkpoint(self.path(old))
@@ -195,7 +202,10 @@ class Checkpoints:
         steps = self.steps()
         for step in steps:
             try:
-                return step, self.io.load_checkpoint(self.path(step))
+                checkpoint = self.io.load_checkpoint(self.path(step))
+                if (found := checkpoint.get("pace", {}).get("step", step)) != step:
+                    raise CheckpointError(f"{printable(self.path(step))}: holds step {found}, and not that of its name")
+                return step, checkpoint
             except CheckpointError as error:
                 tell(f"{error}; going back to the checkpoint before it")
         if steps:
@@ -206,7 +216,7 @@ class Checkpoints:
         """Delete what a process that was killed left unfinished."""
         if self.folder.is_dir():
             for path in self.folder.glob(f"{_UNFINISHED}*"):
-                shutil.rmtree(path)
+                _delete(path)
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
@@ -221,13 +231,21 @@ def _write_model(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
 def _put_into_place(folder: Path, path: Path) -> None:
     """Rename a folder; one in its place, which is damaged or of the same step, goes first."""
     aside = None
-    if path.exists():
+    if os.path.lexists(path):
         aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
         path.rename(aside)
     folder.rename(path)
     sync_file(path.parent)
     if aside is not None:
-        shutil.rmtree(aside)
+        _delete(aside)
+
+
+def _delete(path: Path) -> None:
+    """A folder, or what stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

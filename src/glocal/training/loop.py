@@ -37,6 +37,7 @@ from glocal.training.pace import (
     Pace,
     Progress,
     Stopped,
+    Terms,
     TrainingError,
     outputs,
     refuse_bad,
@@ -71,7 +72,7 @@ class TrainResult:
 
     model: nn.Module
     outcomes: Outcomes
-    logits: np.ndarray
+    logits: np.ndarray | None
     curve: tuple[CurvePoint, ...]
     steps: int
     epochs: float
@@ -99,6 +100,7 @@ def train(
     stop: StopRequest | None = None,
     num_workers: int | None = None,
     curve_points: int | None = CURVE_POINTS,
+    keep_logits: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainResult:
@@ -122,7 +124,8 @@ def train(
         stop: is looked at after each step; where it is requested, a checkpoint is written and the run ends.
         num_workers: processes that read images; by default one a processor, where images are decoded.
         curve_points: how often the model is evaluated at most; None for as often as the recipe says.
-        on_error: what to do with a training image that went bad since it was checked: ``stop``, or ``skip`` and report.
+        keep_logits: give the logits of the validation set; images that go bad there end the run then.
+        on_error: what to do with an image that went bad since it was checked: ``stop``, or ``skip`` and report.
         progress: called after each step, in the first process.
 
     Raises:
@@ -139,7 +142,10 @@ def train(
         steps_per_epoch = num_batches(len(train_data), recipe.batch_size)
         steps = budget.steps(len(train_data), steps_per_epoch, macs)
         task = Task(model, prepare, recipe, train_data.labels, train_data.num_classes, sharded)
-        pace = Pace(task, val_data, budget, steps, steps_per_epoch, seed, engine, keeping, stop, curve_points, progress)
+        terms = Terms(
+            budget, steps, steps_per_epoch, seed, engine, keeping, stop, curve_points, keep_logits, on_error, progress
+        )
+        pace = Pace(task, val_data, terms)
 
         def loader() -> Iterable[Batch]:  # asked for by each process, when it knows which one it is
             return training_loader(
@@ -245,7 +251,11 @@ def _has_idle_parameters(task: Task, data: Batched) -> bool:
 @torch.no_grad()
 def predict(model: nn.Module, prepare: nn.Module, data: Batched, device: str | torch.device = "cpu") -> torch.Tensor:
     """(N, K) outputs of a model for a set, in its order, on the CPU; the mode of the model is left as it was."""
-    return torch.cat(list(outputs(model, prepare, data, device, Share())))
+    found = []
+    for output, batch in outputs(model, prepare, data, device, Share()):
+        refuse_bad(batch)
+        found.append(output)
+    return torch.cat(found)
 
 
 class _Readable:

@@ -108,33 +108,43 @@ class Keeping:
     log: Callable[[Mapping[str, float]], None] = lambda _: None
 
 
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a model is trained; see `glocal.training.train`.
+
+    Attributes:
+        steps: of the whole run; None where the clock ends it.
+        steps_per_epoch: steps that an epoch is cut into.
+    """
+
+    budget: Budget
+    steps: int | None
+    steps_per_epoch: int
+    seed: int
+    engine: Engine
+    keeping: Keeping
+    stop: StopRequest | None
+    curve_points: int | None
+    keep_logits: bool
+    on_error: Literal["stop", "skip"]
+    progress: Callable[[Progress], None]
+
+
 class Pace(pl.Callback):
     """Sets the learning rate by the share of the budget used up, guards and keeps what is trained, and ends the run."""
 
-    def __init__(
-        self,
-        task: Task,
-        val_data: Batched,
-        budget: Budget,
-        steps: int | None,
-        steps_per_epoch: int,
-        seed: int,
-        engine: Engine,
-        keeping: Keeping,
-        stop: StopRequest | None,
-        curve_points: int | None,
-        progress: Callable[[Progress], None],
-    ) -> None:
-        self.task, self.val_data, self.budget, self.progress = task, val_data, budget, progress
-        self.steps, self.steps_per_epoch, self.seed, self.engine = steps, steps_per_epoch, seed, engine
-        self.keeping, self.stop = keeping, stop
+    def __init__(self, task: Task, val_data: Batched, terms: Terms) -> None:
+        self.task, self.val_data = task, val_data
+        self.budget, self.steps, self.steps_per_epoch = terms.budget, terms.steps, terms.steps_per_epoch
+        self.seed, self.engine, self.keeping, self.stop = terms.seed, terms.engine, terms.keeping, terms.stop
+        self.keep_logits, self.on_error, self.progress = terms.keep_logits, terms.on_error, terms.progress
         self.recipe = task.recipe
-        every = self.recipe.evaluate_every_epochs * steps_per_epoch
-        wanted = CURVE_POINTS if steps is None else max(1, round(steps / every))
-        self.points = wanted if curve_points is None else min(curve_points, wanted)
+        every = self.recipe.evaluate_every_epochs * self.steps_per_epoch
+        wanted = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
+        self.points = wanted if terms.curve_points is None else min(terms.curve_points, wanted)
         self.rank = 0
         self.stopped: str | None = None
-        self.at_the_end: tuple[Outcomes, np.ndarray]
+        self.at_the_end: tuple[Outcomes, np.ndarray | None]
         self.final: dict[str, torch.Tensor] = {}
         self.saved_step = -1
         self.good = True  # the last step's loss and gradient were finite
@@ -152,8 +162,8 @@ class Pace(pl.Callback):
         self.curve: list[CurvePoint] = []
         self.best: tuple[int, float] = (0, -1.0)
         self.skipped: dict[Skipped, None] = {}  # each once, though epochs repeat
-        if keeping.resume is not None:
-            self._resume(keeping.resume["pace"])
+        if self.keeping.resume is not None:
+            self._resume(self.keeping.resume["pace"])
 
     _SAVED = (
         "step", "images", "nan_skips", "aside", "trained", "wall", "loss_sum", "loss_count", "row_sum",
@@ -311,6 +321,7 @@ class Pace(pl.Callback):
             assert self.keeping.resume is not None
             self.task.tested.load_state_dict(self.keeping.resume["state_dict"])
             self.at_the_end = self._test(device, None)
+            self.final = dict(self.keeping.resume["state_dict"])
         else:
             self.at_the_end = self.evaluate(device, trainer)
             self.save(trainer)
@@ -318,7 +329,7 @@ class Pace(pl.Callback):
                 self.final = capture(self.task, trainer.optimizers[0])["state_dict"]
         self.report()
 
-    def evaluate(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Outcomes, np.ndarray]:
+    def evaluate(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Outcomes, np.ndarray | None]:
         """Add a point to the curve; the time it takes is not time of training."""
         start = time.perf_counter()
         outcomes, logits = self._test(device, trainer)
@@ -333,22 +344,31 @@ class Pace(pl.Callback):
         self._log(trainer, {"val_loss": scores.nll, "val_top1": scores.top1, "val_top5": scores.top5})
         return outcomes, logits
 
-    def _test(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Outcomes, np.ndarray]:
+    def _test(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Outcomes, np.ndarray | None]:
         share = Share(self.rank, self.engine.world if trainer is not None else 1)
         context = trainer.precision_plugin.forward_context() if trainer is not None else contextlib.nullcontext()
+        mine, logits = [], []
         with torch.no_grad(), context:
-            mine = [o.numpy() for o in outputs(self.task.tested, self.task.prepare, self.val_data, device, share)]
+            for output, batch in outputs(self.task.tested, self.task.prepare, self.val_data, device, share):
+                if self.on_error == "stop" or self.keep_logits:
+                    refuse_bad(batch)
+                self.skipped |= dict.fromkeys(batch.skipped)
+                mine.append(Outcomes.of(output.numpy(), batch.labels.numpy()))
+                if self.keep_logits:
+                    logits.append(output.numpy())
         if share.world > 1:
             everyone: list[Any] = [None] * share.world
             torch.distributed.all_gather_object(everyone, mine)
             total = sum(map(len, everyone))
             mine = [everyone[i % share.world][i // share.world] for i in range(total)]
-        logits = np.concatenate(mine)
-        if not np.isfinite(logits).all():
+        outcomes = Outcomes.join(mine)
+        if not len(outcomes):
+            raise TrainingError("no image of the validation set can be read any more")
+        if not np.isfinite(outcomes.nll).all():
             raise TrainingError(
                 f"the model's outputs are not finite after step {self.step}; a lower lr may help{self.last_good()}"
             )
-        return Outcomes.of(logits, self.val_data.labels), logits
+        return outcomes, np.concatenate(logits) if self.keep_logits else None
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint, once a step; the first process does, the others wait."""
@@ -414,22 +434,24 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
 
 def outputs(
     model: nn.Module, prepare: nn.Module, data: Batched, device: str | torch.device, share: Share
-) -> Iterator[torch.Tensor]:
-    """Outputs of each batch that this process reads; where another one has a batch more, the last is done twice."""
+) -> Iterator[tuple[torch.Tensor, Batch]]:
+    """(B, K) outputs of each batch that this process reads, on the CPU, and the batch.
+
+    Where another process has a batch more, one is done twice: parameters that are split are gathered by all together.
+    """
     training = model.training
     model.to(device).eval()
     prepare.to(device)
     batch: Batch | None = None
     num = 0
     try:
-        loader = evaluation_loader(data, share=share)
-        for batch in loader:
-            refuse_bad(batch)
-            yield model(prepare(batch.inputs.to(device))).float().cpu()
+        for batch in evaluation_loader(data, share=share):
+            if len(batch.labels):
+                yield model(prepare(batch.inputs.to(device))).float().cpu(), batch
             num += 1
         if share.world > 1 and num < -(-num_batches(len(data), EVALUATION_BATCH) // share.world):
             inputs = batch.inputs if batch is not None else data[Key(0, np.arange(1))].inputs
-            model(prepare(inputs.to(device)))  # parameters that are split are gathered by all processes together
+            model(prepare(inputs.to(device)))
     finally:
         model.train(training)
 

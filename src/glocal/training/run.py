@@ -28,7 +28,7 @@ from glocal.bench import copy_on_meta, count_macs, count_params, describe_enviro
 from glocal.data import DataSource
 from glocal.errors import CheckpointError, GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256, sync_file
-from glocal.signals import StopRequest, end_with_parent
+from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
 from glocal.training.creation import Weights, create, default_image_size, freeze, model_args, normalisation
@@ -150,8 +150,10 @@ def train_run(
         Stopped: when ``stop`` was requested; the run can be resumed.
     """
     first = is_first_process()
-    if not first and "TORCHELASTIC_RUN_ID" not in os.environ:
-        end_with_parent()
+    if os.environ.get("LOCAL_RANK", "0") != "0" and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ):
+        end_with_parent()  # started by the first process of this node
+    elif request.engine.world > 1:
+        os.environ[LAUNCHER] = str(os.getpid())
     plan = _plan(source, request)
     with hold_folder(out) if first else nullcontext():
         if first:
