@@ -8,14 +8,19 @@ cosine. The engine also logs, looks for values that are not finite and for signa
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from record import record
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.reliability.record import record
 
 import glocal  # noqa: F401  (registers the models)
 from glocal.data import ImageSet, load_data
@@ -131,7 +136,8 @@ if __name__ == "__main__":
     )
     record(
         "overhead",
-        what=f"engine against a bare PyTorch loop, {torch.get_num_threads()} threads, median and quartiles of {rounds} pairs",
+        what=f"engine against a bare PyTorch loop, {torch.get_num_threads()} threads: seconds of a step, median and "
+        f"quartiles of {rounds} pairs",
         asked=f"at most {100 * ASKED:.0f} %",
         found=shown,
         holds=worst <= ASKED,

@@ -602,8 +602,10 @@ def test_an_image_of_8_gib_is_refused_by_its_header(tmp_path, monkeypatch):
         file.write(resized(info("big.png").tobuf(), "big.png", b"\x80" + (2**33).to_bytes(11, "big")))
         file.seek(2**33, os.SEEK_CUR)
         file.write(info("big.cls", b"1").tobuf() + b"1".ljust(512, b"\0") + bytes(1024))
-    sizes, read = [], shards._read
-    monkeypatch.setattr(shards, "_read", lambda file, at, size: sizes.append(size) or read(file, at, min(size, 10**6)))
+    sizes, read = [], shards.read_at
+    monkeypatch.setattr(
+        shards, "read_at", lambda file, at, size: sizes.append(size) or read(file, at, min(size, 10**6))
+    )
     source = load(tmp_path / "a.tar", on_error="skip")
     assert max(sizes) < 10_000
     assert listed(source) == {"a.tar/big.png": "has 8192.0 MiB, the limit is 256.0 MiB"}
@@ -793,13 +795,13 @@ def test_the_store_can_be_pickled_and_keeps_few_files_open(tmp_path):
 
 def test_a_shard_stays_open_while_a_thread_reads_from_it(tmp_path, monkeypatch):
     tar(tmp_path / "a.tar", samples(0, 10))
-    train, read = load(tmp_path / "a.tar").train, shards._read
+    train, read = load(tmp_path / "a.tar").train, shards.read_at
 
     def after_others(*place):
         shards._opened.cache_clear()  # as if other threads had opened 64 shards since
         return read(*place)
 
-    monkeypatch.setattr(shards, "_read", after_others)
+    monkeypatch.setattr(shards, "read_at", after_others)
     assert np.array_equal(np.asarray(train.image(0)), np.asarray(picture(int(train.paths[0][-8:-4]))))
 
 

@@ -1,12 +1,8 @@
 """Shards: images and labels as members of plain tar files, in the layout of WebDataset.
 
 WebDataset: Aizman, Maltby and Breuel 2019, https://arxiv.org/abs/2001.01858; its rule of samples and keys is at
-https://github.com/webdataset/webdataset. Tar: POSIX.1-2017, pax, "pax Interchange Format" and "ustar Interchange
-Format"; GNU tar manual, "Basic Tar Format".
-
-Shards are untrusted, like images. Only headers are read here, by a reader of our own, because tarfile takes memory by
-what a header claims, goes back in the file at negative sizes and does not tell a damaged header from the end. Nothing
-is ever unpacked: the bytes of a member are read where they lie and go through the gate.
+https://github.com/webdataset/webdataset. Shards are untrusted, like images: only headers are read here, and the bytes
+of a member are read where they lie and go through the gate.
 """
 
 import errno
@@ -18,7 +14,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -32,31 +28,20 @@ from glocal.data.folder import SYSTEM_NAMES, check_classes, hold_out
 from glocal.data.images import ImageError, ImageLimits, open_image
 from glocal.data.scan import CRASHED, Scanned, alone, cache_file, read_cache, scan_all, stamp, write_cache
 from glocal.data.sets import DataSource, ImageSet, Skipped, some, warn_of_twins
+from glocal.data.tar import DamagedError, Member, read_at, read_members
 from glocal.errors import GlocalError
 from glocal.files import printable
 
 INDEX_VERSION = 1  # to be raised when the same shard gives other samples or reasons: they are cached under it
 SHARD = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-}
 IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"))  # what the gate takes, by extension
 LABELS = ("cls", "json")
 MOST_LABELS = 1_000_000  # a class more than this is a slip or an attack: each becomes a name in memory
 MOST_SHARDS = 1_000_000  # of a brace range
 CLASS_FILE = "classes.txt"
 
-BLOCK = 512  # everything in a tar is padded to it
-MOST_HEADER = 2**20  # bytes of a long name or a pax header; paths end at 4,096
 MOST_LABEL = {"cls": 64, "json": 2**20}  # bytes
-TAIL = 64 * 2**10  # looked at behind the end mark: more than any writer pads (10 KiB)
-FILES, FOLDER = (b"0", b"\0", b"7"), b"5"
-NO_FILES = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe"}  # and without bytes
 READERS = 8  # threads that read headers: they wait for the disk or the network, mostly
 FLEETING = ("MemoryError", "cannot be read (")  # in reasons that may be gone the next time
 OPEN_SHARDS = 64  # descriptors a process keeps; the usual limit of a process is 1,024
@@ -784,7 +769,7 @@ def _read_image(name: str, file: str, stamp: tuple[int, int], offset: int, size:
         raise ImageError(name, f"has {size / 2**20:.1f} MiB, the limit is {limits.max_bytes / 2**20:.1f} MiB")
     try:
         shard = _opened(file, *stamp)  # held by this name until its bytes are read
-        content = _read(shard.descriptor, offset, size)
+        content = read_at(shard.descriptor, offset, size)
     except OSError as error:
         raise ImageError(name, f"cannot be read ({error.strerror})") from None
     if len(content) < size:
@@ -792,43 +777,13 @@ def _read_image(name: str, file: str, stamp: tuple[int, int], offset: int, size:
     return content
 
 
-def _read(descriptor: int, offset: int, size: int) -> bytes:
-    """Fewer bytes only at the end of the file; the system gives 2 GiB at a time at most."""
-    content = os.pread(descriptor, size, offset)
-    while len(content) < size and (more := os.pread(descriptor, size - len(content), offset + len(content))):
-        content += more
-    return content
-
-
-# Tar
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A member of a tar: where its bytes are, or why it is no file (or not a whole one)."""
-
-    name: str
-    offset: int
-    size: int
-    reason: str | None = None
-
-    @property
-    def kind(self) -> str:
-        """Last part of the extension: jpg for key.jpg and key.left.jpg."""
-        return split_name(self.name)[1].rpartition(".")[2]
-
-
-class _DamagedError(Exception):
-    """A tar that cannot be read further, and why."""
-
-
 def _fill(index: Index, descriptor: int) -> None:
     """Read the members of a shard into an index."""
-    members: list[_Member] = []
+    members: list[Member] = []
     try:
-        for member in _members(descriptor, os.fstat(descriptor).st_size):
+        for member in read_members(descriptor, os.fstat(descriptor).st_size):
             members.append(member)
-    except _DamagedError as error:
+    except DamagedError as error:
         index.damage = str(error)
     index.refused += [(member.name, member.reason) for member in members if member.reason is not None]
     for key, group in itertools.groupby(members, key=lambda member: split_name(member.name)[0]):
@@ -838,164 +793,43 @@ def _fill(index: Index, descriptor: int) -> None:
             index.samples.append(sample)
 
 
-def _sample(descriptor: int, members: list[_Member]) -> Sample | None:
+def _sample(descriptor: int, members: list[Member]) -> Sample | None:
     """The sample that members of one key make; None where the index has its image among those that are no files."""
     files = [member for member in members if member.reason is None]
-    images = [member for member in files if member.kind in IMAGES]
+    images = [member for member in files if _kind(member) in IMAGES]
     if not images:
-        if not files or any(member.kind in IMAGES for member in members):
+        if not files or any(_kind(member) in IMAGES for member in members):
             return None
         return Sample(files[0].name, 0, 0, None, None, f"no image (only {_names(files)})")
-    label, cls, reason = _read_label(descriptor, [member for member in files if member.kind in LABELS])
+    label, cls, reason = _read_label(descriptor, [member for member in files if _kind(member) in LABELS])
     if len(images) > 1:
         reason = f"several images of one key ({_names(images)}; a key ends at the first dot of the name)"
     return Sample(images[0].name, images[0].offset, images[0].size, label, cls, reason or None)
 
 
-def _read_label(descriptor: int, members: list[_Member]) -> tuple[int | None, str | None, str]:
+def _read_label(descriptor: int, members: list[Member]) -> tuple[int | None, str | None, str]:
     """Label, class name and why there is neither; a number in .cls is above one in .json."""
     found = {}
     for kind in LABELS:
-        of_kind = [member for member in members if member.kind == kind]
+        of_kind = [member for member in members if _kind(member) == kind]
         if len(of_kind) > 1:
             return None, None, f"several labels ({_names(of_kind)})"
         if of_kind:
             size = of_kind[0].size
             if size > MOST_LABEL[kind]:
                 return None, None, f"no label (.{kind}: expected at most {MOST_LABEL[kind]:,} bytes, got {size:,})"
-            found[kind] = _parse_label(kind, _read(descriptor, of_kind[0].offset, size))
+            found[kind] = _parse_label(kind, read_at(descriptor, of_kind[0].offset, size))
     if "cls" not in found:
         return found.get("json", (None, None, "no label (expected .cls or .json of the same key right beside it)"))
     label, _, reason = found["cls"]
     return label, found["json"][1] if "json" in found else None, reason
 
 
-def _names(members: list[_Member]) -> str:
+def _kind(member: Member) -> str:
+    """Last part of the extension: jpg for key.jpg and key.left.jpg."""
+    return split_name(member.name)[1].rpartition(".")[2]
+
+
+def _names(members: list[Member]) -> str:
     more = f" and {len(members) - 3} more" if len(members) > 3 else ""
     return ", ".join(printable(os.path.basename(member.name)) for member in members[:3]) + more
-
-
-def _members(descriptor: int, end: int) -> Iterator[_Member]:
-    """Members of a tar (ustar, pax, GNU) in their order, without folders.
-
-    Args:
-        descriptor: of the open file.
-        end: its size in bytes.
-
-    Raises:
-        _DamagedError: where it cannot be read further.
-    """
-    at = 0
-    extended: dict[str, bytes] = {}  # of the next member
-    while True:
-        header = os.pread(descriptor, BLOCK, at)
-        if len(header) < BLOCK:
-            raise _DamagedError(
-                "empty file" if end == 0 else f"shard truncated (it ends at byte {end} without an end mark)"
-            )
-        if not any(header):
-            if os.pread(descriptor, TAIL, at).strip(b"\0"):
-                raise _DamagedError(f"shard goes on behind its end mark (at byte {at}: shards cannot be joined by cat)")
-            return
-        _check_header(header, at)
-        kind, start = header[156:157], at + BLOCK
-        size = _size(header[124:136], at)
-        if kind in b"xgLK":
-            if size > MOST_HEADER or start + size > end:
-                raise _DamagedError(f"shard damaged (at byte {at}: a name or header of {size} bytes)")
-            content = os.pread(descriptor, size, start)
-            if kind == b"x":
-                extended |= _parse_pax(content, at)
-            elif kind == b"L":
-                extended["path"] = content.partition(b"\0")[0]
-            at = start + _padded(size)
-            continue
-        name, size, sparse = _name(header, extended), _pax_size(extended, size, at), _is_sparse(kind, extended)
-        more = kind == b"S" and header[482]  # old GNU sparse files: blocks with the rest of the map
-        while more:
-            block = os.pread(descriptor, BLOCK, start)
-            if len(block) < BLOCK:
-                raise _DamagedError(f"shard truncated (it ends at byte {end}, inside {printable(name)})")
-            more, start = block[504], start + BLOCK
-        extended = {}
-        if kind in NO_FILES:
-            yield _Member(name, 0, 0, f"is {NO_FILES[kind]} (of a shard, only files are read)")
-            size = 0
-        elif kind == FOLDER or (kind == b"\0" and name.endswith("/")):
-            size = 0
-        elif start + size > end:
-            yield _Member(name, 0, 0, f"is cut off (it claims {size:,} bytes, the shard has {max(0, end - start):,})")
-            raise _DamagedError(f"shard truncated (it ends at byte {end}, inside {printable(name)})")
-        elif sparse:
-            yield _Member(name, 0, 0, "is a sparse file (of which a shard has only pieces)")
-        elif kind in FILES:
-            yield _Member(name, start, size)
-        else:
-            yield _Member(name, 0, 0, "is of an unknown kind (of a shard, only files are read)")
-        at = start + _padded(size)
-
-
-def _check_header(header: bytes, at: int) -> None:
-    stored = re.match(rb"[ \0]*([0-7]+)", header[148:156])
-    blank = header[:148] + b" " * 8 + header[156:]  # the sum is over a header whose own field is blank
-    if stored is None or int(stored[1], 8) != sum(blank):
-        if at == 0:
-            packed = next(
-                (f" but one compressed with {how}" for magic, how in MAGIC.items() if header.startswith(magic)), ""
-            )
-            raise _DamagedError(
-                f"no plain tar{packed} (unpack it)" if packed else "no tar (its first header is damaged)"
-            )
-        raise _DamagedError(f"shard damaged (at byte {at}: no valid header)")
-
-
-def _size(number: bytes, at: int) -> int:
-    """Octal digits, or, where the first bit is set, the big-endian number behind it; never negative."""
-    if number[0] == 0x80:
-        return int.from_bytes(number[1:], "big")
-    digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0].*|[ \0]*([0-7]*)", number, re.DOTALL)
-    if digits is None:
-        raise _DamagedError(f"shard damaged (at byte {at}: no valid size)")
-    return int(digits[1] or digits[2] or b"0", 8)
-
-
-def _parse_pax(content: bytes, at: int) -> dict[str, bytes]:
-    """Records of ``length key=value`` and a newline; the length counts itself. Those kept are path, size and sparse."""
-    records, position = {}, 0
-    while position < len(content):
-        length = re.match(rb"(\d{1,7}) ", content[position : position + 8])
-        record = content[position : position + int(length[1])] if length else b""
-        if length is None or len(record) < max(int(length[1]), length.end() + 1) or record[-1:] != b"\n":
-            raise _DamagedError(f"shard damaged (at byte {at}: no valid pax header)")
-        key, _, value = record[length.end() : -1].partition(b"=")
-        if key in (b"path", b"size", b"GNU.sparse.name"):
-            records[key.decode()] = value
-        if key.startswith(b"GNU.sparse."):
-            records["sparse"] = b""
-        position += len(record)
-    return records
-
-
-def _name(header: bytes, extended: Mapping[str, bytes]) -> str:
-    name = extended.get("GNU.sparse.name", extended.get("path"))
-    if name is None:
-        name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
-        if prefix and header[257:263] == b"ustar\0":  # GNU has other things there
-            name = prefix + b"/" + name
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _pax_size(extended: Mapping[str, bytes], size: int, at: int) -> int:
-    if "size" not in extended:
-        return size
-    if not re.fullmatch(rb"\d{1,19}", extended["size"]):
-        raise _DamagedError(f"shard damaged (at byte {at}: no valid size)")
-    return int(extended["size"])
-
-
-def _is_sparse(kind: bytes, extended: Mapping[str, bytes]) -> bool:
-    return kind == b"S" or "sparse" in extended
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
