@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "convert_checkpoint", "create_model", "insert_attention", "list_models"]
 
 _ROOMS = frozenset(
-    ("bench", "checkpoints", "cli", "comparison", "data", "errors", "layers", "models", "report", "training")
+    "bench checkpoints cli comparison data errors heads inference layers models report training".split()  # noqa: SIM905
 )
 
 

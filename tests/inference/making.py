@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import glocal
+from glocal.training import Normalize
 from glocal.training.saved import load_model, save_model
 from tests.shapes import CLASSES, drawings
 
@@ -18,7 +19,16 @@ def write_model(folder, name="resnet_micro", classes=CLASSES, seed=0, size=32):
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter)
-    save_model(model.eval(), folder, classes=classes, image_size=size)
+    model.eval()
+    with torch.no_grad():  # each class is the most probable one of some images
+        pixels, _ = drawings(50, seed=0, size=size)
+        images = torch.tensor(pixels)[:, None].expand(-1, 3, -1, -1)
+        mean, std = (model.pretrained_cfg[key] for key in ("mean", "std"))
+        logits = model(Normalize(mean, std)(images))
+        head = model.get_classifier()
+        head.weight.div_(logits.std(0)[:, None])
+        head.bias.copy_((head.bias - logits.mean(0)) / logits.std(0))
+    save_model(model, folder, classes=classes, image_size=size)
     return folder
 
 

@@ -71,7 +71,7 @@ def test_any_cut_is_gone_on_with(tmp_path, suffix):
     assert ends[-1] == len(whole)
     path, part, side = (tmp_path / f"o{suffix}{more}" for more in ("", ".part", ".part.json"))
     for cut in range(0, len(whole) + 1, 3):
-        for tail in (b"", bytes(7)):  # what a power cut may leave
+        for tail in (b"", bytes(7), b"\0\0\n"):  # what a power cut may leave
             part.write_bytes(whole[:cut] + tail)
             side.write_text(json.dumps(JOB))
             before, failed = write(path, resume=True)

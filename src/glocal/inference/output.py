@@ -72,17 +72,19 @@ class Lines:
         cells += [""] * (2 * self.top_k - len(cells))
         return _row([safe_cell(prediction.path), *cells, safe_cell(prediction.error or "")])
 
-    def beginning(self, path: str) -> bytes:
-        """What each line of this image begins with."""
-        if self.suffix == ".jsonl":
-            return json.dumps({"path": path})[:-1].encode() + b", "
-        return _row([safe_cell(path), ""])[:-1]
-
-    def has_error(self, line: bytes) -> bool:
-        """Whether a line is of an image that could not be read."""
-        if self.suffix == ".jsonl":
-            return not line.endswith(b'"error": null}\n')
-        return bool(next(csv.reader([line.decode()]))[-1])
+    def has_error(self, line: bytes, path: str) -> bool | None:
+        """Whether the image of a line could not be read; None if it is not a whole line of the image ``path``."""
+        if not line.endswith(b"\n") or b"\0" in line:  # torn, or a page that a power cut left empty
+            return None
+        try:
+            if self.suffix == ".jsonl":
+                entry = json.loads(line)
+                return entry["error"] is not None if entry["path"] == path else None
+            cells = next(csv.reader([line.decode()]))
+            whole = len(cells) == 2 * self.top_k + 2 and cells[0] == safe_cell(path)
+            return bool(cells[-1]) if whole else None
+        except (ValueError, KeyError, TypeError, StopIteration, csv.Error):
+            return None
 
 
 def safe_cell(text: str) -> str:
@@ -270,7 +272,8 @@ def _whole_lines(path: Path, lines: Lines, paths: tuple[str, ...]) -> tuple[int,
         if file.read(end) != lines.header:
             return 0, 0, 0
         for line, name in zip(file, paths, strict=False):
-            if not (line.endswith(b"\n") and line.startswith(lines.beginning(name))):
+            has_error = lines.has_error(line, name)
+            if has_error is None:
                 break
-            done, failed, end = done + 1, failed + lines.has_error(line), end + len(line)
+            done, failed, end = done + 1, failed + has_error, end + len(line)
     return done, failed, end

@@ -4,8 +4,10 @@ Rows are (index, path, place of the image in its store); ray streams them in bat
 and read the images where they run, so files must lie at the same paths there. Needs ``pip install glocal[ray]``.
 """
 
+import inspect
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -86,17 +88,28 @@ def run_batches(
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True  # few results then wait for earlier ones
         rows = ray.data.from_items(items, override_num_blocks=-(-len(items) // reader.batch_size))
-        results = rows.map_batches(
-            _Actor,
-            fn_constructor_args=(saved, inputs.stores, top_k, "cuda" if on_gpu else device),
-            batch_size=None,  # a block is a batch: none waits for another to be filled up
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_gpus=1 if on_gpu else 0,
-            batch_format="numpy",
-            # actors that go with their node are started anew; on one machine that could only go on for ever
-            **({} if os.environ.get("RAY_ADDRESS") else {"max_restarts": 0, "max_task_retries": 0}),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*ray_remote_args_fn. is deprecated")
+            results = rows.map_batches(
+                _Actor,
+                fn_constructor_args=(saved, inputs.stores, top_k, "cuda" if on_gpu else device),
+                batch_size=None,  # a block is a batch: none waits for another to be filled up
+                compute=ray.data.ActorPoolStrategy(size=actors),
+                num_gpus=1 if on_gpu else 0,
+                batch_format="numpy",
+                **_without_restarts(rows),
+            )
         yield from _in_order(results.iter_batches(batch_size=None, batch_format="numpy"), inputs, saved, first)
+
+
+def _without_restarts(rows: Any) -> dict[str, Any]:
+    """On one machine an actor that dies would die again; on a cluster it may have gone with its node.
+
+    Releases of ray that no longer let one say so start actors anew everywhere.
+    """
+    if os.environ.get("RAY_ADDRESS") or "ray_remote_args_fn" not in inspect.signature(rows.map_batches).parameters:
+        return {}
+    return {"ray_remote_args_fn": lambda: {"max_restarts": 0, "max_task_retries": 0}}
 
 
 def _in_order(
