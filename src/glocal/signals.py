@@ -11,6 +11,8 @@ from types import FrameType
 
 RESUMABLE = 75
 """Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of BSD's sysexits."""
+LAUNCHER = "GLOCAL_LAUNCHER"
+"""Environment variable by which the processes that a process starts know it."""
 PATIENCE = 2.0
 """Seconds in which a second signal is taken for the first one, passed on twice: by a terminal and by a launcher."""
 
@@ -55,8 +57,8 @@ class StopRequest:
 
 
 def end_with_parent() -> None:
-    """Leave no orphan: this process ends when the one that started it does."""
-    parent = os.getppid()
+    """Leave no orphan: this process ends when the one that started it does, or has while this one was imported."""
+    parent = int(os.environ.get(LAUNCHER, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:

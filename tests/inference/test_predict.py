@@ -145,3 +145,12 @@ def test_of_equal_probabilities_the_first_class_is_first():
 def test_bad_arguments_are_said(job, arguments, message):
     with pytest.raises(GlocalError, match=message):
         predict(*job, **arguments)
+
+
+@pytest.mark.parametrize(("classes", "top_k"), [(3, 3), (50, 5), (50, 1), (2, 5)])
+def test_the_most_probable_are_those_of_a_full_sort(classes, top_k):
+    logits = np.random.default_rng(0).integers(-3, 3, size=(40, classes)).astype(np.float32)  # many ties
+    best, probabilities = most_probable(logits, top_k)
+    expected = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+    np.testing.assert_array_equal(best, expected)
+    assert (np.diff(probabilities, axis=1) <= 0).all()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from glocal.training import confident_mistakes, score
+from glocal.training import Outcomes, confident_mistakes, score
 
 
 def test_by_hand():
@@ -47,3 +47,28 @@ def test_large_logits_and_a_class_without_images():
 def test_mistakes_come_most_confident_first():
     logits = np.array([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0], [5.0, 0.0]])
     assert [position for position, *_ in confident_mistakes(logits, np.zeros(4, int), count=2)] == [1, 2]
+
+
+def test_many_classes_have_no_matrix_and_the_same_scores(monkeypatch):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(200, 12)), rng.integers(12, size=200)
+    whole = score(logits, labels)
+    monkeypatch.setattr("glocal.training.metrics.MOST_CONFUSED", 11)
+    sparse = score(logits, labels)
+    assert sparse.confusion.shape == (0, 0)
+    assert sparse.confusion.tolist() == []
+    np.testing.assert_array_equal(sparse.per_class, whole.per_class)
+    np.testing.assert_array_equal(whole.per_class, whole.confusion.diagonal() / whole.confusion.sum(1))
+    assert (sparse.top1, sparse.top5, sparse.ece, sparse.nll) == (whole.top1, whole.top5, whole.ece, whole.nll)
+
+
+def test_confusions_are_the_matrix_without_its_diagonal():
+    rng = np.random.default_rng(1)
+    outcomes = Outcomes.of(rng.normal(size=(300, 7)), rng.integers(7, size=300))
+    matrix = outcomes.score(7).confusion
+    found = outcomes.confusions()
+    assert [count for count, *_ in found] == sorted((count for count, *_ in found), reverse=True)
+    again = np.diag(matrix.diagonal())
+    for count, true, predicted in found:
+        again[true, predicted] = count
+    np.testing.assert_array_equal(again, matrix)

@@ -1,5 +1,6 @@
 """`glocal train`: train one model, and resume it after any stop."""
 
+import os
 import shlex
 import sys
 from datetime import datetime
@@ -82,7 +83,8 @@ def train(
 
     Writes model.safetensors, results.json, metrics.csv, recipe.yaml and checkpoints into the run's folder.
     """
-    with StopRequest(at_once=True).installed() as stop:  # a signal may come while libraries are loaded
+    # A signal may come while libraries are loaded; a process that others wait for agrees with them after a step.
+    with StopRequest(at_once=os.environ.get("LOCAL_RANK", "0") == "0").installed() as stop:
         from glocal.data import load_data
         from glocal.training import (
             Engine,
@@ -149,12 +151,11 @@ def train(
             hint = again if "--out" in again else f"{again} --out {shlex.quote(str(out))}"
             watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  glocal {hint}")
             raise typer.Exit(RESUMABLE if first else 0) from None
-        except TrainingError as error:
+        except (TrainingError, OSError) as error:
             watcher.close()
-            watcher.fail(str(error))
+            kept = "; what was saved is kept and --resume goes on" if isinstance(error, OSError) else ""
+            watcher.fail(f"{error}{kept}")
             raise typer.Exit(1) from None
-        except OSError as error:
-            raise GlocalError(f"out: {error}; what was saved is kept and --resume goes on") from error
         finally:
             watcher.close()
         watcher.conclude(results, out)

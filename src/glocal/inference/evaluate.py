@@ -183,14 +183,12 @@ def _results(
     saved: SavedModel, data: EvaluationSets, outcomes: Outcomes, paths: list[str], skipped: list[Skipped]
 ) -> dict[str, Any]:
     metrics = outcomes.score(len(saved.classes))
-    counts = metrics.confusion.sum(1)
+    counts = outcomes.counts(len(saved.classes))
     per_class: list[dict[str, Any]] = [
         {"class": name, "images": int(count), "top1": None if math.isnan(top1) else float(top1)}
         for name, count, top1 in zip(saved.classes, counts, metrics.per_class, strict=True)
     ]
     known = [entry for entry in per_class if entry["images"]]
-    wrong = np.argwhere(metrics.confusion * (1 - np.eye(len(saved.classes), dtype=np.int64)))
-    pairs = sorted(((int(metrics.confusion[t, p]), int(t), int(p)) for t, p in wrong), key=lambda pair: -pair[0])
     return {
         "model": {
             "name": saved.name,
@@ -208,7 +206,8 @@ def _results(
         "worst_classes": [entry["class"] for entry in sorted(known, key=lambda entry: entry["top1"])[:WORST]],
         "missing_classes": [entry["class"] for entry in per_class if not entry["images"]],
         "confusions": [
-            {"true": saved.classes[t], "predicted": saved.classes[p], "count": count} for count, t, p in pairs
+            {"true": saved.classes[t], "predicted": saved.classes[p], "count": count}
+            for count, t, p in outcomes.confusions()
         ],
         "reliability": [asdict(bin_) for bin_ in outcomes.reliability()],
         "mistakes": [

@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 NUM_BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017, §2."""
+MOST_CONFUSED = 2000
 TOP5_FROM = 6
 """With fewer classes five guesses are always or nearly always right, so top-5 says nothing."""
 
@@ -26,7 +27,8 @@ class Metrics:
         ece: expected calibration error, `NUM_BINS` bins of equal width.
         nll: mean negative log-likelihood, in nats.
         per_class: (K,) top-1 within each class; nan for a class without images.
-        confusion: (K, K) counts, a row for each true class, a column for each predicted one.
+        confusion: (K, K) counts, a row for each true class, a column for each predicted one; (0, 0) above
+            `MOST_CONFUSED` classes, where it would take gigabytes.
     """
 
     top1: float
@@ -85,13 +87,26 @@ class Outcomes:
         if not len(self):
             raise ValueError("outcomes: expected at least one image, got none")
         right = self.predicted == self.label
-        pairs = self.label * num_classes + self.predicted
-        confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
+        confusion = np.zeros((0, 0), np.int64)
+        if num_classes <= MOST_CONFUSED:
+            pairs = self.label * num_classes + self.predicted
+            confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
         with np.errstate(invalid="ignore"):
-            per_class = confusion.diagonal() / confusion.sum(1)
+            per_class = np.bincount(self.label[right], minlength=num_classes) / self.counts(num_classes)
         top5 = float(self.in_top5.mean()) if num_classes >= TOP5_FROM else None
         ece = calibration_error(self.confidence, right)
         return Metrics(float(right.mean()), top5, ece, float(self.nll.mean()), per_class, confusion)
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        """(K,) images of each class."""
+        return np.bincount(self.label, minlength=num_classes)
+
+    def confusions(self) -> list[tuple[int, int, int]]:
+        """How often which class was taken for which other one, most often first: (count, true, predicted)."""
+        wrong = self.predicted != self.label
+        pairs, counts = np.unique(np.stack([self.label[wrong], self.predicted[wrong]]), axis=1, return_counts=True)
+        found = zip(counts.tolist(), *pairs.tolist(), strict=True)
+        return sorted(found, key=lambda pair: -pair[0])
 
     def mistakes(self, count: int = 12) -> list[tuple[int, int, float]]:
         """The wrong predictions with the highest confidence, highest first: (position, predicted class, confidence)."""

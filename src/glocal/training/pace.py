@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from glocal.data import Skipped
 from glocal.errors import CheckpointError, GlocalError
@@ -356,6 +357,10 @@ class Pace(pl.Callback):
                 mine.append(Outcomes.of(output.numpy(), batch.labels.numpy()))
                 if self.keep_logits:
                     logits.append(output.numpy())
+        # the outermost parameters stay whole after a forward pass that no backward one follows
+        for module in self.task.tested.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
         if share.world > 1:
             everyone: list[Any] = [None] * share.world
             torch.distributed.all_gather_object(everyone, mine)
@@ -376,7 +381,7 @@ class Pace(pl.Callback):
         if checkpoints is None or self.saved_step == self.step:
             return
         start = time.perf_counter()
-        captured = capture(self.task, trainer.optimizers[0])
+        captured = capture(self.task, trainer.optimizers[0]) if self.rank == 0 or self.task.sharded else {}
         if self.rank == 0:
             checkpoint = {**captured, "pace": self._state(), "about": dict(self.keeping.about)}
             best = self.best[0] if self.best[1] >= 0 else None

@@ -274,6 +274,7 @@ def _train(
         )
     results = _results(source, request, plan, result, macs)
     if first:
+        checkpoints.prune(result.steps, result.best_step)  # it may have been killed after its last checkpoint
         _save(result.model, out, source, request)
         atomic_write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False))
     return results

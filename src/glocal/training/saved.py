@@ -95,7 +95,7 @@ class SavedModel:
 
 def save_model(
     model: nn.Module,
-    folder: Path,
+    folder: str | Path,
     *,
     classes: Sequence[str],
     image_size: int,
@@ -117,6 +117,7 @@ def save_model(
         OSError: if it cannot be written; the folder then has the model from before, or one without its config.json
             beside.
     """
+    folder = Path(folder)
     config = _config_text(model, classes, image_size, crop_pct, model_args)
     # cloned: safetensors refuses tensors that share memory, and layouts such as channels-last are not of the file
     tensors = {
