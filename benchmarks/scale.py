@@ -404,8 +404,8 @@ def validation(num_images: int) -> dict[str, float]:
     }
 
 
-def confusion(num_classes: int) -> dict[str, float]:
-    """Scores and their JSON with K classes; both hold a table of K x K."""
+def scoring(num_classes: int) -> dict[str, float]:
+    """Scores and their JSON with K classes."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_classes, 50_000)
     outcomes = Outcomes(labels, labels, rng.random(50_000), rng.random(50_000), np.ones(50_000, bool))
@@ -554,9 +554,6 @@ def plan(found: dict[str, Any]) -> dict[str, Any]:
                 "lost_share_hourly": checkpoint / 3600 + 3600 / (2 * between),
             }
         )
-    table = max(found["confusion"], key=lambda row: row["classes"])
-    scale = (CLASSES / table["classes"]) ** 2
-    alone = found["confusion_scores_only"]
     prediction = found["prediction"]
     return {
         "assumed": {
@@ -582,11 +579,6 @@ def plan(found: dict[str, Any]) -> dict[str, Any]:
             / found["validation"]["images"]
             / 1e6,
             "outcomes_images_per_core_second": found["validation"]["images"] / found["validation"]["outcomes_seconds"],
-            "confusion_gb": CLASSES**2 * 8 / 1e9,
-            "score_peak_gb": alone["peak_bytes"] * (CLASSES / alone["classes"]) ** 2 / 1e9,
-            "score_seconds": alone["seconds"] * (CLASSES / alone["classes"]) ** 2,
-            "results_json_gb": table["json_bytes"] * scale / 1e9,
-            "results_json_minutes": table["json_seconds"] * scale / 60,
         },
         "billion": {
             "read_core_hours": BILLION / test_read / 3600,
@@ -638,8 +630,7 @@ def main() -> None:
         add("index", index_memory(scratch))
         add("order", apart(order))
         add("validation", apart(validation, 1_000))
-        add("confusion", [apart(confusion, k) for k in (500, 1_500)])
-        add("confusion_scores_only", apart(confusion_alone, 10_000))
+        add("scoring", [apart(scoring, k) for k in (1_000, CLASSES)])
         os.environ["GLOCAL_CACHE"] = str(scratch / "cache")
         folder, shards = scratch / "folder", scratch / "shards"
         for i, content in enumerate(pictures * 4):
@@ -657,15 +648,6 @@ def main() -> None:
     found["took_seconds"] = round(time.perf_counter() - began)
     atomic_write_text(args.out, json.dumps(found, indent=1, default=float) + "\n")
     print(f"{found['took_seconds']} s; written to {args.out.name}")
-
-
-def confusion_alone(num_classes: int) -> dict[str, float]:
-    """As `confusion`, without the JSON, which would take minutes."""
-    labels = np.arange(50_000) % num_classes
-    outcomes = Outcomes(labels, labels, np.ones(50_000), np.zeros(50_000), np.ones(50_000, bool))
-    before, start = resident(), time.process_time()
-    outcomes.score(num_classes)
-    return {"classes": num_classes, "seconds": time.process_time() - start, "peak_bytes": peak() - before}
 
 
 if __name__ == "__main__":
