@@ -1,4 +1,4 @@
-"""Where the scripts of this folder put their figures: docs/results/reliability.json, and reliability.md made from it."""
+"""Where the scripts of this folder put their figures: docs/results/reliability.json, and reliability.md from it."""
 
 import json
 import shlex
