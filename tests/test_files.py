@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glocal.files import atomic_write_bytes, atomic_write_text, printable
+from glocal.errors import GlocalError
+from glocal.files import atomic_write_bytes, atomic_write_text, hold_folder, printable
 
 WRITE_FOREVER = """
 import sys
@@ -80,3 +81,24 @@ def test_what_is_shown_can_be_encoded_and_is_one_line(name):
     shown = printable(name)
     shown.encode()
     assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def test_a_forked_process_does_not_hold_the_folder(tmp_path):
+    """Workers live on for seconds when their parent is killed; the folder is free at once."""
+    read, write = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with hold_folder(tmp_path):
+            if os.fork() == 0:
+                time.sleep(20)
+                os._exit(0)
+            os.write(write, b"!")
+            time.sleep(20)
+            os._exit(0)
+    os.read(read, 1)
+    with pytest.raises(GlocalError, match="is in use by process"), hold_folder(tmp_path):
+        pass
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    with hold_folder(tmp_path):
+        pass

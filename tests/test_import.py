@@ -111,5 +111,5 @@ def test_import_costs_little_more_than_timm_and_torchvision():
 
 def test_asking_whether_timm_is_there_does_not_lose_our_models():
     """Lightning and transformers look for timm without importing it."""
-    code = "import glocal, importlib.util; assert importlib.util.find_spec('timm'); import timm; print(timm.is_model('cvt_13'))"
-    assert python(code) == "True\n"
+    asked = "import glocal, importlib.util; assert importlib.util.find_spec('timm'); "
+    assert python(asked + "import timm; print(timm.is_model('cvt_13'))") == "True\n"

@@ -82,6 +82,19 @@ def check_writable(out: Path) -> None:
                 folder.rmdir()
 
 
+_HELD: set[Any] = set()
+
+
+def _let_go() -> None:
+    """In a process that was forked: the lock is its parent's, and must end with that."""
+    for lock in _HELD:
+        lock.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
     """Take a folder, made if it is not there; no other process can have it at the same time.
@@ -113,7 +126,11 @@ def hold_folder(folder: Path) -> Iterator[None]:
         lock.truncate()
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
-        yield
+        _HELD.add(lock)
+        try:
+            yield
+        finally:
+            _HELD.discard(lock)
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
