@@ -7,10 +7,10 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-import glocal.cli
 from tests.comparison.asking import losses, scores
 from tests.data.making import damage, png_header
 from tests.shapes import CLASSES, write_folder
@@ -26,18 +26,8 @@ def own_place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["glocal", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            glocal.cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return end.value.code or 0, out, err
-
-    return run
+def call(command):
+    return partial(command, "compare")
 
 
 def results_of(out):

@@ -1,7 +1,7 @@
 """``glocal convert``: released files to safetensors, and every way in which a file can be wrong."""
 
 import pickle
-import sys
+from functools import partial
 
 import pytest
 import timm
@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import glocal.cli
 from glocal.cli import convert  # noqa: F401  (registers the command)
 from tests.parity import recipe
 from tests.parity.test_parity import load
@@ -17,20 +16,9 @@ from tests.randomized import calm
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["glocal", "convert", *arguments])
-        code = 0
-        try:
-            glocal.cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return partial(command, "convert")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@
 
 import json
 import os
-import sys
+from functools import partial
 
 import pytest
 
 import glocal.cli
-from glocal.cli import eval as command  # noqa: F401  (registers the command)
 from tests.inference.making import write_model
 from tests.shapes import CLASSES, write_folder
 
@@ -27,22 +26,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, place, tmp_path_factory):
+def call(command, monkeypatch, place, tmp_path_factory):
     monkeypatch.chdir(place)
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["glocal", "eval", *arguments])
-        code = 0
-        try:
-            glocal.cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return run
+    return partial(command, "eval")
 
 
 def test_the_table_and_the_file_say_the_same(call, tmp_path):

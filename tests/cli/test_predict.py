@@ -5,10 +5,10 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-import glocal.cli
 from glocal.cli import predict  # noqa: F401  (registers the command)
 from tests.inference.making import write_images, write_model
 
@@ -27,21 +27,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, place):
+def call(command, monkeypatch, place):
     monkeypatch.chdir(place)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["glocal", "predict", *arguments])
-        code = 0
-        try:
-            glocal.cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return run
+    return partial(command, "predict")
 
 
 def test_a_file_of_lines(call, place, tmp_path):

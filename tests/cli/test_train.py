@@ -2,12 +2,10 @@
 
 import json
 import signal
-import sys
 
 import pytest
 import timm
 
-import glocal.cli
 from glocal.training import recipe_names
 from tests.shapes import write_folder
 
@@ -22,16 +20,12 @@ def own_place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr), white space folded."""
+def call(command):
+    """(exit code, stdout, stderr), white space folded."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["glocal", "train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            glocal.cli.main()
-        out, err = (" ".join(text.split()) for text in capsys.readouterr())
-        assert "Traceback" not in out + err
-        return end.value.code or 0, out, err
+        code, out, err = command("train", *arguments)
+        return code, " ".join(out.split()), " ".join(err.split())
 
     return run
 
@@ -51,7 +45,7 @@ def test_a_run_from_folder_to_model(call, tmp_path):
     assert (code, again) == (0, out)
 
 
-def test_a_run_goes_on_where_a_signal_stopped_it(call, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkeypatch):
     from glocal.training.pace import Pace
 
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -71,10 +65,7 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "argv", ["glocal", "train", "data", *QUICK, "--out", "run", "--resume"])
-    with pytest.raises(SystemExit) as end:
-        glocal.cli.main()
-    assert not end.value.code
+    assert command("train", "data", *QUICK, "--out", "run", "--resume")[0] == 0
     assert json.loads((tmp_path / "run/results.json").read_text())["steps"] == 6
 
 
