@@ -17,9 +17,10 @@ import torch
 import webdataset
 from PIL import Image
 
-from glocal.data import ImageError, ImageLimits, check_folder, load_data, shards, shuffled, split_folder
+from glocal.data import ImageError, ImageLimits, check_folder, load_data, shard_index, shards, shuffled, split_folder
 from glocal.data.folder import hold_out
-from glocal.data.shards import expand_braces, list_shards, read_index, split_name
+from glocal.data.shard_index import read_index, split_name
+from glocal.data.shard_names import expand_braces, list_shards
 from glocal.errors import GlocalError
 from tests.data.making import DAMAGES, damage, encoded, folder, picture
 
@@ -602,9 +603,9 @@ def test_an_image_of_8_gib_is_refused_by_its_header(tmp_path, monkeypatch):
         file.write(resized(info("big.png").tobuf(), "big.png", b"\x80" + (2**33).to_bytes(11, "big")))
         file.seek(2**33, os.SEEK_CUR)
         file.write(info("big.cls", b"1").tobuf() + b"1".ljust(512, b"\0") + bytes(1024))
-    sizes, read = [], shards.read_at
+    sizes, read = [], shard_index.read_at
     monkeypatch.setattr(
-        shards, "read_at", lambda file, at, size: sizes.append(size) or read(file, at, min(size, 10**6))
+        shard_index, "read_at", lambda file, at, size: sizes.append(size) or read(file, at, min(size, 10**6))
     )
     source = load(tmp_path / "a.tar", on_error="skip")
     assert max(sizes) < 10_000
@@ -769,12 +770,12 @@ def test_workers_read_the_same(tmp_path):
 
 
 def test_the_store_can_be_pickled_and_keeps_few_files_open(tmp_path):
-    count = shards.OPEN_SHARDS + 10
+    count = shard_index.OPEN_SHARDS + 10
     for i in range(count):
         tar(tmp_path / f"train-{i:03d}.tar", samples(2 * i, 2))
     train = pickle.loads(pickle.dumps(load(tmp_path).train))
     before = len(os.listdir("/proc/self/fd"))
-    shards._opened.cache_clear()
+    shard_index._opened.cache_clear()
     without = len(os.listdir("/proc/self/fd"))
     wrong = []
 
@@ -789,26 +790,26 @@ def test_the_store_can_be_pickled_and_keeps_few_files_open(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(os.listdir("/proc/self/fd")) - without == shards.OPEN_SHARDS
-    assert before - without <= shards.OPEN_SHARDS
+    assert len(os.listdir("/proc/self/fd")) - without == shard_index.OPEN_SHARDS
+    assert before - without <= shard_index.OPEN_SHARDS
 
 
 def test_a_shard_stays_open_while_a_thread_reads_from_it(tmp_path, monkeypatch):
     tar(tmp_path / "a.tar", samples(0, 10))
-    train, read = load(tmp_path / "a.tar").train, shards.read_at
+    train, read = load(tmp_path / "a.tar").train, shard_index.read_at
 
     def after_others(*place):
-        shards._opened.cache_clear()  # as if other threads had opened 64 shards since
+        shard_index._opened.cache_clear()  # as if other threads had opened 64 shards since
         return read(*place)
 
-    monkeypatch.setattr(shards, "read_at", after_others)
+    monkeypatch.setattr(shard_index, "read_at", after_others)
     assert np.array_equal(np.asarray(train.image(0)), np.asarray(picture(int(train.paths[0][-8:-4]))))
 
 
 def test_a_shard_that_changed_since_is_an_error_of_its_images(tmp_path):
     shard = tar(tmp_path / "a.tar", samples(0, 10))
     source = load(shard)
-    shards._opened.cache_clear()
+    shard_index._opened.cache_clear()
     content = shard.read_bytes()
     tar(shard, samples(20, 10))
     with pytest.raises(

@@ -20,7 +20,8 @@ from glocal.data.folder import (
 )
 from glocal.data.images import ImageError, ImageLimits, open_image
 from glocal.data.sets import DataSource, Folder, ImageSet, Skipped, some, warn_of_twins
-from glocal.data.shards import CheckedShards, check_shards, is_shards, shuffled, split_shards
+from glocal.data.shard_names import is_shards
+from glocal.data.shards import CheckedShards, check_shards, shuffled, split_shards
 from glocal.errors import GlocalError, nearest
 from glocal.files import printable
 
