@@ -36,13 +36,13 @@ from glocal.data import ImageLimits, load_data, open_image
 from glocal.data import shards as shard_files
 from glocal.data.images import ImageError
 from glocal.data.scan import Scanned, cache_file, stamp, write_cache
-from glocal.files import atomic_write_text, sha256, sync_file
+from glocal.data.shard_index import INDEX_VERSION, Index, Sample, read_index
+from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
 from glocal.inference.output import Lines
 from glocal.inference.predict import described, most_probable
 from glocal.training import Checkpoints, FolderCheckpointIO, Outcomes, load_recipe, save_model
 from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order, fit
-from glocal.training.run import scores
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"
 IMAGES, CLASSES = 14_197_122, 21_841  # ImageNet, fall 2011 release (ImageNet-22k)
@@ -209,7 +209,7 @@ def scanning(shards: Path) -> dict[str, Any]:
     finally:
         del os.environ["GLOCAL_CACHE"]
     files = sorted(shards.glob("*.tar"))
-    headers = seconds(lambda: [shard_files.read_index(str(file)) for file in files])
+    headers = seconds(lambda: [read_index(str(file)) for file in files])
     count = 2 * SCANNED  # train and val
     return {
         "images": count,
@@ -228,9 +228,9 @@ def synthetic_index(folder: Path, count: int) -> None:
         for shard, first in enumerate(range(0, samples, PER_SHARD)):
             file = folder / f"{part}-{shard:06d}.tar"
             file.touch()
-            index = shard_files.Index(stamp(str(file)))
+            index = Index(stamp(str(file)))
             index.samples = [
-                shard_files.Sample(
+                Sample(
                     f"{i:08d}.jpg",
                     92_000 * (i - first),
                     91_743,
@@ -241,7 +241,7 @@ def synthetic_index(folder: Path, count: int) -> None:
                 )
                 for i in range(first, min(first + PER_SHARD, samples))
             ]
-            key = ("shards", shard_files.INDEX_VERSION, asdict(ImageLimits()))
+            key = ("shards", INDEX_VERSION, asdict(ImageLimits()))
             shard_files._remember(cache_file(*key, os.path.realpath(file)), index)
 
 
@@ -361,7 +361,7 @@ def checkpoints(scratch: Path) -> dict[str, Any]:
     def raw() -> None:
         file = scratch / "raw"
         file.write_bytes(content)
-        sync_file(file)
+        sync(file)
 
     content = bytes(256 * 2**20)
     writing = seconds(raw, clock=time.perf_counter)
@@ -412,7 +412,7 @@ def scoring(num_classes: int) -> dict[str, float]:
     before, start = resident(), time.process_time()
     metrics = outcomes.score(num_classes)
     scored, scored_peak, start = time.process_time() - start, peak() - before, time.process_time()
-    text = json.dumps(scores(metrics), indent=1, allow_nan=False)
+    text = json.dumps(metrics.to_dict(), indent=1, allow_nan=False)
     return {
         "classes": num_classes,
         "score_seconds": scored,

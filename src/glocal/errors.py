@@ -1,7 +1,7 @@
 """The exceptions that public doors raise for a user's mistake."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class GlocalError(ValueError):
@@ -13,6 +13,16 @@ class GlocalError(ValueError):
 
 class CheckpointError(GlocalError):
     """A file of weights that cannot be used: damaged, not what it says it is, or not safe to read."""
+
+
+def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        GlocalError: naming them, and the nearest.
+    """
+    if value not in choices:
+        raise GlocalError(f"{what}: expected one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -94,7 +94,7 @@ def test_all_bad_is_exit_code_1(call, tmp_path):
         (("run", "photos", "--out", "no/o.csv"), "expected a folder that is there, got no"),
         (("run", "photos", "--resume"), "--resume needs --out"),
         (("run", "photos", "--top-k", "0"), "top-k: expected at least 1"),
-        (("run", "photos", "--engine", "spark"), "engine: expected local or ray"),
+        (("run", "photos", "--engine", "spark"), "engine: expected one of local, ray"),
         (("run", "photos", "--device", "tpu"), "device: expected auto or one of"),
         (("run", "photos", "--colour"), "No such option"),
     ],

@@ -43,7 +43,7 @@ def aim(moment):
         os.replace = lambda old, new, replace=os.replace: die() if str(old).endswith(".part") else replace(old, new)
     else:
         assert moment == "renamed"
-        output.sync_folder = die
+        output.sync = die
 
 
 def job(model, images, out, *, resume, moment=None):

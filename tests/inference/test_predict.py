@@ -139,7 +139,7 @@ def test_of_equal_probabilities_the_first_class_is_first():
         ({"top_k": 0}, "top-k: expected at least 1, got 0"),
         ({"batch_size": 0}, "batch-size: expected at least 1"),
         ({"workers": -1}, "workers: expected at least 0"),
-        ({"engine": "spark"}, "engine: expected local or ray, got 'spark'"),
+        ({"engine": "spark"}, "engine: expected one of local, ray, got 'spark'"),
     ],
 )
 def test_bad_arguments_are_said(job, arguments, message):

@@ -72,7 +72,7 @@ def test_nothing_has_a_name_before_it_is_on_the_disk(place):
 
 
 def test_negative_control_a_saver_that_does_not_sync_is_noticed(place):
-    skip = lambda: setattr(checkpoint, "sync_file", lambda _: None)  # noqa: E731
+    skip = lambda: setattr(checkpoint, "sync", lambda _: None)  # noqa: E731
     faults = kill.unsynced(kill.watched(place[0] / "unsynced", skip))
     assert any("optim.safetensors is not synced" in fault for fault in faults), faults
 

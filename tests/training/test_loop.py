@@ -11,6 +11,9 @@ from torch import nn
 
 from glocal.data import ImageError
 from glocal.training import Budget, ImageBatches, Normalize, Recipe, TrainingBatches, TrainingError, load_pixels, train
+from glocal.training.loader import Share
+from glocal.training.loop import predict
+from glocal.training.pace import outputs
 from glocal.training.task import SCHEDULE_STEPS, make_schedule
 from tests.shapes import image_set
 
@@ -245,3 +248,27 @@ def test_a_test_image_that_goes_bad_is_left_out_too(sets):
     assert [skipped.path for skipped in result.skipped] == ["val/00013"]
     assert len(result.outcomes) == 29
     assert result.logits is None
+
+
+class AllBad(GoneBad):
+    """Every image of a set went bad."""
+
+    def image(self, path, row):
+        raise ImageError(path, "truncated PNG")
+
+
+def test_a_batch_without_a_readable_image_is_done_too_so_that_processes_stay_together(sets):
+    images = dataclasses.replace(sets[1].images, store=AllBad(sets[1].images.store))
+    model, seen = network(), []
+    model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    prepare = Normalize((0.5,) * 3, (0.25,) * 3)
+    for rank in range(2):  # one batch for two processes: the second has none, and does one too
+        found = list(outputs(model, prepare, ImageBatches(images, 32), "cpu", Share(rank, 2)))
+        assert [(tuple(output.shape), len(batch.skipped)) for output, batch in found] == [((0, 3), 30)][: 1 - rank]
+        assert seen == [1] * (rank + 1)
+
+
+def test_a_set_that_went_bad_has_no_outputs(sets):
+    images = dataclasses.replace(sets[1].images, store=AllBad(sets[1].images.store))
+    with pytest.raises(TrainingError, match="went bad"):
+        predict(network(), Normalize((0.5,) * 3, (0.25,) * 3), ImageBatches(images, 32))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from glocal.training import Outcomes, confident_mistakes, score
+from glocal.training import Outcomes, score
 
 
 def test_by_hand():
@@ -18,7 +18,7 @@ def test_by_hand():
     assert metrics.ece == pytest.approx((0.1 + 0.55) / 3)
     assert metrics.confusion.tolist() == [[1, 1], [0, 1]]
     assert metrics.per_class.tolist() == [0.5, 1.0]
-    assert confident_mistakes(np.log(probs), labels) == [(1, 1, pytest.approx(0.8))]
+    assert Outcomes.of(np.log(probs), labels).mistakes() == [(1, 1, pytest.approx(0.8))]
 
 
 def test_against_torchmetrics_and_a_loop():
@@ -46,7 +46,7 @@ def test_large_logits_and_a_class_without_images():
 
 def test_mistakes_come_most_confident_first():
     logits = np.array([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0], [5.0, 0.0]])
-    assert [position for position, *_ in confident_mistakes(logits, np.zeros(4, int), count=2)] == [1, 2]
+    assert [position for position, *_ in Outcomes.of(logits, np.zeros(4, int)).mistakes(2)] == [1, 2]
 
 
 def test_many_classes_have_no_matrix_and_the_same_scores(monkeypatch):

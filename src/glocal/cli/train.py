@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glocal.cli import app
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_choice
 from glocal.files import printable
 from glocal.signals import RESUMABLE, StopRequest
 
@@ -101,8 +101,7 @@ def train(
             ("precision", precision, ("32", "bf16", "fp16")),
             ("on-error", on_error, ("stop", "skip")),
         ):
-            if value not in choices:
-                raise GlocalError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+            check_choice(name, value, choices)
         check_model(model)
         start: Any = None
         if weights == "pretrained":

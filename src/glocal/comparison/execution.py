@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,12 +131,7 @@ class Runner:
         return {
             "status": "ok",
             "error": None,
-            "top1": metrics.top1,
-            "top5": metrics.top5,
-            "ece": metrics.ece,
-            "nll": metrics.nll,
-            "per_class": [None if math.isnan(rate) else rate for rate in metrics.per_class.tolist()],
-            "confusion": metrics.confusion.tolist(),
+            **metrics.to_dict(),
             "train_images_per_s": result.images_per_s,
             "budget": {
                 "asked": str(self.settings.budget),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from glocal.errors import GlocalError, nearest
+from glocal.errors import GlocalError, check_choice
 from glocal.files import sha256
 from glocal.training import (
     DEFAULT_RECIPES,
@@ -127,8 +127,8 @@ def make_settings(
     """
     weights = dict(weights or {})
     _check_models(models)
-    _check_choice("mode", mode, get_args(Mode))
-    _check_choice("on-error", on_error, ("stop", "skip"))
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("on-error", on_error, ("stop", "skip"))
     _check_weights(models, mode, weights)
     if not 1 <= seeds <= MAX_SEEDS:
         raise GlocalError(f"seeds: expected how many, from 1 to {MAX_SEEDS}; got {seeds}")
@@ -181,11 +181,6 @@ def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path
         for model in models:
             if model not in weights and not has_weights(model):
                 raise GlocalError(f"{mode} needs weights, and {model} has none of its own: give --weights {model}=FILE")
-
-
-def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise GlocalError(f"{what}: expected one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
 
 
 def _file_safe(name: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync_file
+from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync
 
 PLAN, COSTS, RECORD = "plan.json", "costs.json", "record.json"
 _UNFINISHED = ".unfinished-"
@@ -68,10 +68,10 @@ class Store:
             files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
             (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
             for path in (*folder.iterdir(), folder):
-                sync_file(path)
+                sync(path)
             shutil.rmtree(self.runs / run_id, ignore_errors=True)
             folder.rename(self.runs / run_id)
-            sync_file(self.runs)
+            sync(self.runs)
         except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 

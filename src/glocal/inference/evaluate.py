@@ -10,7 +10,7 @@ import numpy as np
 
 from glocal.data import Checked, ImageSet, Skipped, builtin_names, check_folder, load_data
 from glocal.data.sets import Folder
-from glocal.errors import GlocalError, nearest
+from glocal.errors import GlocalError, check_choice, nearest
 from glocal.files import printable
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.predict import BATCH_SIZE, Classifier
@@ -70,8 +70,7 @@ def evaluation_sets(
         GlocalError: as `load_data`, or if there is no image.
     """
     for name, value, known in (("part", part, get_args(Part)), ("on-error", on_error, get_args(OnError))):
-        if value not in known:
-            raise GlocalError(f"{name}: expected one of {', '.join(known)}, got {value!r}{nearest(value, known)}")
+        check_choice(name, value, known)
     if part == "all" and str(data).partition(":")[0] not in builtin_names():
         checked = check_folder(data, follow_links=follow_links, progress=progress, workers=workers)
         if isinstance(checked, Checked):

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from glocal.data import ImageError, ImageLimits, ImageSet
 from glocal.data.folder import SYSTEM_NAMES
 from glocal.data.sets import Folder, Store
-from glocal.data.shards import SHARD, Shards, is_shards, list_shards, read_index
+from glocal.data.shard_index import read_index
+from glocal.data.shard_names import SHARD, is_shards, list_shards
+from glocal.data.shards import Shards
 from glocal.errors import GlocalError
 from glocal.files import printable
 from glocal.training import fit

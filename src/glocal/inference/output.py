@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text, differences, printable, sync_folder
+from glocal.files import atomic_write_text, differences, printable, sync
 
 SYNC_SECONDS = 2.0
 """How much work a power cut may cost."""
@@ -189,7 +189,7 @@ def open_output(
             output.sync()
         if output.done == len(paths):
             os.replace(part, path)
-            sync_folder(path.parent)
+            sync(path.parent)
             side.unlink(missing_ok=True)
 
 

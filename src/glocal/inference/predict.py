@@ -11,7 +11,7 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_choice
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.output import Prediction, open_output
 from glocal.training import Normalize
@@ -207,5 +207,4 @@ def _check(top_k: int, batch_size: int, workers: int | None, engine: str) -> Non
     for name, value, low in (("top-k", top_k, 1), ("batch-size", batch_size, 1), ("workers", workers, 0)):
         if value is not None and value < low:
             raise GlocalError(f"{name}: expected at least {low}, got {value}")
-    if engine not in ("local", "ray"):
-        raise GlocalError(f"engine: expected local or ray, got {engine!r}")
+    check_choice("engine", engine, ("local", "ray"))

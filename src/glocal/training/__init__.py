@@ -24,7 +24,7 @@ from glocal.training.loader import (
     training_loader,
 )
 from glocal.training.loop import TrainResult, predict, train
-from glocal.training.metrics import Metrics, Outcomes, confident_mistakes, score
+from glocal.training.metrics import Metrics, Outcomes, score
 from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.saved import SavedModel, load_model, save_model
@@ -53,7 +53,6 @@ __all__ = [
     "TrainingBatches",
     "TrainingError",
     "check_model",
-    "confident_mistakes",
     "create",
     "default_image_size",
     "evaluation_loader",

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glocal.errors import CheckpointError
-from glocal.files import printable, sha256, sync_file
+from glocal.files import printable, sha256, sync
 
 FORMAT = "glocal.checkpoint/1"
 MANIFEST, MODEL, OPTIM, STATE = "MANIFEST.json", "model.safetensors", "optim.safetensors", "state.json"
@@ -75,11 +75,11 @@ class FolderCheckpointIO(CheckpointIO):
             written = sorted(folder.iterdir())
             files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in written}
             for file in written:
-                sync_file(file)
+                sync(file)
             manifest = folder / MANIFEST
             manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
-            sync_file(manifest)
-            sync_file(folder)
+            sync(manifest)
+            sync(folder)
             _put_into_place(folder, path)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -112,7 +112,7 @@ class FolderCheckpointIO(CheckpointIO):
         if os.path.lexists(path):
             aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
             path.rename(aside)
-            sync_file(path.parent)
+            sync(path.parent)
             _delete(aside)
 
 
@@ -188,7 +188,7 @@ class Checkpoints:
         """Write the checkpoint of a step, then delete those that are no longer needed."""
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
-            sync_file(self.folder.parent)
+            sync(self.folder.parent)
         self.io.save_checkpoint(checkpoint, self.path(step), dict(texts))
         self.prune(step, best)
 
@@ -253,7 +253,7 @@ def _put_into_place(folder: Path, path: Path) -> None:
         aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
         path.rename(aside)
     folder.rename(path)
-    sync_file(path.parent)
+    sync(path.parent)
     if aside is not None:
         _delete(aside)
 

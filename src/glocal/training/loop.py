@@ -24,6 +24,7 @@ from glocal.training.budget import Budget, training_flop
 from glocal.training.loader import (
     Batch,
     Batched,
+    Key,
     Share,
     num_batches,
     training_loader,
@@ -235,7 +236,7 @@ def _strategy(engine: Engine, device: torch.device, task: Task, data: Batched) -
 def _has_idle_parameters(task: Task, data: Batched) -> bool:
     """Whether some parameter gets no gradient, which DDP must be told: found by a step without storage."""
     try:
-        inputs = data[next(iter(training_loader(data, 2, 0, 0).sampler))].inputs
+        inputs = data[Key(0, np.arange(1))].inputs
         model: Any = copy_on_meta(task.model).train()
         image = torch.empty((2, *inputs.shape[1:]), device="meta")
         target = torch.zeros(2, dtype=torch.long, device="meta")

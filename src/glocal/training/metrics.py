@@ -4,8 +4,10 @@ Everything is computed from `Outcomes`, a few numbers an image, so a set is scor
 process, without keeping its logits.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
@@ -37,6 +39,17 @@ class Metrics:
     nll: float
     per_class: np.ndarray
     confusion: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: nan, which has no number there, as None."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "ece": self.ece,
+            "nll": self.nll,
+            "per_class": [None if math.isnan(rate) else rate for rate in self.per_class.tolist()],
+            "confusion": self.confusion.tolist(),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +165,6 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """
     gap = np.bincount(_bins(confidence), weights=right - confidence, minlength=NUM_BINS)
     return float(np.abs(gap).sum() / len(right))
-
-
-def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int = 12) -> list[tuple[int, int, float]]:
-    """The wrong predictions with the highest confidence, highest first: (position, predicted class, confidence)."""
-    return Outcomes.of(logits, labels).mistakes(count)
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:

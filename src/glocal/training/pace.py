@@ -209,7 +209,7 @@ class Pace(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, _: pl.LightningModule, __: Any, batch_idx: int) -> None:
         """Seed what is drawn, and set the learning rate at the start of a step."""
         part = batch_idx % self.recipe.accumulate
-        _seed_step(self.seed, self.step * self.recipe.accumulate + part, self.rank)
+        _seed_step(self.seed, self.step * self.recipe.accumulate + part, self.rank, self.task.device)
         for module in self.task.frozen:
             module.training = False
         if part == 0:
@@ -224,7 +224,7 @@ class Pace(pl.Callback):
         self, trainer: pl.Trainer, _: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Clip the gradient; a step whose gradient is not finite is not taken."""
-        parameters = [p for p in self.task.model.parameters() if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[misc]
         if hasattr(norm, "full_tensor"):
             norm = norm.full_tensor()
@@ -268,8 +268,8 @@ class Pace(pl.Callback):
         """The same numbers for all processes: mean loss, images of the step, whether one was asked to stop, a clock."""
         if self.engine.world == 1:
             return loss, images, wish, seconds
-        mine = torch.tensor([loss / self.engine.world, images, wish, seconds if self.rank == 0 else 0.0])
-        mine = mine.double().to(self.task.device if self.task.device.type != "mps" else "cpu")
+        numbers = [loss / self.engine.world, images, wish, seconds if self.rank == 0 else 0.0]
+        mine = torch.tensor(numbers, dtype=torch.float64).to(self.task.device)  # in float32 a week has no seconds
         torch.distributed.all_reduce(mine)
         return tuple(mine.tolist())
 
@@ -429,10 +429,15 @@ class Pace(pl.Callback):
         )
 
 
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed all generators by what is done next, so that nothing drawn before matters."""
+def _seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Seed all generators by what is done next, so that nothing drawn before matters.
+
+    Those of devices that are not used are left alone: `torch.manual_seed` keeps a stack trace for each of them.
+    """
     drawn = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]) >> 1
-    torch.manual_seed(drawn)
+    torch.default_generator.manual_seed(drawn)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(drawn)
     random.seed(drawn)
     np.random.seed(drawn % 2**32)
 
@@ -442,7 +447,8 @@ def outputs(
 ) -> Iterator[tuple[torch.Tensor, Batch]]:
     """(B, K) outputs of each batch that this process reads, on the CPU, and the batch.
 
-    Where another process has a batch more, one is done twice: parameters that are split are gathered by all together.
+    Each process calls the model equally often, for parameters that are split are gathered by all together: where
+    another has a batch more, one is done twice, and one without a readable image, whose output is empty, is done too.
     """
     training = model.training
     model.to(device).eval()
@@ -451,14 +457,17 @@ def outputs(
     num = 0
     try:
         for batch in evaluation_loader(data, share=share):
-            if len(batch.labels):
-                yield model(prepare(batch.inputs.to(device))).float().cpu(), batch
+            yield model(prepare(_never_empty(batch.inputs).to(device))).float().cpu()[: len(batch.labels)], batch
             num += 1
         if share.world > 1 and num < -(-num_batches(len(data), EVALUATION_BATCH) // share.world):
             inputs = batch.inputs if batch is not None else data[Key(0, np.arange(1))].inputs
-            model(prepare(inputs.to(device)))
+            model(prepare(_never_empty(inputs).to(device)))
     finally:
         model.train(training)
+
+
+def _never_empty(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs if len(inputs) else inputs.new_zeros(1, *inputs.shape[1:])
 
 
 def refuse_bad(batch: Batch) -> None:

@@ -27,14 +27,13 @@ from torch import nn
 from glocal.bench import copy_on_meta, count_macs, count_params, describe_environment
 from glocal.data import DataSource
 from glocal.errors import CheckpointError, GlocalError
-from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256, sync_file
+from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256
 from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
 from glocal.training.creation import Weights, create, default_image_size, freeze, model_args, normalisation
 from glocal.training.loader import TrainingBatches, load_pixels
 from glocal.training.loop import TrainResult, train
-from glocal.training.metrics import Metrics
 from glocal.training.pace import Engine, Keeping, Progress
 from glocal.training.recipe import Recipe
 from glocal.training.saved import save_model
@@ -371,7 +370,6 @@ def _cut(path: Path, start: int) -> None:
             if line.endswith("\n") and line.count(",") == len(COLUMNS) - 1 and step.isdigit() and int(step) <= start:
                 kept.write(line)
     atomic_write_text(path, kept.getvalue())
-    sync_file(path.parent)
 
 
 def _cell(value: float | None) -> str:
@@ -395,7 +393,7 @@ def _results(
         "macs": macs,
         "classes": list(source.classes),
         "images": {"train": len(source.train), "val": len(source.val), "skipped": len(source.skipped)},
-        **scores(metrics),
+        **metrics.to_dict(),
         "best": {"step": result.best_step, "top1": max(point.val_top1 for point in result.curve)},
         "steps": result.steps,
         "epochs": result.epochs,
@@ -405,18 +403,6 @@ def _results(
         "nan_skips": result.nan_skips,
         "curve": [_finite(asdict(point)) for point in result.curve],
         "skipped": [asdict(skipped) for skipped in (*source.skipped, *result.skipped)],
-    }
-
-
-def scores(metrics: Metrics) -> dict[str, Any]:
-    """Scores as JSON."""
-    return {
-        "top1": metrics.top1,
-        "top5": metrics.top5,
-        "ece": metrics.ece,
-        "nll": metrics.nll,
-        "per_class": [None if math.isnan(rate) else rate for rate in metrics.per_class.tolist()],
-        "confusion": metrics.confusion.tolist(),
     }
 
 
