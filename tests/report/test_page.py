@@ -240,3 +240,12 @@ def test_csv_has_a_row_a_run_and_no_formulas(tmp_path):
 )
 def test_the_pareto_front(costs, scores, front):
     assert pareto(costs, scores) == front
+
+
+def test_without_a_confusion_matrix_there_is_no_such_part():
+    made, pictures = results()
+    for run in made["runs"]:
+        run["confusion"] = []  # as above 2,000 classes
+    page = text_of(render_report(made, pictures=pictures))
+    assert "Confusion" not in page
+    assert "Per class" in page or "classes" in page

@@ -89,7 +89,9 @@ def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str,
         "several_fractions": len({row["fraction"] for row in summary}) > 1,
         "figures": _figures(rows, runs, summary, looks) if rows else {},
         "confusions": [
-            _confusion(by_model[row["model"]], classes, f"confusion-{i}", row["model"]) for i, row in enumerate(rows)
+            _confusion(by_model[row["model"]], classes, f"confusion-{i}", row["model"])
+            for i, row in enumerate(rows)
+            if by_model[row["model"]][0]["confusion"]  # there is none where classes are very many
         ],
         "per_class": _per_class(by_model, classes),
         "mistakes": [(row["model"], *_mistakes(by_model[row["model"]][0], classes, pictures)) for row in rows],
