@@ -106,9 +106,9 @@ def rate(count: float, took: Iterable[float]) -> dict[str, float]:
 
 
 def apart(work: Callable[..., Any], *args: Any) -> Any:
-    """Run a measurement in a process of its own, so that its memory is its own."""
+    """Run a measurement in a new process: a forked one would fill what its parent has let go, and look small."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_send, args=(sender, work, args))
+    process = multiprocessing.get_context("spawn").Process(target=_send, args=(sender, work, args))
     process.start()
     sender.close()
     result = receiver.recv()

@@ -22,9 +22,11 @@ from tests.shapes import data_source
 
 import glocal.cli
 from glocal.data import DataSource
-from glocal.training import Recipe
+from glocal.training import Classification, Recipe
+from glocal.training.assignment import ClassifyImages
 from glocal.training.checkpoint import check
-from glocal.training.run import COLUMNS, Request, train_run
+from glocal.training.request import Request
+from glocal.training.run import COLUMNS, train_run
 
 LIMIT = 300.0
 """Seconds after which a run of this folder is taken to hang."""
@@ -38,7 +40,7 @@ SMALL = Recipe(
 def train(out: Path, recipe: Recipe = SMALL, source: DataSource | None = None, **kwargs: Any) -> None:
     """Begin or resume a small run in this process; its notes are printed."""
     request = Request("resnet_micro", recipe, **{"resume": True, "num_workers": 0, **kwargs})
-    train_run(source or data_source(), request, out, say=print)
+    train_run(ClassifyImages(source or data_source()), request, out, say=print)
 
 
 def command(*arguments: str) -> None:
@@ -159,7 +161,7 @@ def rows(out: Path) -> list[list[str]]:
     timed = {COLUMNS.index("seconds"), COLUMNS.index("images_per_s")}
     with open(out / "metrics.csv", newline="") as file:
         header, *found = csv.reader(file)
-    assert tuple(header) == COLUMNS, header
+    assert tuple(header) == (*COLUMNS, *Classification.columns), header
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in found]
 
 

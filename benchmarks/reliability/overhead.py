@@ -30,6 +30,7 @@ from glocal.data import ImageSet, load_data
 from glocal.signals import StopRequest
 from glocal.training import (
     Budget,
+    Classification,
     ImageBatches,
     Keeping,
     Normalize,
@@ -64,15 +65,16 @@ def engine(model: nn.Module, images: ImageBatches, val: ImageBatches, batch_size
     """A run as `glocal train` has it; one step more, as the last one ends with a test."""
     recipe, clock = load_recipe("micro", settings=[f"batch_size={batch_size}"]), Clock()
     rows: list[object] = []
+    batches = TrainingBatches(images, recipe, 0)
     train(
         model,
-        TrainingBatches(images, recipe, 0),
+        batches,
         val,
+        objective=Classification(Normalize(*normalisation(model)), recipe, batches),
         recipe=recipe,
         budget=Budget((steps + 2) * batch_size / len(images), "ep"),
         seed=0,
         macs=1,
-        prepare=Normalize(*normalisation(model)),
         keeping=Keeping(log=rows.append),
         stop=StopRequest(),
         curve_points=1,

@@ -13,7 +13,7 @@ from glocal.data import load_data, open_image
 from glocal.errors import GlocalError
 from glocal.inference import evaluate, evaluation_sets
 from glocal.inference.evaluate import by_name
-from glocal.training import Normalize, Outcomes, TrainingBatches, fit, load_pixels, score, train
+from glocal.training import Classification, Normalize, Outcomes, TrainingBatches, fit, load_pixels, score, train
 from glocal.training.budget import Budget
 from glocal.training.recipe import Recipe
 from glocal.training.saved import load_model, save_model
@@ -39,8 +39,9 @@ def trained(tmp_path_factory):
     train_images, val_images = load_pixels(source.train, 32), load_pixels(source.val, 32)
     prepare = Normalize(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
     images = TrainingBatches(train_images, recipe, 0)
+    objective = Classification(prepare, recipe, images)
     result = train(
-        model, images, val_images, recipe=recipe, budget=Budget.parse("8ep"), seed=0, macs=1, prepare=prepare
+        model, images, val_images, objective=objective, recipe=recipe, budget=Budget.parse("8ep"), seed=0, macs=1
     )
     save_model(result.model, root / "model", classes=CLASSES, image_size=32)
     write_folder(root / "images", 60, seed=7)
@@ -206,7 +207,7 @@ def test_outcomes_join_in_order():
     logits, labels = rng.normal(size=(50, 7)), rng.integers(7, size=50)
     whole = Outcomes.of(logits, labels)
     parts = Outcomes.join([Outcomes.of(logits[:20], labels[:20]), Outcomes.of(logits[20:], labels[20:])])
-    assert all((getattr(whole, name) == getattr(parts, name)).all() for name in vars(whole))
+    assert all(np.array_equal(getattr(whole, name), getattr(parts, name)) for name in vars(whole))
     assert len(Outcomes.join([])) == 0
     with pytest.raises(ValueError, match="at least one image"):
         Outcomes.join([]).score(7)

@@ -43,9 +43,9 @@ def test_negative_control_a_naive_saver_loses_its_run(place):
     assert kill.naively_lost(place[0] / "naive", 2, 0.6)
 
 
-def no_cut(path, start, cut=run._cut):
+def no_cut(path, columns, start, cut=run._cut):
     if not path.exists():
-        cut(path, start)
+        cut(path, columns, start)
 
 
 def dies_with_a_row(events):

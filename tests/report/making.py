@@ -86,7 +86,7 @@ def _run(
                    "seconds_to_budget": 62.0 - 3 * rank},
         "curve": [
             {"epoch": float(e), "step": 157 * e, "seconds": (12.0 - 0.6 * rank) * e, "train_loss": 2.0 / e,
-             "val_loss": 1.5 / e, "val_top1": top1 * (1 - 0.9 ** (1 + rank / 9) * np.exp(-0.9 * e) * (1 + 0.1 * seed))}
+             "val_loss": 1.5 / e, "val_score": top1 * (1 - 0.9 ** (1 + rank / 9) * np.exp(-0.9 * e) * (1 + 0.1 * seed))}
             for e in range(1, 6)
         ],
         "mistakes": [

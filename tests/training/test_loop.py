@@ -10,10 +10,20 @@ import torch
 from torch import nn
 
 from glocal.data import ImageError
-from glocal.training import Budget, ImageBatches, Normalize, Recipe, TrainingBatches, TrainingError, load_pixels, train
+from glocal.training import (
+    Budget,
+    Classification,
+    ImageBatches,
+    Normalize,
+    Recipe,
+    TrainingBatches,
+    TrainingError,
+    load_pixels,
+    train,
+)
 from glocal.training.loader import Share
 from glocal.training.loop import predict
-from glocal.training.pace import outputs
+from glocal.training.pace import evaluations
 from glocal.training.task import SCHEDULE_STEPS, make_schedule
 from tests.shapes import image_set
 
@@ -40,17 +50,18 @@ def network(seed=0):
     )
 
 
-def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, **kwargs):
+def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, keep_logits=True, **kwargs):
+    batches, prepare = TrainingBatches(sets[0], recipe, seed), Normalize((0.5,) * 3, (0.25,) * 3)
     return train(
         model or network(),
-        TrainingBatches(sets[0], recipe, seed),
+        batches,
         sets[1],
+        objective=Classification(prepare, recipe, batches, keep_logits=keep_logits),
         recipe=recipe,
         budget=Budget.parse(budget),
         seed=seed,
         macs=1000,
-        prepare=Normalize((0.5,) * 3, (0.25,) * 3),
-        **{"keep_logits": True, **kwargs},
+        **kwargs,
     )
 
 
@@ -62,9 +73,9 @@ def test_normalize_by_hand():
 
 def test_it_learns(sets):
     result = run(sets, budget="20ep")
-    assert result.curve[-1].val_top1 >= 0.9
+    assert result.curve[-1].val_score >= 0.9
     assert result.curve[-1].train_loss < result.curve[0].train_loss
-    assert (result.logits.argmax(1) == sets[1].labels).mean() == result.curve[-1].val_top1
+    assert (result.outcomes.logits.argmax(1) == sets[1].labels).mean() == result.curve[-1].val_score
     assert not result.model.training
 
 
@@ -114,9 +125,9 @@ def test_a_run_depends_on_its_seed_alone(sets, recipe):
     torch.rand(7), np.random.rand(3), random.random()
     run(sets, network(5), recipe=recipe, seed=3)
     again = run(sets, recipe=recipe)
-    assert np.array_equal(first.logits, again.logits)
+    assert np.array_equal(first.outcomes.logits, again.outcomes.logits)
     assert [p.train_loss for p in first.curve] == [p.train_loss for p in again.curve]
-    assert not np.array_equal(first.logits, run(sets, recipe=recipe, seed=1).logits)
+    assert not np.array_equal(first.outcomes.logits, run(sets, recipe=recipe, seed=1).outcomes.logits)
 
 
 def test_generators_and_signals_are_left_as_they_were(sets):
@@ -247,7 +258,7 @@ def test_a_test_image_that_goes_bad_is_left_out_too(sets):
     result = run((sets[0], ImageBatches(images, 32)), on_error="skip", keep_logits=False)
     assert [skipped.path for skipped in result.skipped] == ["val/00013"]
     assert len(result.outcomes) == 29
-    assert result.logits is None
+    assert result.outcomes.logits is None
 
 
 class AllBad(GoneBad):
@@ -261,10 +272,12 @@ def test_a_batch_without_a_readable_image_is_done_too_so_that_processes_stay_tog
     images = dataclasses.replace(sets[1].images, store=AllBad(sets[1].images.store))
     model, seen = network(), []
     model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    prepare = Normalize((0.5,) * 3, (0.25,) * 3)
+    data = ImageBatches(images, 32)
+    objective = Classification(Normalize((0.5,) * 3, (0.25,) * 3), RECIPE, data, keep_logits=True)
     for rank in range(2):  # one batch for two processes: the second has none, and does one too
-        found = list(outputs(model, prepare, ImageBatches(images, 32), "cpu", Share(rank, 2)))
-        assert [(tuple(output.shape), len(batch.skipped)) for output, batch in found] == [((0, 3), 30)][: 1 - rank]
+        with torch.no_grad():
+            found = list(evaluations(objective, model, data, "cpu", Share(rank, 2)))
+        assert [(tuple(part.logits.shape), len(batch.skipped)) for part, batch in found] == [((0, 3), 30)][: 1 - rank]
         assert seen == [1] * (rank + 1)
 
 

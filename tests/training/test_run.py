@@ -15,6 +15,7 @@ from glocal.files import hold_folder
 from glocal.signals import StopRequest
 from glocal.training import (
     Checkpoints,
+    Classification,
     Engine,
     FolderCheckpointIO,
     Normalize,
@@ -26,7 +27,9 @@ from glocal.training import (
     pace,
     predict,
 )
-from glocal.training.run import COLUMNS, Request, train_run
+from glocal.training.assignment import ClassifyImages
+from glocal.training.request import Request
+from glocal.training.run import COLUMNS, train_run
 from tests.shapes import image_set
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-2, image_size=32, log_every_steps=2)
@@ -65,10 +68,12 @@ def stopped_at(steps, out, recipe=RECIPE, **kwargs):
     for step in steps:
         stop = StopAt(step)
         with pytest.raises(Stopped) as caught:
-            train_run(SOURCE, request(recipe, resume=True, **kwargs), out, stop=stop, progress=stop.watch)
+            train_run(
+                ClassifyImages(SOURCE), request(recipe, resume=True, **kwargs), out, stop=stop, progress=stop.watch
+            )
         assert caught.value.step == step + 1, "the step that was going on is finished, and saved"
         assert Checkpoints(out / "checkpoints", FolderCheckpointIO()).steps()[0] == step + 1
-    return train_run(SOURCE, request(recipe, resume=True, **kwargs), out)
+    return train_run(ClassifyImages(SOURCE), request(recipe, resume=True, **kwargs), out)
 
 
 def weights(out):
@@ -77,7 +82,7 @@ def weights(out):
 
 def rows(out):
     lines = (out / "metrics.csv").read_text().splitlines()
-    assert lines[0] == ",".join(COLUMNS)
+    assert lines[0] == ",".join((*COLUMNS, *Classification.columns))
     timed = {COLUMNS.index("seconds"), COLUMNS.index("images_per_s")}
     return [[cell for i, cell in enumerate(line.split(",")) if i not in timed] for line in lines[1:]]
 
@@ -90,7 +95,7 @@ def untimed(results):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    return out, train_run(SOURCE, request(), out)
+    return out, train_run(ClassifyImages(SOURCE), request(), out)
 
 
 def test_the_folder_of_a_run(unbroken):
@@ -101,7 +106,7 @@ def test_the_folder_of_a_run(unbroken):
     }  # fmt: skip
     assert results == json.loads((out / "results.json").read_text())
     assert results["steps"] == 12
-    assert results["top1"] == results["curve"][-1]["val_top1"]
+    assert results["top1"] == results["curve"][-1]["val_score"]
     assert [row[0] for row in rows(out)] == ["2", "4", "4", "6", "8", "8", "10", "12", "12"]
     assert sorted(path.name for path in (out / "checkpoints").iterdir())[-1] == "step-00000012"
     assert (out / "checkpoints/step-00000012/recipe.yaml").read_text() == (out / "recipe.yaml").read_text()
@@ -127,7 +132,7 @@ def test_a_stopped_run_is_the_unbroken_run(unbroken, tmp_path, steps):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_everything_that_draws(tmp_path, workers):
-    whole = train_run(SOURCE, request(HARD), tmp_path / "whole")
+    whole = train_run(ClassifyImages(SOURCE), request(HARD), tmp_path / "whole")
     again = stopped_at([3, 8], tmp_path / "run", HARD, num_workers=workers)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert untimed(again) == untimed(whole)
@@ -142,7 +147,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(unbroken, tmp_pa
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (killed / "checkpoints/.tmp-1-abc").mkdir()
     told = []
-    again = train_run(SOURCE, request(resume=True), killed, say=told.append)
+    again = train_run(ClassifyImages(SOURCE), request(resume=True), killed, say=told.append)
     assert "Going on from step 8." in told
     assert weights(killed) == weights(out)
     assert rows(killed) == rows(out)
@@ -160,7 +165,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(unbroken, tmp_path
     content[-7] ^= 1
     path.write_bytes(content)
     told = []
-    train_run(SOURCE, request(resume=True), damaged, say=told.append)
+    train_run(ClassifyImages(SOURCE), request(resume=True), damaged, say=told.append)
     assert any(str(path) in line and "has changed" in line for line in told)
     assert weights(damaged) == weights(out)
 
@@ -172,19 +177,19 @@ def test_when_none_is_whole_nothing_is_trained(unbroken, tmp_path):
     for path in damaged.glob("checkpoints/*/state.json"):
         path.write_text("{}")
     with pytest.raises(GlocalError, match="none of 2 checkpoints is whole"):
-        train_run(SOURCE, request(resume=True), damaged)
+        train_run(ClassifyImages(SOURCE), request(resume=True), damaged)
 
 
 def test_a_finished_run_is_not_trained_again(unbroken):
     out, results = unbroken
     before = (out / "model.safetensors").stat().st_mtime_ns
-    assert train_run(SOURCE, request(resume=True), out) == results
+    assert train_run(ClassifyImages(SOURCE), request(resume=True), out) == results
     assert (out / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_run_is_not_overwritten(unbroken):
     with pytest.raises(GlocalError, match="has a run already; go on with --resume"):
-        train_run(SOURCE, request(), unbroken[0])
+        train_run(ClassifyImages(SOURCE), request(), unbroken[0])
 
 
 def test_what_changed_is_listed_and_refused(unbroken, tmp_path):
@@ -192,25 +197,25 @@ def test_what_changed_is_listed_and_refused(unbroken, tmp_path):
     shutil.copytree(unbroken[0], out)
     changed = request(dataclasses.replace(RECIPE, lr=1e-3), resume=True, seed=1)
     with pytest.raises(GlocalError) as caught:
-        train_run(source(fingerprint="f1"), changed, out)
+        train_run(ClassifyImages(source(fingerprint="f1")), changed, out)
     for line in ("seed: was 0, is 1", "recipe.lr: was 0.01, is 0.001", 'data.fingerprint: was "f0", is "f1"'):
         assert line in str(caught.value)
     told = []
     longer = request(dataclasses.replace(RECIPE, epochs=4), resume=True, allow_changed=True)
-    results = train_run(SOURCE, longer, out, say=told.append)
+    results = train_run(ClassifyImages(SOURCE), longer, out, say=told.append)
     assert results["steps"] == 16
     assert any("recipe.epochs: was 3, is 4" in line for line in told)
 
 
 def test_a_folder_in_use_is_refused_at_once(unbroken):
     with hold_folder(unbroken[0]), pytest.raises(GlocalError, match="is in use by process"):
-        train_run(SOURCE, request(resume=True), unbroken[0])
+        train_run(ClassifyImages(SOURCE), request(resume=True), unbroken[0])
 
 
 def test_too_little_space_is_known_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(GlocalError, match=r"checkpoints need \d+ MiB in .*, 1 MiB are free"):
-        train_run(SOURCE, request(), tmp_path / "run")
+        train_run(ClassifyImages(SOURCE), request(), tmp_path / "run")
     assert not (tmp_path / "run/checkpoints").exists()
 
 
@@ -230,10 +235,10 @@ def test_a_disk_that_is_full_later_keeps_the_last_checkpoint(tmp_path, monkeypat
     with pytest.raises(
         TrainingError, match=r"No space left on device.*MiB free.*--resume; the last good state is .*step-00000004"
     ):
-        train_run(SOURCE, request(), tmp_path / "run")
+        train_run(ClassifyImages(SOURCE), request(), tmp_path / "run")
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
-    assert train_run(SOURCE, request(resume=True), tmp_path / "run")["steps"] == 12
+    assert train_run(ClassifyImages(SOURCE), request(resume=True), tmp_path / "run")["steps"] == 12
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
@@ -246,13 +251,17 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pace.Pace, "_go_on_or_end", go_on)
     with pytest.raises(TrainingError, match=r"not written, as .* is not finite.*last good state is .*step-00000004"):
-        train_run(SOURCE, request(dataclasses.replace(RECIPE, checkpoint_every_steps=1)), tmp_path / "run")
+        train_run(
+            ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, checkpoint_every_steps=1)), tmp_path / "run"
+        )
 
 
 def test_the_best_checkpoint_is_kept(tmp_path):
-    results = train_run(SOURCE, request(dataclasses.replace(RECIPE, epochs=8, lr=3e-2)), tmp_path / "run")
+    results = train_run(
+        ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, epochs=8, lr=3e-2)), tmp_path / "run"
+    )
     steps = Checkpoints(tmp_path / "run/checkpoints", FolderCheckpointIO()).steps()
-    top1 = {point["step"]: point["val_top1"] for point in results["curve"]}
+    top1 = {point["step"]: point["val_score"] for point in results["curve"]}
     assert results["best"] == {
         "step": min(s for s in top1 if top1[s] == max(top1.values())),
         "top1": max(top1.values()),
@@ -263,7 +272,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_mixed_precision_resumes_too(tmp_path, precision):
     engine = Engine(precision=precision)
-    whole = train_run(SOURCE, request(engine=engine), tmp_path / "whole")
+    whole = train_run(ClassifyImages(SOURCE), request(engine=engine), tmp_path / "whole")
     again = stopped_at([5], tmp_path / "run", engine=engine)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert again["top1"] == whole["top1"]
@@ -271,7 +280,7 @@ def test_mixed_precision_resumes_too(tmp_path, precision):
 
 def test_a_frozen_backbone_does_not_move(tmp_path):
     recipe = dataclasses.replace(RECIPE, freeze=("backbone",))
-    results = train_run(SOURCE, request(recipe), tmp_path / "run")
+    results = train_run(ClassifyImages(SOURCE), request(recipe), tmp_path / "run")
     before = create("resnet_micro", num_classes=3, image_size=32, seed=0).state_dict()
     after = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}

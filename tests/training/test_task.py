@@ -9,9 +9,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from glocal.errors import GlocalError
-from glocal.training import Budget, Normalize, Recipe, TrainingBatches, create, freeze, load_pixels, predict, train
+from glocal.training import (
+    Budget,
+    Classification,
+    FeatureBatches,
+    Normalize,
+    Recipe,
+    TrainingBatches,
+    create,
+    freeze,
+    load_pixels,
+    predict,
+    train,
+)
+from glocal.training.classification import class_weights
 from glocal.training.loader import Share, epoch_order, training_loader
-from glocal.training.task import SCHEDULE_STEPS, Task, class_weights, make_schedule
+from glocal.training.task import SCHEDULE_STEPS, make_schedule
 from tests.shapes import image_set
 
 RECIPE = Recipe(batch_size=20, lr=1e-2, optimizer="momentum", weight_decay=0.0, clip_grad=0.0, warmup=0.0)
@@ -28,16 +41,16 @@ def network():
 
 
 def run(sets, recipe, budget="2ep", model=None, **kwargs):
+    batches, prepare = TrainingBatches(sets[0], recipe, 0), Normalize((0.5,) * 3, (0.25,) * 3)
     return train(
         model or network(),
-        TrainingBatches(sets[0], recipe, 0),
+        batches,
         sets[1],
+        objective=Classification(prepare, recipe, batches, keep_logits=True),
         recipe=recipe,
         budget=Budget.parse(budget),
         seed=0,
         macs=1000,
-        prepare=Normalize((0.5,) * 3, (0.25,) * 3),
-        keep_logits=True,
         **kwargs,
     )
 
@@ -98,18 +111,19 @@ def test_class_weights_by_hand():
 def test_the_balanced_loss_is_the_weighted_mean_over_images(mixup):
     labels = np.array([0] * 6 + [1] * 3 + [2])
     recipe = Recipe(class_balance=1.0, label_smoothing=0.1, mixup=mixup)
-    task = Task(network(), nn.Identity(), recipe, labels, 3)
+    model, data = network(), FeatureBatches(torch.zeros(10, 1), labels, 3)
+    objective = Classification(nn.Identity(), recipe, data)
     inputs, targets = torch.randn(10, 3, 16, 16), torch.from_numpy(labels)
-    logits = task.model(inputs).log_softmax(1)
+    logits = model(inputs).log_softmax(1)
     weights = class_weights(labels, 3, 1.0)
     if mixup:
         soft = torch.softmax(torch.randn(10, 3), 1)
         expected = -(soft * weights * logits).sum(1).mean()
-        torch.testing.assert_close(task.loss(inputs, soft), expected)
+        torch.testing.assert_close(objective.loss_of(model, inputs, soft, 0.0), expected)
     else:
         smooth = 0.9 * F.one_hot(targets, 3) + 0.1 / 3
         expected = (-(smooth * logits).sum(1) * weights[targets]).mean()
-        torch.testing.assert_close(task.loss(inputs, targets, 0.1), expected)
+        torch.testing.assert_close(objective.loss_of(model, inputs, targets, 0.1), expected)
 
 
 def test_the_average_of_the_weights_is_what_is_tested(sets):
@@ -126,7 +140,7 @@ def test_the_average_of_the_weights_is_what_is_tested(sets):
     for kept, expected in zip(result.model.parameters(), average, strict=True):
         torch.testing.assert_close(kept, expected)
     logits = predict(result.model, Normalize((0.5,) * 3, (0.25,) * 3), sets[1]).numpy()
-    np.testing.assert_allclose(logits, result.logits)
+    np.testing.assert_allclose(logits, result.outcomes.logits)
 
 
 def test_rates_are_scaled_by_the_batch():

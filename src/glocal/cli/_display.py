@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glocal.data import DataSource
     from glocal.training import CurvePoint
     from glocal.training import Progress as TrainingProgress
-    from glocal.training.run import Request
+    from glocal.training.request import Request
 
 
 def introduce_data(console: Console, source: "DataSource") -> None:
@@ -70,7 +70,7 @@ class Watcher:
 
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
-        top1 = f"{100 * point.val_top1:.1f} %" if point else "..."
+        top1 = f"{100 * point.val_score:.1f} %" if point else "..."
         state = f"loss {progress.loss:.2f}, top-1 {top1}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = _clock(progress.seconds_left)
@@ -105,6 +105,9 @@ class Watcher:
 class TrainWatcher:
     """Shows a bar on a terminal, a line for each evaluation elsewhere; the first process alone speaks."""
 
+    score = "top-1"
+    """What a validation score is called."""
+
     def __init__(self, shown: bool) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
         self.out = Console(highlight=False, soft_wrap=True, quiet=not shown)
@@ -136,8 +139,8 @@ class TrainWatcher:
 
     def update(self, progress: "TrainingProgress") -> None:
         point = progress.point
-        top1 = f", top-1 {100 * point.val_top1:.1f} %" if point else ""
-        state = f"step {progress.step}, loss {progress.loss:.3f}{top1}, {progress.images_per_s:,.0f} images/s"
+        score = f", {self.score} {100 * point.val_score:.1f} %" if point else ""
+        state = f"step {progress.step}, loss {progress.loss:.3f}{score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             if self.task is None:
                 self.bar.start()

@@ -94,7 +94,9 @@ def train(
             has_weights,
             resolve_device,
         )
-        from glocal.training.run import Request, check_engine, is_first_process, placed, train_run
+        from glocal.training.assignment import ClassifyImages
+        from glocal.training.request import Request
+        from glocal.training.run import check_engine, is_first_process, placed, train_run
 
         for name, value, choices in (
             ("strategy", strategy, ("ddp", "fsdp")),
@@ -143,7 +145,9 @@ def train(
         watcher = TrainWatcher(shown=first)
         watcher.introduce(source, request, out)
         try:
-            results = train_run(source, request, out, stop=stop, say=watcher.say, progress=watcher.update)
+            results = train_run(
+                ClassifyImages(source), request, out, stop=stop, say=watcher.say, progress=watcher.update
+            )
         except Stopped as stopped:
             watcher.close()
             again = shlex.join([*(a for a in sys.argv[1:] if a != "--resume"), "--resume"])

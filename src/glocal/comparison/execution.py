@@ -17,6 +17,7 @@ from glocal.comparison.store import Store
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.training import (
+    Classification,
     Engine,
     FeatureBatches,
     ImageBatches,
@@ -88,7 +89,6 @@ class Runner:
             "budget": settings.budget,
             "seed": run.seed,
             "engine": Engine(settings.device),
-            "keep_logits": True,
             "on_error": settings.on_error,
             "progress": progress,
         }
@@ -97,7 +97,8 @@ class Runner:
         images = TrainingBatches(self.train_images.subset(positions), settings.recipe, run.seed)
         macs = self.macs[run.model]
         freeze(model, settings.recipe.freeze)
-        return train(model, images, self.val_images, prepare=prepare, macs=macs, **settings_of_run)
+        objective = Classification(prepare, settings.recipe, images, keep_logits=True)
+        return train(model, images, self.val_images, objective=objective, macs=macs, **settings_of_run)
 
     def _probe(
         self, run: Run, model: Any, prepare: Normalize, positions: np.ndarray, settings_of_run: dict[str, Any]
@@ -108,15 +109,16 @@ class Runner:
             raise GlocalError(f"probe: {run.model} has no single linear classifier to train")
         if run.model not in self.features:
             backbone = _Backbone(model)
-            features = [predict(backbone, prepare, images, self.settings.device) for images in self._sets()]
-            self.features[run.model] = features[0], features[1]
-            _check_head(run.model, model, head, prepare, self.val_images, features[1])
+            computed = [predict(backbone, prepare, images, self.settings.device) for images in self._sets()]
+            self.features[run.model] = computed[0], computed[1]
+            _check_head(run.model, model, head, prepare, self.val_images, computed[1])
         learned, tested = self.features[run.model]
+        features = FeatureBatches(learned[positions], self.data.train.labels[positions], head.out_features)
         result = train(
             head,
-            FeatureBatches(learned[positions], self.data.train.labels[positions], head.out_features),
+            features,
             FeatureBatches(tested, self.data.val.labels, head.out_features),
-            prepare=nn.Identity(),
+            objective=Classification(nn.Identity(), self.settings.recipe, features, keep_logits=True),
             macs=head.in_features * head.out_features,
             **settings_of_run,
         )
@@ -157,7 +159,7 @@ class Runner:
         }
 
     def _write_files(self, folder: Path, name: str, result: TrainResult) -> None:
-        size, logits = self.settings.image_size, result.logits
+        size, logits = self.settings.image_size, result.outcomes.logits
         assert logits is not None  # asked for
         save_model(
             result.model,

@@ -96,7 +96,7 @@ def leaderboard(rows: Sequence[Row], looks: Looks, *, narrow: bool = False) -> M
         narrow: for a phone: names stand above the intervals in the place of beside them.
     """
     with mpl.rc_context({**STYLE, "font.size": 12 if narrow else 14, "ytick.major.size": 0}):
-        figure, axes = _figure(*((5.0, 0.7 + 0.62 * len(rows)) if narrow else (14.0, 0.9 + 0.5 * len(rows))))
+        figure, axes = new_figure(*((5.0, 0.7 + 0.62 * len(rows)) if narrow else (14.0, 0.9 + 0.5 * len(rows))))
         beside = axes.get_yaxis_transform()  # x as a share of the axes, y as a row
         for y, row in enumerate(rows):
             low, high = (100 * bound for bound in row["top1_ci"])
@@ -122,7 +122,7 @@ def leaderboard(rows: Sequence[Row], looks: Looks, *, narrow: bool = False) -> M
         axes.set_xlabel("top-1 accuracy, %")
         axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 9, steps=(1, 2, 5, 10)))
         name = "leaderboard-narrow" if narrow else "leaderboard"
-        return _svg(figure, name, f"Top-1 accuracy with 95 % intervals: {_in_words(rows)}")
+        return svg(figure, name, f"Top-1 accuracy with 95 % intervals: {_in_words(rows)}")
 
 
 def _standing(row: Row, *, best: bool) -> str:
@@ -144,7 +144,7 @@ def trade_off(rows: Sequence[Row], looks: Looks, cost: str, label: str, unit: fl
     Models on the front are filled. A name stands by its mark where it finds room.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(5.2, 3.6)
+        figure, axes = new_figure(5.2, 3.6)
         xs = [row[cost] / unit for row in rows]
         ys = [100 * row["top1_mean"] for row in rows]
         front = pareto(xs, ys)
@@ -167,7 +167,7 @@ def trade_off(rows: Sequence[Row], looks: Looks, cost: str, label: str, unit: fl
         axes.plot(*stairs, color=INK, linewidth=1, linestyle=(0, (4, 3)), drawstyle="steps-post", zorder=1)
         _name_points(figure, axes, xs, ys, [row["model"] for row in rows])
         described = f"Top-1 accuracy against {label}; on the Pareto front: {', '.join(rows[i]['model'] for i in front)}"
-        return _svg(figure, f"trade-{cost}", described)
+        return svg(figure, f"trade-{cost}", described)
 
 
 def pareto(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
@@ -202,12 +202,12 @@ def _name_points(figure: Figure, axes: Axes, xs: Sequence[float], ys: Sequence[f
 def curves(runs: Sequence[Row], looks: Looks, x: str, label: str) -> Markup:
     """Accuracy on the test images over the training, a line a run."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(5.2, 3.6)
+        figure, axes = new_figure(5.2, 3.6)
         for run in runs:
             points = run["curve"]
             axes.plot(
                 [point[x] for point in points],
-                [100 * point["val_top1"] for point in points],
+                [100 * point["val_score"] for point in points],
                 color=looks.colour[run["model"]],
                 marker=looks.marker[run["model"]],
                 markevery=max(1, len(points) // 8),
@@ -217,13 +217,13 @@ def curves(runs: Sequence[Row], looks: Looks, x: str, label: str) -> Markup:
         axes.set(xlabel=label, ylabel="top-1 accuracy, %")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return _svg(figure, f"curves-{x}", f"Top-1 accuracy on the test images against {label}, one line a run")
+        return svg(figure, f"curves-{x}", f"Top-1 accuracy on the test images against {label}, one line a run")
 
 
 def fractions(summary: Sequence[Row], looks: Looks) -> Markup:
     """Accuracy against the share of the training images, on a logarithmic axis, with 95 % intervals."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(5.2, 3.6)
+        figure, axes = new_figure(5.2, 3.6)
         for model in dict.fromkeys(row["model"] for row in summary):
             rows = sorted((row for row in summary if row["model"] == model), key=lambda row: row["fraction"])
             xs, ys = [row["fraction"] for row in rows], [100 * row["top1_mean"] for row in rows]
@@ -235,7 +235,7 @@ def fractions(summary: Sequence[Row], looks: Looks) -> Markup:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.minorticks_off()
         axes.set(xlabel="share of the training images", ylabel="top-1 accuracy, %")
-        return _svg(figure, "fractions", "Top-1 accuracy against the share of the training images")
+        return svg(figure, "fractions", "Top-1 accuracy against the share of the training images")
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str, model: str) -> Markup:
@@ -250,7 +250,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str
     strength = np.where(right, shares, 0.9 * shares**0.4)
     with mpl.rc_context({**STYLE, "axes.grid": False, "xtick.major.size": 0, "ytick.major.size": 0}):
         side = min(2.8 + 0.36 * len(classes), 7.4)
-        figure, axes = _figure(side, side)
+        figure, axes = new_figure(side, side)
         if len(classes) <= MOST_NAMED_CLASSES:
             _named_cells(axes, matrix, shares, strength, right)
             labels = [label if len(label) <= 18 else label[:17] + "…" for label in classes]
@@ -263,7 +263,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str
             axes.imshow(pixels, interpolation="nearest")
         axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), aspect="equal")
         axes.set(xlabel="predicted", ylabel="true")
-        return _svg(figure, name, f"Confusion matrix of {model}; its largest entries are listed beside it", trim=True)
+        return svg(figure, name, f"Confusion matrix of {model}; its largest entries are listed beside it", trim=True)
 
 
 def _named_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray, strength: np.ndarray, right: np.ndarray) -> None:
@@ -279,7 +279,8 @@ def _named_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray, strength: n
             axes.text(column, row, number, ha="center", va="center", color=ink, size=9)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
@@ -292,7 +293,7 @@ def _quietly(draw: Any) -> Any:
         return draw()
 
 
-def _svg(figure: Figure, name: str, description: str, *, trim: bool = False) -> Markup:
+def svg(figure: Figure, name: str, description: str, *, trim: bool = False) -> Markup:
     """The figure's SVG element, its ids made unique by ``name``, with a description for those who do not see it.
 
     ``trim`` cuts off empty margins, which a square in a rectangle has.

@@ -2,6 +2,7 @@
 
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
+from glocal.training.classification import Classification, Normalize
 from glocal.training.creation import (
     check_model,
     create,
@@ -28,13 +29,13 @@ from glocal.training.metrics import Metrics, Outcomes, score
 from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.saved import SavedModel, load_model, save_model
-from glocal.training.task import Normalize
 
 __all__ = [
     "CACHE_BYTES",
     "DEFAULT_RECIPES",
     "Budget",
     "Checkpoints",
+    "Classification",
     "CurvePoint",
     "Engine",
     "FeatureBatches",

@@ -44,15 +44,15 @@ class Batch(NamedTuple):
     """Images of a step, or of the part of a step that one device takes at a time.
 
     Attributes:
-        inputs: (B, 3, S, S) uint8, or (B, D) features.
-        labels: (B,) int64.
+        inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their objective takes.
+        labels: (B,) int64; likewise, of length B.
         seeds: (B,) int64, of what is drawn for each image on the device.
         weight: see `Key`.
         skipped: images that went bad and are left out.
     """
 
-    inputs: torch.Tensor
-    labels: torch.Tensor
+    inputs: Any
+    labels: Any
     seeds: torch.Tensor
     weight: float = 1.0
     skipped: tuple[Skipped, ...] = ()
@@ -94,6 +94,11 @@ class ImageBatches(Dataset[Batch]):
     def __init__(self, images: ImageSet, size: int, pixels: np.ndarray | None = None, crop_pct: float = 1.0) -> None:
         self.images, self.size, self.pixels, self.crop_pct = images, size, pixels, crop_pct
         self.labels, self.num_classes = images.labels, len(images.classes)
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether images are decoded when they are asked for."""
+        return self.pixels is None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -151,7 +156,7 @@ class TrainingBatches(Dataset[Batch]):
     @property
     def reads_files(self) -> bool:
         """Whether images are decoded anew in each epoch."""
-        return self.randaugment is not None or self.source.pixels is None
+        return self.randaugment is not None or self.source.reads_files
 
     def __len__(self) -> int:
         return len(self.source)
@@ -284,8 +289,13 @@ def training_loader(
 
 def evaluation_loader(data: Batched, num_workers: int | None = None, share: Share = Share()) -> DataLoader[Batch]:  # noqa: B008
     """All images once, in their order; of several processes each reads every ``share.world``-th batch."""
-    positions = np.array_split(np.arange(len(data)), num_batches(len(data), EVALUATION_BATCH))
+    positions = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
     return _loader(data, [Key(0, part) for part in positions[share.rank :: share.world]], num_workers)
+
+
+def evaluation_batch(data: Batched) -> int:
+    """Images of a batch without gradients: `EVALUATION_BATCH`, where a set does not say otherwise."""
+    return getattr(data, "evaluation_batch", EVALUATION_BATCH)
 
 
 def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
@@ -296,9 +306,7 @@ def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batc
 
 def _decodes(data: Any) -> bool:
     """Whether reading a batch takes a decoder or PIL, which is worth processes of its own."""
-    if isinstance(data, TrainingBatches):
-        return data.reads_files
-    return isinstance(data, ImageBatches) and data.pixels is None
+    return bool(getattr(data, "reads_files", False))
 
 
 def default_workers() -> int:

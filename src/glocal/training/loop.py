@@ -17,10 +17,10 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from glocal.bench import copy_on_meta
 from glocal.data import Skipped
 from glocal.signals import StopRequest
 from glocal.training.budget import Budget, training_flop
+from glocal.training.classification import logits_of
 from glocal.training.loader import (
     Batch,
     Batched,
@@ -29,7 +29,7 @@ from glocal.training.loader import (
     num_batches,
     training_loader,
 )
-from glocal.training.metrics import Outcomes
+from glocal.training.objective import Objective
 from glocal.training.pace import (
     CURVE_POINTS,
     CurvePoint,
@@ -40,7 +40,7 @@ from glocal.training.pace import (
     Stopped,
     Terms,
     TrainingError,
-    outputs,
+    evaluations,
     refuse_bad,
 )
 from glocal.training.recipe import Recipe
@@ -57,8 +57,7 @@ class TrainResult:
 
     Attributes:
         model: the module that was given, trained, on the CPU, in eval mode.
-        outcomes: of the validation set at the end.
-        logits: (N, K) behind them, if they were asked for.
+        outcomes: of the validation set at the end, as the objective joins them.
         curve: evaluations, the last at the end of the budget.
         steps: optimizer steps.
         epochs: passes over the training set.
@@ -68,12 +67,11 @@ class TrainResult:
         images_per_s: of training.
         skipped: training images that went bad and were left out.
         nan_skips: steps that were left out, as their loss or gradient was not finite.
-        best_step: the step of the evaluation with the highest top-1.
+        best_step: the step of the evaluation with the highest score.
     """
 
     model: nn.Module
-    outcomes: Outcomes
-    logits: np.ndarray | None
+    outcomes: Any
     curve: tuple[CurvePoint, ...]
     steps: int
     epochs: float
@@ -91,41 +89,39 @@ def train(
     train_data: Batched,
     val_data: Batched,
     *,
+    objective: Objective,
     recipe: Recipe,
     budget: Budget,
     seed: int,
     macs: int,
-    prepare: nn.Module,
     engine: Engine = Engine(),  # noqa: B008 - immutable
     keeping: Keeping = Keeping(),  # noqa: B008 - immutable
     stop: StopRequest | None = None,
     num_workers: int | None = None,
     curve_points: int | None = CURVE_POINTS,
-    keep_logits: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainResult:
-    """Train a classifier until its budget is used up.
+    """Train a model until its budget is used up.
 
     Everything random comes from ``seed``, whatever ran before in this process, and the generators are put back after.
     What is drawn at a step depends on the seed and the number of the step, so a run that is stopped and resumed is the
     run that was not.
 
     Args:
-        model: (B, ...) inputs -> (B, K) logits; its trainable parameters are changed in place.
+        model: its trainable parameters are changed in place.
         train_data: what it learns from.
         val_data: what it is tested on, without augmentation.
+        objective: what for: `Classification`, or another task.
         recipe: learning rate, loss and the like.
         budget: when to stop.
         seed: of order, augmentation and whatever the model draws.
         macs: multiply-accumulates of a forward pass for one image.
-        prepare: batches as they are read -> inputs of the model, such as `Normalize`.
         engine: devices, processes and precision.
         keeping: checkpoints and rows of metrics; by default nothing is written.
         stop: is looked at after each step; where it is requested, a checkpoint is written and the run ends.
         num_workers: processes that read images; by default one a processor, where images are decoded.
         curve_points: how often the model is evaluated at most; None for as often as the recipe says.
-        keep_logits: give the logits of the validation set; images that go bad there end the run then.
         on_error: what to do with an image that went bad since it was checked: ``stop``, or ``skip`` and report.
         progress: called after each step, in the first process.
 
@@ -142,10 +138,8 @@ def train(
         pl.seed_everything(seed, verbose=False)
         steps_per_epoch = num_batches(len(train_data), recipe.batch_size)
         steps = budget.steps(len(train_data), steps_per_epoch, macs)
-        task = Task(model, prepare, recipe, train_data.labels, train_data.num_classes, sharded)
-        terms = Terms(
-            budget, steps, steps_per_epoch, seed, engine, keeping, stop, curve_points, keep_logits, on_error, progress
-        )
+        task = Task(model, objective, recipe, sharded)
+        terms = Terms(budget, steps, steps_per_epoch, seed, engine, keeping, stop, curve_points, on_error, progress)
         pace = Pace(task, val_data, terms)
 
         def loader() -> Iterable[Batch]:  # asked for by each process, when it knows which one it is
@@ -172,11 +166,9 @@ def train(
     if plain is not None:
         plain.load_state_dict(pace.final)
     result.to("cpu").eval()
-    outcomes, logits = pace.at_the_end
     return TrainResult(
         model=result,
-        outcomes=outcomes,
-        logits=logits,
+        outcomes=pace.at_the_end,
         curve=tuple(pace.curve),
         steps=pace.step,
         epochs=pace.step / steps_per_epoch,
@@ -228,35 +220,30 @@ def _strategy(engine: Engine, device: torch.device, task: Task, data: Batched) -
     return DDPStrategy(
         process_group_backend=backend,
         timeout=TIMEOUT,
-        find_unused_parameters=_has_idle_parameters(task, data),
+        find_unused_parameters=task.objective.may_leave_idle(task.model, data[Key(0, np.arange(1))]),
         gradient_as_bucket_view=True,
     )
-
-
-def _has_idle_parameters(task: Task, data: Batched) -> bool:
-    """Whether some parameter gets no gradient, which DDP must be told: found by a step without storage."""
-    try:
-        inputs = data[Key(0, np.arange(1))].inputs
-        model: Any = copy_on_meta(task.model).train()
-        image = torch.empty((2, *inputs.shape[1:]), device="meta")
-        target = torch.zeros(2, dtype=torch.long, device="meta")
-        criterion = torch.nn.functional.cross_entropy
-        own = getattr(model, "training_loss", None)
-        loss = criterion(model(image), target) if own is None else own(image, target, criterion)
-        loss.backward()
-        return any(p.requires_grad and p.grad is None for p in model.parameters())
-    except (RuntimeError, NotImplementedError):  # an operator that asks for values
-        return True
 
 
 @torch.no_grad()
 def predict(model: nn.Module, prepare: nn.Module, data: Batched, device: str | torch.device = "cpu") -> torch.Tensor:
     """(N, K) outputs of a model for a set, in its order, on the CPU; the mode of the model is left as it was."""
     found = []
-    for output, batch in outputs(model, prepare, data, device, Share()):
+    for output, batch in evaluations(_Outputs(prepare), model, data, device, Share()):
         refuse_bad(batch)
         found.append(output)
     return torch.cat(found)
+
+
+class _Outputs(Objective):
+    """Nothing is learned: what a model gives for a batch is kept as it is."""
+
+    def __init__(self, prepare: nn.Module) -> None:
+        super().__init__()
+        self.prepare = prepare
+
+    def test(self, model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
+        return logits_of(model, self.prepare, batch, device)
 
 
 class _Readable:

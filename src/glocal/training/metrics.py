@@ -62,6 +62,7 @@ class Outcomes:
         confidence: (N,) float64, its probability.
         nll: (N,) float64, negative log-likelihood of the true class, in nats.
         in_top5: (N,) bool, whether the true class is among the five most probable.
+        logits: (N, K) behind them, if they were to be kept.
     """
 
     label: np.ndarray
@@ -69,13 +70,14 @@ class Outcomes:
     confidence: np.ndarray
     nll: np.ndarray
     in_top5: np.ndarray
+    logits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Outcomes":
-        """Outcomes of (N, K) logits and (N,) labels; an image's do not depend on the others."""
+    def of(cls, logits: np.ndarray, labels: np.ndarray, *, keep: bool = False) -> "Outcomes":
+        """Outcomes of (N, K) logits and (N,) labels, with ``keep`` the logits too; an image's are its own."""
         log_probs = log_softmax(logits.astype(np.float64), axis=1)
         labels = np.asarray(labels, np.int64)
         in_top5 = np.ones(len(labels), bool)
@@ -83,13 +85,17 @@ class Outcomes:
             five = np.argpartition(-log_probs, 4, axis=1)[:, :5]
             in_top5 = (five == labels[:, None]).any(1)
         nll = -log_probs[np.arange(len(labels)), labels]
-        return cls(labels, log_probs.argmax(1), np.exp(log_probs.max(1)), nll, in_top5)
+        return cls(labels, log_probs.argmax(1), np.exp(log_probs.max(1)), nll, in_top5, logits if keep else None)
 
     @classmethod
     def join(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
         """Outcomes of several parts as those of one set, in their order; of none, an empty one."""
-        parts = [cls.of(np.empty((0, 1)), np.empty(0)), *parts]
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        parts = list(parts) or [cls.of(np.empty((0, 1)), np.empty(0))]
+        of_all: dict[str, Any] = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        joined: dict[str, Any] = {
+            name: None if values[0] is None else np.concatenate(values) for name, values in of_all.items()
+        }
+        return cls(**joined)
 
     def score(self, num_classes: int) -> Metrics:
         """The scores of these images; ``num_classes`` is the number of logits they came from.

@@ -21,8 +21,8 @@ from glocal.files import printable
 from glocal.signals import StopRequest
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints
-from glocal.training.loader import EVALUATION_BATCH, Batch, Batched, Key, Share, evaluation_loader, num_batches
-from glocal.training.metrics import Outcomes
+from glocal.training.loader import Batch, Batched, Key, Share, evaluation_batch, evaluation_loader, num_batches
+from glocal.training.objective import Objective, Score
 from glocal.training.task import SCHEDULE_STEPS, Task, capture, make_schedule, restore
 
 CURVE_POINTS = 10
@@ -43,19 +43,19 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Where a model stood: ``seconds`` of training, mean training loss since the point before, validation scores."""
+    """Where a model stood: ``seconds`` of training, mean training loss since the point before, validation `Score`."""
 
     epoch: float
     step: int
     seconds: float
     train_loss: float
-    val_loss: float
-    val_top1: float
+    val_loss: float | None
+    val_score: float
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar shows of a run: ``done`` of its budget (0 to 1), smoothed loss, the last validation top-1."""
+    """What a progress bar shows of a run: ``done`` of its budget (0 to 1), smoothed loss, the last validation score."""
 
     done: float
     epoch: float
@@ -126,7 +126,6 @@ class Terms:
     keeping: Keeping
     stop: StopRequest | None
     curve_points: int | None
-    keep_logits: bool
     on_error: Literal["stop", "skip"]
     progress: Callable[[Progress], None]
 
@@ -138,14 +137,14 @@ class Pace(pl.Callback):
         self.task, self.val_data = task, val_data
         self.budget, self.steps, self.steps_per_epoch = terms.budget, terms.steps, terms.steps_per_epoch
         self.seed, self.engine, self.keeping, self.stop = terms.seed, terms.engine, terms.keeping, terms.stop
-        self.keep_logits, self.on_error, self.progress = terms.keep_logits, terms.on_error, terms.progress
+        self.on_error, self.progress = terms.on_error, terms.progress
         self.recipe = task.recipe
         every = self.recipe.evaluate_every_epochs * self.steps_per_epoch
         wanted = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
         self.points = wanted if terms.curve_points is None else min(terms.curve_points, wanted)
         self.rank = 0
         self.stopped: str | None = None
-        self.at_the_end: tuple[Outcomes, np.ndarray | None]
+        self.at_the_end: Any = None
         self.final: dict[str, torch.Tensor] = {}
         self.saved_step = -1
         self.good = True  # the last step's loss and gradient were finite
@@ -225,7 +224,7 @@ class Pace(pl.Callback):
     ) -> None:
         """Clip the gradient; a step whose gradient is not finite is not taken."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[misc]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if hasattr(norm, "full_tensor"):
             norm = norm.full_tensor()
         self.norm = norm.item()
@@ -321,7 +320,7 @@ class Pace(pl.Callback):
         if trainer is None:
             assert self.keeping.resume is not None
             self.task.tested.load_state_dict(self.keeping.resume["state_dict"])
-            self.at_the_end = self._test(device, None)
+            self.at_the_end, _ = self._test(device, None)
             self.final = dict(self.keeping.resume["state_dict"])
         else:
             self.at_the_end = self.evaluate(device, trainer)
@@ -330,33 +329,30 @@ class Pace(pl.Callback):
                 self.final = capture(self.task, trainer.optimizers[0])["state_dict"]
         self.report()
 
-    def evaluate(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Outcomes, np.ndarray | None]:
+    def evaluate(self, device: torch.device, trainer: pl.Trainer | None) -> Any:
         """Add a point to the curve; the time it takes is not time of training."""
         start = time.perf_counter()
-        outcomes, logits = self._test(device, trainer)
-        scores = outcomes.score(self.val_data.num_classes)
+        found, score = self._test(device, trainer)
         loss = self.loss_sum / self.loss_count if self.loss_count else self.smooth_loss
         epoch = self.step / self.steps_per_epoch
-        self.curve.append(CurvePoint(epoch, self.step, self.trained, loss, scores.nll, scores.top1))
-        if scores.top1 > self.best[1]:
-            self.best = self.step, scores.top1
+        self.curve.append(CurvePoint(epoch, self.step, self.trained, loss, score.loss, score.value))
+        if score.value > self.best[1]:
+            self.best = self.step, score.value
         self.loss_sum, self.loss_count = 0.0, 0
         self.aside += time.perf_counter() - start
-        self._log(trainer, {"val_loss": scores.nll, "val_top1": scores.top1, "val_top5": scores.top5})
-        return outcomes, logits
+        self._log(trainer, score.columns)
+        return found
 
-    def _test(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Outcomes, np.ndarray | None]:
+    def _test(self, device: torch.device, trainer: pl.Trainer | None) -> tuple[Any, Score]:
         share = Share(self.rank, self.engine.world if trainer is not None else 1)
         context = trainer.precision_plugin.forward_context() if trainer is not None else contextlib.nullcontext()
-        mine, logits = [], []
+        objective, mine = self.task.objective, []
         with torch.no_grad(), context:
-            for output, batch in outputs(self.task.tested, self.task.prepare, self.val_data, device, share):
-                if self.on_error == "stop" or self.keep_logits:
+            for part, batch in evaluations(objective, self.task.tested, self.val_data, device, share):
+                if self.on_error == "stop" or objective.needs_every_image:
                     refuse_bad(batch)
                 self.skipped |= dict.fromkeys(batch.skipped)
-                mine.append(Outcomes.of(output.numpy(), batch.labels.numpy()))
-                if self.keep_logits:
-                    logits.append(output.numpy())
+                mine.append(part)
         # the outermost parameters stay whole after a forward pass that no backward one follows
         for module in self.task.tested.modules():
             if isinstance(module, FSDPModule):
@@ -366,14 +362,15 @@ class Pace(pl.Callback):
             torch.distributed.all_gather_object(everyone, mine)
             total = sum(map(len, everyone))
             mine = [everyone[i % share.world][i // share.world] for i in range(total)]
-        outcomes = Outcomes.join(mine)
-        if not len(outcomes):
+        found = objective.join(mine)
+        if not len(found):
             raise TrainingError("no image of the validation set can be read any more")
-        if not np.isfinite(outcomes.nll).all():
+        score = objective.score(found)
+        if score.loss is not None and not math.isfinite(score.loss):
             raise TrainingError(
                 f"the model's outputs are not finite after step {self.step}; a lower lr may help{self.last_good()}"
             )
-        return outcomes, np.concatenate(logits) if self.keep_logits else None
+        return found, score
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint, once a step; the first process does, the others wait."""
@@ -442,32 +439,27 @@ def _seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
     np.random.seed(drawn % 2**32)
 
 
-def outputs(
-    model: nn.Module, prepare: nn.Module, data: Batched, device: str | torch.device, share: Share
-) -> Iterator[tuple[torch.Tensor, Batch]]:
-    """(B, K) outputs of each batch that this process reads, on the CPU, and the batch.
+def evaluations(
+    objective: Objective, model: nn.Module, data: Batched, device: str | torch.device, share: Share
+) -> Iterator[tuple[Any, Batch]]:
+    """What the objective keeps of each batch that this process reads, and the batch.
 
-    Each process calls the model equally often, for parameters that are split are gathered by all together: where
-    another has a batch more, one is done twice, and one without a readable image, whose output is empty, is done too.
+    Each process calls the model equally often: where another has a batch more, one is done twice.
     """
+    device = torch.device(device)
     training = model.training
     model.to(device).eval()
-    prepare.to(device)
+    objective.to(device)
     batch: Batch | None = None
     num = 0
     try:
         for batch in evaluation_loader(data, share=share):
-            yield model(prepare(_never_empty(batch.inputs).to(device))).float().cpu()[: len(batch.labels)], batch
+            yield objective.test(model, batch, device), batch
             num += 1
-        if share.world > 1 and num < -(-num_batches(len(data), EVALUATION_BATCH) // share.world):
-            inputs = batch.inputs if batch is not None else data[Key(0, np.arange(1))].inputs
-            model(prepare(_never_empty(inputs).to(device)))
+        if share.world > 1 and num < -(-num_batches(len(data), evaluation_batch(data)) // share.world):
+            objective.test(model, data[Key(0, np.arange(1))] if batch is None else batch, device)
     finally:
         model.train(training)
-
-
-def _never_empty(inputs: torch.Tensor) -> torch.Tensor:
-    return inputs if len(inputs) else inputs.new_zeros(1, *inputs.shape[1:])
 
 
 def refuse_bad(batch: Batch) -> None:

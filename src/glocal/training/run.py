@@ -14,74 +14,33 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from glocal.bench import copy_on_meta, count_macs, count_params, describe_environment
-from glocal.data import DataSource
+from glocal.bench import copy_on_meta, count_params, describe_environment
 from glocal.errors import CheckpointError, GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256
 from glocal.signals import LAUNCHER, StopRequest, end_with_parent
+from glocal.training.assignment import Assignment
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
-from glocal.training.creation import Weights, create, default_image_size, freeze, model_args, normalisation
-from glocal.training.loader import TrainingBatches, load_pixels
 from glocal.training.loop import TrainResult, train
 from glocal.training.pace import Engine, Keeping, Progress
 from glocal.training.recipe import Recipe
-from glocal.training.saved import save_model
-from glocal.training.task import Normalize
+from glocal.training.request import Request
 
 SCHEMA = "glocal.train/1"
 PLAN, RECIPE, METRICS, RESULTS = "plan.json", "recipe.yaml", "metrics.csv", "results.json"
-COLUMNS = (
-    "step", "epoch", "lr", "train_loss", "grad_norm", "images_per_s", "seconds", "val_loss", "val_top1", "val_top5",
-)  # fmt: skip
+COLUMNS = ("step", "epoch", "lr", "train_loss", "grad_norm", "images_per_s", "seconds")
 SPARE_BYTES = 64 * 2**20
 """Free space that a run wants beside its checkpoints."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run is asked to do.
-
-    Attributes:
-        model: a name that timm knows.
-        recipe: how it is trained.
-        weights: a checkpoint, ``pretrained`` for timm's own, or None for random ones.
-        seed: of everything random.
-        engine: on what it is trained.
-        num_workers: processes that read images; None for one a processor.
-        on_error: at images that cannot be read: ``stop``, or ``skip`` and list them.
-        resume: go on with what is in the folder; a folder without a run is begun.
-        allow_changed: go on although the data or the settings are others than before.
-        tensorboard: write events for TensorBoard too.
-        command: what to call this in the results.
-    """
-
-    model: str
-    recipe: Recipe
-    weights: Weights = None
-    seed: int = 0
-    engine: Engine = Engine()  # noqa: RUF009 - immutable
-    num_workers: int | None = None
-    on_error: Literal["stop", "skip"] = "stop"
-    resume: bool = False
-    allow_changed: bool = False
-    tensorboard: bool = False
-    command: str = ""
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels: the recipe's, else the model's own."""
-        return self.recipe.image_size or default_image_size(self.model)
 
 
 def is_first_process() -> bool:
@@ -121,7 +80,7 @@ def check_engine(engine: Engine) -> None:
 
 
 def train_run(
-    source: DataSource,
+    assignment: Assignment,
     request: Request,
     out: Path,
     *,
@@ -129,10 +88,10 @@ def train_run(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train a model on images and keep everything about it in a folder.
+    """Train a model for a task and keep everything about it in a folder.
 
     Args:
-        source: from `glocal.data.load_data`.
+        assignment: the task and its data, such as `ClassifyImages`.
         request: what to do.
         out: the run's folder.
         stop: looked at after each step; see `glocal.training.train`.
@@ -153,16 +112,16 @@ def train_run(
         end_with_parent()  # started by the first process of this node
     elif request.engine.world > 1:
         os.environ[LAUNCHER] = str(os.getpid())
-    plan = _plan(source, request)
+    plan = _plan(assignment, request)
     with hold_folder(out) if first else nullcontext():
         if first:
             finished = _begin(out, plan, request, say)
             if finished is not None:
                 return finished
-        return _train(source, request, out, plan, first, stop, say, progress)
+        return _train(assignment, request, out, plan, first, stop, say, progress)
 
 
-def _plan(source: DataSource, request: Request) -> dict[str, Any]:
+def _plan(assignment: Assignment, request: Request) -> dict[str, Any]:
     weights = request.weights
     return {
         "schema": SCHEMA,
@@ -172,7 +131,7 @@ def _plan(source: DataSource, request: Request) -> dict[str, Any]:
         "precision": request.engine.precision,
         "image_size": request.image_size,
         "recipe": request.recipe.to_dict(),
-        "data": {"fingerprint": source.fingerprint, "classes": list(source.classes), "images": len(source.train)},
+        **assignment.plan(request),
     }
 
 
@@ -210,7 +169,7 @@ def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str
 
 
 def _train(
-    source: DataSource,
+    assignment: Assignment,
     request: Request,
     out: Path,
     plan: dict[str, Any],
@@ -219,18 +178,10 @@ def _train(
     say: Callable[[str], None],
     progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    recipe, size = request.recipe, request.image_size
-    model = create(
-        request.model,
-        num_classes=len(source.classes),
-        image_size=size,
-        seed=request.seed,
-        weights=request.weights,
-        drop_path=recipe.drop_path,
-    )
-    macs = count_macs(model, size)
-    freeze(model, recipe.freeze)
-    write = partial(_write_model, copy_on_meta(model), source, request)
+    recipe = request.recipe
+    model = assignment.create(request)
+    macs = assignment.count_macs(model, request)
+    write = partial(_write_model, copy_on_meta(model), assignment, request)
     checkpoints = Checkpoints(out / "checkpoints", FolderCheckpointIO(write))
     if first:
         checkpoints.clean()
@@ -243,7 +194,10 @@ def _train(
     if resumed is not None:
         say(f"Going on from step {resumed[0]}.")
         _check_names(checkpoints.path(resumed[0]), model, resumed[1])
-    with _logging(out, resumed[0] if resumed else 0, first, request.tensorboard) as log:
+    learned, tested = assignment.batches(request)
+    objective = assignment.objective(model, learned, request)
+    columns = (*COLUMNS, *objective.columns)
+    with _logging(out, columns, resumed[0] if resumed else 0, first, request.tensorboard) as log:
         keeping = Keeping(
             checkpoints=checkpoints,
             texts={RECIPE: recipe.to_yaml()},
@@ -251,18 +205,17 @@ def _train(
             resume=resumed[1] if resumed else None,
             log=log,
         )
-        images = [load_pixels(part, size, crop_pct=recipe.crop_pct) for part in (source.train, source.val)]
         if stop is not None:
             stop.at_once = False
         result = train(
             model,
-            TrainingBatches(images[0], recipe, request.seed),
-            images[1],
+            learned,
+            tested,
+            objective=objective,
             recipe=recipe,
             budget=Budget(recipe.epochs, "ep"),
             seed=request.seed,
             macs=macs,
-            prepare=Normalize(*normalisation(model)),
             engine=request.engine,
             keeping=keeping,
             stop=stop,
@@ -271,31 +224,20 @@ def _train(
             on_error=request.on_error,
             progress=progress,
         )
-    results = _results(source, request, plan, result, macs)
+    results = _results(assignment, request, plan, result, macs, objective.metric)
     if first:
         checkpoints.prune(result.steps, result.best_step)  # it may have been killed after its last checkpoint
-        _save(result.model, out, source, request)
+        assignment.save(result.model, out, request)
         atomic_write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False))
     return results
 
 
 def _write_model(
-    shell: nn.Module, source: DataSource, request: Request, folder: Path, state_dict: dict[str, torch.Tensor]
+    shell: nn.Module, assignment: Assignment, request: Request, folder: Path, state_dict: dict[str, torch.Tensor]
 ) -> None:
     """Weights as a model's file; ``shell`` has the model's form and no values."""
     shell.load_state_dict(state_dict, assign=True)
-    _save(shell, folder, source, request)
-
-
-def _save(model: nn.Module, folder: Path, source: DataSource, request: Request) -> None:
-    save_model(
-        model,
-        folder,
-        classes=source.classes,
-        image_size=request.image_size,
-        crop_pct=request.recipe.crop_pct,
-        model_args=model_args(request.model, request.image_size),
-    )
+    assignment.save(shell, folder, request)
 
 
 def _check_space(out: Path, model: nn.Module, recipe: Recipe) -> None:
@@ -327,14 +269,14 @@ def _check_names(path: Path, model: nn.Module, checkpoint: Mapping[str, Any]) ->
 
 @contextmanager
 def _logging(
-    out: Path, start: int, first: bool, tensorboard: bool
+    out: Path, columns: Sequence[str], start: int, first: bool, tensorboard: bool
 ) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
     """Rows of metrics into metrics.csv, cut back to the step that a run goes on from, and into TensorBoard's events."""
     if not first:
         yield lambda _: None
         return
     path = out / METRICS
-    _cut(path, start)
+    _cut(path, columns, start)
     events: Any = None
     if tensorboard:
         try:
@@ -346,7 +288,7 @@ def _logging(
     with open(path, "a", encoding="utf-8", newline="") as file:
 
         def log(row: Mapping[str, float | None]) -> None:
-            csv.writer(file, lineterminator="\n").writerow(_cell(row.get(name)) for name in COLUMNS)
+            csv.writer(file, lineterminator="\n").writerow(_cell(row.get(name)) for name in columns)
             file.flush()
             os.fsync(file.fileno())
             if events is not None:
@@ -360,14 +302,14 @@ def _logging(
                 events.finalize("finished")
 
 
-def _cut(path: Path, start: int) -> None:
+def _cut(path: Path, columns: Sequence[str], start: int) -> None:
     """Keep the whole rows up to a step, below a header."""
     kept = io.StringIO()
-    csv.writer(kept, lineterminator="\n").writerow(COLUMNS)
+    csv.writer(kept, lineterminator="\n").writerow(columns)
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]:
             step = line.partition(",")[0]
-            if line.endswith("\n") and line.count(",") == len(COLUMNS) - 1 and step.isdigit() and int(step) <= start:
+            if line.endswith("\n") and line.count(",") == len(columns) - 1 and step.isdigit() and int(step) <= start:
                 kept.write(line)
     atomic_write_text(path, kept.getvalue())
 
@@ -379,9 +321,8 @@ def _cell(value: float | None) -> str:
 
 
 def _results(
-    source: DataSource, request: Request, plan: dict[str, Any], result: TrainResult, macs: int
+    assignment: Assignment, request: Request, plan: dict[str, Any], result: TrainResult, macs: int, metric: str
 ) -> dict[str, Any]:
-    metrics = result.outcomes.score(len(source.classes))
     return {
         "schema": SCHEMA,
         "command": request.command,
@@ -391,10 +332,9 @@ def _results(
         "environment": describe_environment(),
         "params": count_params(result.model),
         "macs": macs,
-        "classes": list(source.classes),
-        "images": {"train": len(source.train), "val": len(source.val), "skipped": len(source.skipped)},
-        **metrics.to_dict(),
-        "best": {"step": result.best_step, "top1": max(point.val_top1 for point in result.curve)},
+        **assignment.results(result.outcomes),
+        "metric": metric,
+        "best": {"step": result.best_step, metric: max(point.val_score for point in result.curve)},
         "steps": result.steps,
         "epochs": result.epochs,
         "seconds": result.seconds,
@@ -402,7 +342,7 @@ def _results(
         "images_per_s": result.images_per_s,
         "nan_skips": result.nan_skips,
         "curve": [_finite(asdict(point)) for point in result.curve],
-        "skipped": [asdict(skipped) for skipped in (*source.skipped, *result.skipped)],
+        "skipped": [asdict(skipped) for skipped in (*assignment.skipped, *result.skipped)],
     }
 
 

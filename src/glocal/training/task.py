@@ -4,75 +4,40 @@ Models and losses are plain modules and know nothing of the engine.
 """
 
 import copy
-from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from glocal.training.augment import Erasing
 from glocal.training.creation import frozen_norms
 from glocal.training.loader import Batch
+from glocal.training.objective import Objective
 from glocal.training.recipe import Recipe
 
 SCHEDULE_STEPS = 100_000
 """The schedule is a function of the share of the budget that is used up; timm's takes whole updates, so many in all."""
 
 
-class Normalize(nn.Module):
-    """uint8 pixels -> (x / 255 - mean) / std, by channel."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) uint8 -> float32."""
-        return (x - self.mean) * self.scale
-
-
 class Task(pl.LightningModule):
     """Model, loss and optimizer as the engine wants them.
 
     Args:
-        model: (B, ...) inputs -> (B, K) logits.
-        prepare: batches as they are read -> inputs of the model, such as `Normalize`.
-        recipe: how it is trained.
-        labels: (N,) of the training set.
-        num_classes: K.
+        model: what is trained.
+        objective: what for.
+        recipe: how.
         sharded: whether its parameters are split over the processes (FSDP2).
     """
 
-    class_weights: torch.Tensor | None
-
-    def __init__(
-        self,
-        model: nn.Module,
-        prepare: nn.Module,
-        recipe: Recipe,
-        labels: np.ndarray,
-        num_classes: int,
-        sharded: bool = False,
-    ) -> None:
+    def __init__(self, model: nn.Module, objective: Objective, recipe: Recipe, sharded: bool = False) -> None:
         super().__init__()
-        self.model, self.prepare, self.recipe, self.sharded = model, prepare, recipe, sharded
-        self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
-        self.erasing = Erasing(recipe.random_erasing) if recipe.random_erasing else None
+        self.model, self.objective, self.recipe, self.sharded = model, objective, recipe, sharded
         self.ema = ModelEmaV3(model, decay=recipe.ema) if recipe.ema else None
-        self.register_buffer("class_weights", class_weights(labels, num_classes, recipe.class_balance))
         self.frozen = frozen_norms(model)
 
     @property
@@ -88,22 +53,8 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         """Loss of a part of a step: the mean over its images, times its weight."""
-        inputs, labels = self.prepare(batch.inputs), batch.labels
-        if self.erasing is not None:
-            inputs = self.erasing(inputs, batch.seeds)
-        if self.recipe.mixup or self.recipe.cutmix:
-            even = max(2, len(inputs) // 2 * 2)  # timm's Mixup pairs images
-            inputs, targets = self.mixup(inputs[:even], labels[:even])
-            loss = self.loss(inputs, targets)
-        else:
-            loss = self.loss(inputs, labels, label_smoothing=self.recipe.label_smoothing)
+        loss = self.objective.loss(self.model, batch)
         return loss if batch.weight == 1 else loss * batch.weight
-
-    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy; a model of several heads has a loss of its own."""
-        criterion = partial(_cross_entropy, label_smoothing=label_smoothing, weights=self.class_weights)
-        own: Any = getattr(self.model, "training_loss", None)
-        return criterion(self.model(inputs), targets) if own is None else own(inputs, targets, criterion)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """timm's, with its rules of weight and layer decay."""
@@ -128,31 +79,12 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Scheduler
     options: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
     if recipe.schedule == "step":
         left = SCHEDULE_STEPS - warmup
-        return MultiStepLRScheduler(optimizer, [left // 3, 2 * left // 3], decay_rate=0.1, **options)
-    return CosineLRScheduler(
-        optimizer, t_initial=SCHEDULE_STEPS - warmup, lr_min=recipe.min_lr * recipe.scaled, **options
-    )
-
-
-def class_weights(labels: np.ndarray, num_classes: int, balance: float) -> torch.Tensor | None:
-    """(K,) weights of classes in the loss, share of the images ** -balance, whose mean over images is 1."""
-    if balance == 0:
-        return None
-    shares = np.bincount(labels, minlength=num_classes) / len(labels)
-    weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -balance, 0)
-    return torch.from_numpy(weights / (weights * shares).sum()).float()
-
-
-def _cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, *, label_smoothing: float, weights: torch.Tensor | None
-) -> torch.Tensor:
-    """Mean over images; weights are those of their classes, of (B, K) mixed targets those of their parts."""
-    if weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    if targets.ndim == 1:
-        per_image = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
-        return (per_image * weights[targets]).mean()
-    return F.cross_entropy(logits, targets, weight=weights)
+        after = [round(share * SCHEDULE_STEPS) - warmup for share in recipe.milestones] or [left // 3, 2 * left // 3]
+        return MultiStepLRScheduler(optimizer, after, decay_rate=0.1, **options)
+    options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": recipe.min_lr * recipe.scaled}
+    if recipe.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=recipe.poly_power, **options)
+    return CosineLRScheduler(optimizer, **options)
 
 
 def shard(model: nn.Module, mesh: Any) -> None:
