@@ -1,6 +1,7 @@
-"""`glocal check`: which files of a data set are images, before anything is trained on them."""
+"""`glocal check`: which files and objects of a data set can be used, before anything is trained on them."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,9 @@ import typer
 from glocal.cli import app
 
 if TYPE_CHECKING:
-    from glocal.data import Checked, CheckedShards, Skipped
+    from rich.console import Console
+
+    from glocal.data import Checked, CheckedShards, DetectionSource, SegmentationSource, Skipped
 
 EXAMPLES = """\b
 Examples:
@@ -17,6 +20,8 @@ Examples:
   glocal check photos --out bad.jsonl        write the list there
   glocal check photos --max-pixels 100000000
   glocal check 'shards/train-{000..099}.tar' (the quotes are for the shell)
+  glocal check coco --task detect            boxes and masks: coco/annotations/instances_train*.json
+  glocal check ade20k --task segment         label maps
 """
 
 
@@ -39,6 +44,9 @@ def check(
         int, typer.Option(min=1, max=178_956_970, help="Refuse images of more pixels, before decoding.")
     ] = 64_000_000,
     max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files, before reading.")] = 256 * 2**20,
+    task: Annotated[
+        str, typer.Option(help="What the images are for: classify, detect (COCO, Pascal VOC) or segment (label maps).")
+    ] = "classify",
     split_seed: Annotated[int, typer.Option(help="Seed of the part held out, where DATA has no val part.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that decode; one a processor by default.")
@@ -46,17 +54,39 @@ def check(
 ) -> None:
     """Decode every image of DATA and list what cannot be used.
 
-    Looks at DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*; or into shards, tar files of images and labels.
+    Looks at DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*; or into shards, tar files of images and labels;
+    with --task at annotations too (docs/data-detection.md).
     Exit code 0 if every file is an image, 1 if some
     are not, 2 if DATA cannot be used at all.
     """
-    from glocal.data import ImageLimits, builtin_names, check_folder, load_data, split_folder
+    from glocal.data import (
+        DataSource,
+        DetectionSource,
+        ImageLimits,
+        SegmentationSource,
+        builtin_names,
+        check_folder,
+        load_data,
+        load_detection,
+        load_segmentation,
+        split_folder,
+    )
+    from glocal.errors import check_choice
 
-    if data.partition(":")[0] in builtin_names():
+    check_choice("--task", task, ("classify", "detect", "segment"))
+    limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
+    source: DataSource | DetectionSource | SegmentationSource
+    if task != "classify":
+        load = load_detection if task == "detect" else load_segmentation
+        source = load(
+            data, on_error="skip", split_seed=split_seed, follow_links=follow_links, workers=workers, limits=limits
+        )
+        _print_annotated(source, "objects" if task == "detect" else "images")
+        _write_skipped(out, source.skipped)
+    elif data.partition(":")[0] in builtin_names():
         source = load_data(data)
         _write_skipped(out, source.skipped)
     else:
-        limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
         checked = check_folder(data, follow_links=follow_links, limits=limits, workers=workers)
         _print_counts(checked)
         _write_skipped(out, checked.skipped)
@@ -69,15 +99,11 @@ def check(
 
 
 def _print_counts(checked: "Checked | CheckedShards") -> None:
-    from collections import Counter
-
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from glocal.files import printable
 
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # a pipe has no width to fit in
     usable, unusable = checked.usable, checked.unusable
     table = Table("class", show_footer=True)
     table.columns[0].footer = "all"
@@ -89,20 +115,52 @@ def _print_counts(checked: "Checked | CheckedShards") -> None:
         table.add_row(escape(printable(name)), *map(str, counts), str(unusable[name]))
     if "" in unusable:  # in shards: what has no label
         table.add_row("[dim]no class[/]", *["0"] * len(usable), str(unusable[""]))
-    console.print(table)
-    if checked.skipped:
-        kinds = Counter(_kind(skipped.reason) for skipped in checked.skipped)
-        table = Table("why it cannot be used", "files")
+    _console().print(table)
+    _print_reasons(checked.skipped, "files")
+
+
+def _print_annotated(source: "DetectionSource | SegmentationSource", what: str) -> None:
+    """How many objects, or images with a class, the parts have; nothing for a generated set, which does not count."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from glocal.files import printable
+
+    if source.counts:
+        table = Table("class", *(f"{what} of {part}" for part in source.counts))
+        for label, name in enumerate(source.classes):
+            table.add_row(escape(printable(name)), *(str(counts[label]) for counts in source.counts.values()))
+        _console().print(table)
+    _print_reasons(source.skipped, "files and objects")
+
+
+def _print_reasons(skipped: "tuple[Skipped, ...]", what: str) -> None:
+    from collections import Counter
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from glocal.files import printable
+
+    if skipped:
+        kinds = Counter(_kind(bad.reason) for bad in skipped)
+        table = Table("why it cannot be used", what)
         for kind, count in kinds.most_common():
             table.add_row(escape(printable(kind)), str(count))
-        console.print(table)
+        _console().print(table)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # a pipe has no width to fit in
 
 
 def _kind(reason: str) -> str:
     """A reason without the numbers and names of one file."""
     if reason.startswith("has "):
         return "above the limits"
-    for same in ("file", "key"):
+    for same in ("file", "key", "name"):
         if reason.startswith(f"the same {same} as "):
             return f"the same {same} as another"
     return reason.partition(" (")[0]
@@ -111,14 +169,16 @@ def _kind(reason: str) -> str:
 def _write_skipped(out: Path, skipped: "tuple[Skipped, ...]") -> None:
     import json
 
+    from glocal.data import SkippedObject
     from glocal.errors import GlocalError
     from glocal.files import atomic_write_text, printable
 
     out = out / "skipped.jsonl" if out.is_dir() else out
-    lines = (json.dumps({"path": bad.path, "reason": bad.reason}) + "\n" for bad in skipped)
+    lines = (json.dumps(asdict(bad)) + "\n" for bad in skipped)
     try:
         atomic_write_text(out, "".join(lines))
     except OSError as error:
         raise GlocalError(f"--out: expected a place to write to, got {printable(out)}: {error.strerror}") from None
     if skipped:
-        typer.echo(f"Files that cannot be used: {len(skipped)}, each with its reason in {printable(out)}")
+        what = "Files and objects" if any(isinstance(bad, SkippedObject) for bad in skipped) else "Files"
+        typer.echo(f"{what} that cannot be used: {len(skipped)}, each with its reason in {printable(out)}")

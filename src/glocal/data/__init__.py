@@ -1,4 +1,4 @@
-"""Images and labels: the gate that every image passes, users' folders and shards, built-in sets."""
+"""Images and labels, boxes and masks: the gate that every image passes, users' data, built-in sets."""
 
 import hashlib
 import os
@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from glocal.data import builtin
+from glocal.data import builtin, pasted
+from glocal.data.detection import load_detection
 from glocal.data.folder import (
     Checked,
     check_classes,
@@ -18,7 +19,11 @@ from glocal.data.folder import (
     hold_out,
     read_tree,
 )
-from glocal.data.images import ImageError, ImageLimits, open_image
+from glocal.data.images import ImageError, ImageLimits, open_image, open_label_map
+from glocal.data.label_maps import IGNORE, SegmentationSample, SegmentationSet, SegmentationSource
+from glocal.data.objects import DetectionSample, DetectionSet, DetectionSource, SkippedObject
+from glocal.data.predictions import Prediction, write_coco_results, write_label_map
+from glocal.data.segmentation import load_segmentation
 from glocal.data.sets import DataSource, Folder, ImageSet, Skipped, some, warn_of_twins
 from glocal.data.shard_names import is_shards
 from glocal.data.shards import CheckedShards, check_shards, shuffled, split_shards
@@ -26,19 +31,33 @@ from glocal.errors import GlocalError, nearest
 from glocal.files import printable
 
 __all__ = [
+    "IGNORE",
     "Checked",
     "CheckedShards",
     "DataSource",
+    "DetectionSample",
+    "DetectionSet",
+    "DetectionSource",
     "ImageError",
     "ImageLimits",
     "ImageSet",
+    "Prediction",
+    "SegmentationSample",
+    "SegmentationSet",
+    "SegmentationSource",
     "Skipped",
+    "SkippedObject",
     "builtin_names",
     "check_folder",
     "load_data",
+    "load_detection",
+    "load_segmentation",
     "open_image",
+    "open_label_map",
     "shuffled",
     "split_folder",
+    "write_coco_results",
+    "write_label_map",
 ]
 
 _BUILTIN: dict[str, Callable[[], DataSource]] = {
@@ -107,6 +126,8 @@ def check_folder(
             classes do not fit.
     """
     name = os.fspath(source)
+    if pasted.is_pasted(name):
+        raise GlocalError(f"data: expected images with a class each, got {pasted.NAME}, which has objects on images")
     if is_shards(name):
         return check_shards(name, limits or ImageLimits(), progress=progress, workers=workers)
     if not os.path.exists(name):

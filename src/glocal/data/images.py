@@ -2,7 +2,8 @@
 
 Images are untrusted. What is checked before a pixel is decoded: that the path is a regular file, its bytes, that its
 content (not its name) is of an allowed format, and its pixels. What comes out is 8-bit RGB, upright, by the rules that
-docs/data.md states; whatever goes wrong is one `ImageError` with path and reason.
+docs/data.md states; whatever goes wrong is one `ImageError` with path and reason. Label maps, whose pixels are numbers
+of classes and no colours, come through the same gate by `open_label_map`.
 """
 
 import io
@@ -11,6 +12,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +26,8 @@ from glocal.files import printable
 
 GATE_VERSION = 2  # to be raised when the gate refuses more or less: verdicts are cached under it
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+LABEL_FORMATS = ("PNG",)  # without loss, and with palettes
+LABEL_MODES = ("1", "L", "P", "I;16", "I")
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more: twice its MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # EXIF tag
 ROWS = 256  # that are converted at once: intermediates of a whole image would take several times its memory
@@ -94,11 +98,48 @@ def open_image(
     Raises:
         ImageError: if it is no image, or one that cannot be decoded whole, or too big.
     """
-    limits = limits or ImageLimits()
+    return _open(source, limits or ImageLimits(), follow_links, name, FORMATS, _to_rgb)
+
+
+def open_label_map(
+    source: str | Path | bytes,
+    *,
+    limits: ImageLimits | None = None,
+    follow_links: bool = True,
+    name: str | None = None,
+) -> np.ndarray:
+    """Decode a label map: a PNG whose pixels are indices of a palette or grey values, taken as they are stored.
+
+    Args:
+        source: path of the image, or its bytes.
+        limits: pixels and bytes above which it is refused, before decoding.
+        follow_links: whether a link to an image is an image.
+        name: what errors call it; the path by default.
+
+    Returns:
+        (H, W) integers, upright: 0 and 1 of 1-bit PNGs, else 0..255 or, of 16-bit PNGs, 0..65535.
+
+    Raises:
+        ImageError: if it is no PNG of one channel, or one that cannot be decoded whole, or too big.
+    """
+    stored = _open(source, limits or ImageLimits(), follow_links, name, LABEL_FORMATS, _as_stored)
+    labels = np.array(stored)
+    return labels.astype(np.uint8) if stored.mode == "1" else labels  # numpy has 1-bit images as bool
+
+
+def _open(
+    source: str | Path | bytes,
+    limits: ImageLimits,
+    follow_links: bool,
+    name: str | None,
+    formats: tuple[str, ...],
+    convert: Callable[[Image.Image, str], Image.Image],
+) -> Image.Image:
+    """Check, decode, ``convert(image, name)`` while the file is open, turn upright."""
     if isinstance(source, bytes):
         name = name or "image"
         _check_size(name, len(source), limits)
-        return _decode(io.BytesIO(source), name, limits)
+        return _decode(io.BytesIO(source), name, limits, formats, convert)
     name = name or os.fspath(source)
     try:
         status = os.stat(source, follow_symlinks=follow_links)
@@ -106,7 +147,7 @@ def open_image(
             raise ImageError(name, f"expected a regular file, got {_kind(status.st_mode)}")
         _check_size(name, status.st_size, limits)
         with open(source, "rb") as file:
-            return _decode(file, name, limits)
+            return _decode(file, name, limits, formats, convert)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -122,10 +163,16 @@ def _check_size(name: str, size: int, limits: ImageLimits) -> None:
         raise ImageError(name, f"has {size / 2**20:.1f} MiB, the limit is {limits.max_bytes / 2**20:.1f} MiB")
 
 
-def _decode(file: BinaryIO, name: str, limits: ImageLimits) -> Image.Image:
+def _decode(
+    file: BinaryIO,
+    name: str,
+    limits: ImageLimits,
+    formats: tuple[str, ...],
+    convert: Callable[[Image.Image, str], Image.Image],
+) -> Image.Image:
     try:
         with _PILLOW_WARNINGS:
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=formats) as image:
                 _check_pixels(name, "", image.size, limits)
                 if isinstance(image, TiffImageFile):  # a tile of any size may hold a small image, and is decoded whole
                     tile = image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0)
@@ -133,10 +180,10 @@ def _decode(file: BinaryIO, name: str, limits: ImageLimits) -> Image.Image:
                 if image.format == "PNG":
                     image.verify()  # the checksums, which decoding leaves unread
             file.seek(0)
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=formats) as image:
                 image.load()
                 orientation = _orientation(image)  # after loading, which turns TIFF upright by itself
-                rgb = _to_rgb(image, name)
+                converted = convert(image, name)
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -144,14 +191,15 @@ def _decode(file: BinaryIO, name: str, limits: ImageLimits) -> Image.Image:
             name, f"has more than {PILLOW_MAX_PIXELS / 1e6:.1f} Mpx, the limit is {limits.max_pixels / 1e6:.1f} Mpx"
         ) from None
     except UnidentifiedImageError:
-        raise ImageError(name, "not a readable JPEG, PNG, WebP, BMP, TIFF or GIF") from None
+        kinds = "JPEG, PNG, WebP, BMP, TIFF or GIF" if formats == FORMATS else " or ".join(formats)
+        raise ImageError(name, f"not a readable {kinds}") from None
     except MemoryError:
         raise ImageError(name, "needs more memory than there is to decode") from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError and others
         detail = " ".join(printable(str(error)).split())[:200]
         word = "truncated" if "truncated" in detail.lower() else "cannot be decoded"
         raise ImageError(name, f"{word} ({type(error).__name__}: {detail})") from None
-    return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+    return converted.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else converted
 
 
 def _check_pixels(name: str, what: str, size: tuple[int, int], limits: ImageLimits) -> None:
@@ -207,6 +255,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         return _over_white(image)
     return image.convert("RGB")
+
+
+def _as_stored(image: Image.Image, name: str) -> Image.Image:
+    """A label map, untouched; raises ImageError for what has colours."""
+    if image.mode not in LABEL_MODES:
+        raise ImageError(name, f"label map: expected a palette or a grey PNG, got one of mode {image.mode}")
+    return image.copy()
 
 
 def _over_white(image: Image.Image) -> Image.Image:

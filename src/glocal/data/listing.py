@@ -1,0 +1,196 @@
+"""Annotation files and the files that they name: both untrusted, like images."""
+
+import json
+import os
+import shlex
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from glocal.data.folder import SYSTEM_NAMES
+from glocal.data.objects import where
+from glocal.data.sets import Skipped
+from glocal.errors import GlocalError
+from glocal.files import printable
+
+MOST_BYTES = 2 * 2**30  # of an annotation file; COCO's largest has 0.5 GB
+
+
+def read_annotations(file: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        GlocalError: if it is missing, no regular file, or too large.
+    """
+    try:
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
+            raise GlocalError(f"data: expected a file of annotations, got something else at {printable(file)}")
+        if status.st_size > most_bytes:
+            size = f"{status.st_size / 2**20:,.0f} MiB, the limit is {most_bytes / 2**20:,.0f} MiB"
+            raise GlocalError(f"data: expected a file of annotations, got {printable(file)} of {size}")
+        return file.read_bytes()
+    except OSError as error:
+        raise GlocalError(f"data: expected a readable {printable(file)}, got: {error.strerror}") from None
+
+
+def read_json(file: Path) -> object:
+    """What a JSON file holds.
+
+    Raises:
+        GlocalError: if it cannot be read, or is no JSON.
+    """
+    content = read_annotations(file)
+    try:
+        return json.loads(content)
+    except RecursionError:
+        problem = "lists in lists without end"
+    except MemoryError:
+        problem = "more than there is memory for"
+    except ValueError as error:  # UnicodeDecodeError and numbers of thousands of digits too
+        problem = f"damaged JSON ({printable(str(error))[:200]})"
+    raise GlocalError(f"data: expected annotations as JSON in {printable(file)}, got {problem}; write the file again")
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a small text file, without what surrounds them; empty ones at the end are left out.
+
+    Raises:
+        GlocalError: if it cannot be read, or is no UTF-8.
+    """
+    try:
+        lines = [line.strip() for line in read_annotations(file).decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise GlocalError(
+            f"data: expected UTF-8 in {printable(file)}, got other bytes at {error.start}; save it as UTF-8"
+        ) from None
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Class names, one a line.
+
+    Raises:
+        GlocalError: if the file cannot be read, holds none, an empty one, or one twice.
+    """
+    names = read_lines(file)
+    if not names or "" in names:
+        where = f" in line {names.index('') + 1}" if names else ""
+        raise GlocalError(f"data: expected a class name in each line of {printable(file)}, got nothing{where}")
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise GlocalError(f"data: expected each class once in {printable(file)}, got {printable(twice)} twice")
+    return tuple(names)
+
+
+class Inside:
+    """Tells whether names lead to files inside a folder.
+
+    Args:
+        folder: that they are relative to.
+        follow_links: whether a link may lead out of it.
+    """
+
+    def __init__(self, folder: Path, *, follow_links: bool):
+        self.folder = folder
+        self.follow_links = follow_links
+        self.root = os.path.realpath(folder)
+        self.known: dict[str, bool] = {}
+
+    def problem(self, name: object) -> str | None:
+        """Why a name is not that of a file inside the folder, or None."""
+        if not isinstance(name, str) or not name:
+            return "no name of a file"
+        try:
+            if b"\0" in os.fsencode(name):
+                return "no name of a file (it has a zero byte)"
+        except UnicodeEncodeError:  # half of a pair, which JSON can hold
+            return "no name of a file (it has half of a character)"
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            return f"a file outside the folder of images ({printable(name)})"
+        parent = os.path.dirname(name)
+        if not self.follow_links and not self.known.setdefault(parent, self._holds(parent)):
+            return f"a file that a link leads to ({printable(name)}; --follow-links follows it)"
+        return None
+
+    def _holds(self, parent: str) -> bool:
+        real = os.path.realpath(os.path.join(self.root, parent))
+        return real == self.root or real.startswith(os.path.join(self.root, ""))
+
+
+def check_no_link(root: Path, path: Path, *, follow_links: bool) -> Path:
+    """The path, if no link leads to it from the root.
+
+    Raises:
+        GlocalError: if one does, and links are not followed.
+    """
+    itself = os.path.normpath(os.path.join(os.path.realpath(root), os.path.relpath(path, root)))
+    if not follow_links and os.path.realpath(path) != itself:
+        raise GlocalError(f"data: expected {printable(path)} itself, got a link; --follow-links follows it")
+    return path
+
+
+def walk(folder: Path, *, follow_links: bool = False) -> tuple[list[str], list[str]]:
+    """Files under a folder, and links that were not followed, relative to it and sorted.
+
+    Hidden names and those that systems leave behind are not among them; a folder that links lead to comes once.
+
+    Raises:
+        GlocalError: if it cannot be read.
+    """
+    files, links = [], []
+    visited = set()
+    waiting = [""]
+    try:
+        while waiting:
+            inside = waiting.pop()
+            status = os.stat(folder / inside)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / inside) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    name = os.path.join(inside, entry.name)
+                    if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
+                        continue
+                    if entry.is_symlink() and not follow_links:
+                        links.append(name)
+                    elif os.path.isdir(entry.path):
+                        waiting.append(name)
+                    else:
+                        files.append(name)
+    except OSError as error:
+        raise GlocalError(
+            f"data: expected a readable folder, got {printable(error.filename or folder)}: {error.strerror}"
+        ) from None
+    return sorted(files), sorted(links)
+
+
+def stop_at(name: str, skipped: Sequence[Skipped], task: str) -> GlocalError:
+    """The error that says what cannot be used: the first five, and how to see all or go on without them.
+
+    Args:
+        name: of the data.
+        skipped: at least one.
+        task: of ``glocal check``: detect or segment.
+    """
+    return GlocalError(
+        f"data: expected nothing but usable images and annotations in {printable(name)}, "
+        f"got some that cannot be used: {len(skipped)}{_first_lines(skipped)}\n"
+        f"`glocal check {printable(shlex.quote(name))} --task {task}` lists all; "
+        f"--on-error skip goes on without them"
+    )
+
+
+def nothing_left(name: str, part: str, skipped: Sequence[Skipped]) -> GlocalError:
+    """The error that says that a part has no image that can be used, and why; "" is the only part."""
+    of_part = f" of {part}" if part else ""
+    return GlocalError(
+        f"data: expected images in {printable(name)}{of_part}, got none that can be used{_first_lines(skipped)}"
+    )
+
+
+def _first_lines(skipped: Sequence[Skipped]) -> str:
+    lines = [f"\n  {printable(where(bad))}: {printable(bad.reason)}" for bad in skipped[:5]]
+    return "".join(lines) + f"\n  and {len(skipped) - 5} more" * (len(skipped) > 5)
