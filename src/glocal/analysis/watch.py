@@ -1,0 +1,140 @@
+"""A forward pass seen from outside: which torch function is called, with what, inside which module.
+
+Hooks tell in which module the pass is, a `TorchFunctionMode` what is called there; both are gone afterwards, also after
+an error. Nothing here knows a model: whatever is made of torch functions can be watched.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from glocal.errors import GlocalError
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A module that the pass is in.
+
+    Attributes:
+        name: its dotted name; "" for the model itself.
+        module: it.
+        tensors: the tensors among its arguments.
+    """
+
+    name: str
+    module: nn.Module
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a torch function.
+
+    Attributes:
+        name: "add", "softmax", ...; in-place forms have their underscore.
+        args: its arguments; those of an in-place form as they were before.
+        kwargs: likewise.
+        output: what it returned.
+        frames: the modules it was called in, innermost last.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+    frames: tuple[Frame, ...]
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, see: Callable[[Call], Any], frames: list[Frame], names: frozenset[str]):
+        super().__init__()
+        self.see, self.frames, self.names = see, frames, names
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name not in self.names:
+            return func(*args, **kwargs)
+        before = args
+        if name.endswith("_") and isinstance(args[0], Tensor):
+            before = (args[0].clone(), *args[1:])
+        output = func(*args, **kwargs)
+        replaced = self.see(Call(name, before, kwargs, output, tuple(self.frames)))
+        return output if replaced is None else replaced
+
+
+@contextmanager
+def watching(model: nn.Module, see: Callable[[Call], Any], names: frozenset[str]) -> Iterator[list[Frame]]:
+    """Show ``see`` every call of the torch functions ``names`` in the model; what it returns replaces the output.
+
+    Inside ``see`` nothing is watched. Yields the modules the pass is in, as they come and go.
+    """
+    frames: list[Frame] = []
+
+    def enter(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        frames.append(Frame(name, module, given))
+
+    def leave(*_: Any) -> None:
+        frames.pop()
+
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        with _Mode(see, frames, names):
+            yield frames
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each module in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def logits_of(output: Any) -> Tensor:
+    """(B, K) logits in what a model returns: a tensor, something with ``logits``, or a tuple that begins with them.
+
+    Raises:
+        GlocalError: if there are none.
+    """
+    if isinstance(output, Mapping):
+        output = output["logits"] if "logits" in output else next(iter(output.values()))
+    elif hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise GlocalError(f"model: expected a tensor of outputs, got {type(output).__name__}")
+    return output
+
+
+def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
+    """(B, 3, H, W) images -> (B, K) logits, without gradients and in evaluation mode."""
+    with evaluating(model), torch.no_grad():
+        return torch.cat([logits_of(model(batch)) for batch in images.split(batch_size)])
+
+
+Progress = Callable[[int, int], None]
+"""Told how much is done, and of how much."""
+
+
+def silent(done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""

@@ -1,0 +1,283 @@
+"""`glocal analyze`: look inside a model, trained or not."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glocal.cli import app
+from glocal.errors import GlocalError, check_choice, nearest
+from glocal.files import atomic_write_bytes, atomic_write_text, check_writable, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from glocal.inference.inputs import Inputs
+
+KINDS = {
+    "fourier": "does the model blur its features or sharpen them, and which part does what",
+    "attention": "where attention looks: distance, sharpness, position, maps over the images",
+    "receptive-field": "how much of the image a unit sees, by depth",
+    "locality": "which operations the answers need: convolution, attention, MLP, coupling",
+    "features": "what the feature maps look like, each stream by depth",
+    "cam": "which places of an image speak for the answer",
+    "similarity": "which layers, or layers of two models, hold the same information",
+    "position": "whether features know where they are, by padding",
+    "robustness": "what the answers survive: noise, occlusion, shuffled patches, texture",
+}
+VERSUS = ("fourier", "receptive-field", "similarity")
+NUM_IMAGES = {
+    "attention": 16, "features": 4, "cam": 8, "receptive-field": 32, "locality": 128, "similarity": 128,
+    "robustness": 256,
+}  # fmt: skip
+SHOWN = 8  # images that a page may show
+
+EPILOG = (
+    "\b\nKinds:\n"
+    + "".join(f"  {kind:<16} {text}\n" for kind, text in KINDS.items())
+    + """
+\b
+Examples:
+  glocal analyze fourier run                              a trained model on built-in images
+  glocal analyze attention run --images photos --out seen
+  glocal analyze receptive-field run --versus conformer_micro   trained beside untrained
+  glocal analyze similarity run --versus other_run
+  glocal analyze locality run --modules '*.conv_proj_q'
+  glocal analyze fourier resnet50 --definition notebook   any model of glocal or timm, random weights
+
+\b
+Writes report.html, results.json, arrays.npz and figures/*.svg into --out.
+
+\b
+Exit codes:
+  0 finished
+  2 the call is wrong, or the model or the images cannot be used
+"""
+)
+
+
+@app.command(epilog=EPILOG)
+def analyze(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help="Folder of a run, its model.safetensors, or a model's name.")
+    ],
+    images: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATA|FILES", help="A built-in set, a folder or files; default: fashion-mini."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; default: runs/analyze-KIND-MODEL.", show_default=False)
+    ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL|RUN", help="A second model beside it (fourier, receptive-field, similarity)."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Look at the outputs of these modules: 'stages.*'.")
+    ] = None,
+    modules: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="locality: modules to ablate as well.")
+    ] = None,
+    output: Annotated[str, typer.Option(help="fourier: residual, or branch: what an operation gave.")] = "residual",
+    definition: Annotated[str, typer.Option(help="fourier: rings, or notebook (Park and Kim 2022).")] = "rings",
+    ablate: Annotated[str, typer.Option(help="locality: by the mean over images, or zero.")] = "mean",
+    num_images: Annotated[int | None, typer.Option(min=1, help="How many images; default: by the kind.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels; default: the model's own.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that are run at once.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights, and of what is drawn by chance.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "cpu",
+) -> None:
+    """Look inside a model: what its features, attentions and decisions are made of.
+
+    Works on runs of glocal and on any model of glocal or timm (by name, with random weights); the model is not changed.
+    """
+    check_choice("kind", kind, (*KINDS,))
+    for name, given, of_kind in (("--versus", versus, VERSUS), ("--modules", modules, ("locality",))):
+        if given and kind not in of_kind:
+            raise GlocalError(f"{name}: works with {', '.join(of_kind)}, got {kind}")
+    out = out or Path("runs") / f"analyze-{kind}-{Path(model).name}"
+    check_writable(out)
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    import glocal
+    from glocal.report.analysis import Subject, write_analysis
+    from glocal.training import resolve_device
+
+    device = resolve_device(device)
+    subject = _load(model, image_size, seed)
+    other = _load(versus, subject.size, seed) if versus else None
+    chosen = _choose(images or ["fashion-mini"], num_images or NUM_IMAGES.get(kind, 64), subject.classes)
+    options: dict[str, Any] = {"batch_size": batch_size} if batch_size and kind != "features" else {}
+    if layers and kind not in ("attention", "locality", "features", "robustness"):
+        options["layers"] = layers
+    if kind == "fourier":
+        options |= {"output": output, "definition": definition}
+    if kind in ("receptive-field", "position", "robustness"):
+        options["seed"] = seed
+    if kind == "locality":
+        options |= {"way": ablate, "modules": modules or ()}
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("Looking", total=None)
+        if kind != "features":
+            options["progress"] = lambda done, total: bars.update(task, completed=done, total=total)
+        result, second = _run(kind, subject, other, chosen, device, options)
+    command = shlex.join(["glocal", *sys.argv[1:]])
+    described = Subject(
+        kind=kind,
+        model=subject.name,
+        weights=subject.weights,
+        data=f"{len(chosen.inputs)} images of {chosen.name}, {subject.size} px",
+        command=command,
+        glocal=glocal.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        pictures=chosen.pixels(subject)[:SHOWN],
+        classes=subject.classes,
+        versus=other.name + ("" if other.weights == subject.weights else f" ({other.weights})") if other else None,
+    )
+    try:
+        page = _write(out, described, result, second, write_analysis)
+    except OSError as error:
+        raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror})") from error
+    Console(highlight=False, soft_wrap=True).print(
+        f"{kind} of [bold]{escape(printable(subject.name))}[/]: {escape(str(page))}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A model and how it takes images."""
+
+    module: "nn.Module"
+    name: str
+    weights: str
+    classes: tuple[str, ...]
+    size: int
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Images to look at, and their labels among the model's classes where these are known."""
+
+    name: str
+    inputs: "Inputs"
+    labels: tuple[int, ...] | None
+
+    def pixels(self, model: _Model) -> "np.ndarray":
+        """(N, S, S, 3) uint8."""
+        import numpy as np
+
+        from glocal.training import fit
+
+        images = (self.inputs.image(i) for i in range(len(self.inputs)))
+        return np.stack([np.asarray(fit(image, model.size, model.crop_pct)) for image in images])
+
+    def tensors(self, model: _Model, device: str) -> "Tensor":
+        """(N, 3, S, S) normalised."""
+        import torch
+
+        pixels = torch.from_numpy(self.pixels(model)).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(values)[:, None, None] for values in (model.mean, model.std))
+        return ((pixels - mean) / std).to(device)
+
+
+def _load(name: str, image_size: int | None, seed: int) -> _Model:
+    """A saved model where there is a file or folder of this name, else a new one of this architecture."""
+    import timm
+
+    from glocal.training import create, default_image_size, load_model, normalisation
+
+    if Path(name).exists() or Path(name).is_symlink():
+        saved = load_model(name)
+        size = image_size or saved.image_size
+        return _Model(
+            saved.model, saved.name, "trained weights", saved.classes, size, saved.crop_pct, saved.mean, saved.std
+        )
+    if not timm.is_model(name):
+        hint = nearest(name, timm.list_models())
+        raise GlocalError(
+            f"model: expected a run, a model.safetensors or a model's name, got {printable(name)!r}{hint}"
+        )
+    size = image_size or default_image_size(name)
+    module = create(name, num_classes=10, image_size=size, seed=seed)
+    classes = tuple(str(i) for i in range(10))
+    mean, std = normalisation(module)
+    return _Model(module.eval(), name, f"random weights, seed {seed}", classes, size, 1.0, mean, std)
+
+
+def _choose(names: Sequence[str], count: int, classes: tuple[str, ...]) -> _Chosen:
+    """``count`` images spread evenly over what is named."""
+    import numpy as np
+
+    from glocal.data import builtin_names, load_data
+    from glocal.inference import list_inputs
+    from glocal.inference.inputs import Inputs
+
+    if len(names) == 1 and names[0].split(":")[0] in builtin_names():
+        images = load_data(names[0]).val
+        inputs, said = Inputs.of(images), [images.classes[label] for label in images.labels]
+    else:
+        inputs = list_inputs(names)
+        said = [Path(path).parent.name for path in inputs.paths]
+    # a fixed order by chance: sets are often sorted by class
+    rows = np.sort(np.random.default_rng(0).permutation(len(inputs))[:count])
+    known = {name: i for i, name in enumerate(classes)}
+    labels = tuple(known.get(said[row], -1) for row in rows)
+    taken = Inputs(tuple(inputs.paths[row] for row in rows), inputs.stores, inputs.places[rows])
+    name = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return _Chosen(name, taken, labels if min(labels) >= 0 else None)
+
+
+def _run(
+    kind: str, model: _Model, other: _Model | None, chosen: _Chosen, device: str, options: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    import torch
+
+    from glocal import analysis
+
+    function = getattr(analysis, kind.replace("-", "_"))
+    module, images = model.module.to(device), chosen.tensors(model, device)
+    if kind in ("locality", "robustness"):
+        labels = None if chosen.labels is None else torch.tensor(chosen.labels, device=device)
+        return function(module, images, labels, **options), None
+    if other is None:
+        return function(module, images, **options), None
+    others = chosen.tensors(other, device)
+    if kind == "similarity":
+        return function(module, images, other.module.to(device), other_images=others, **options), None
+    return function(module, images, **options), function(other.module.to(device), others, **options)
+
+
+def _write(out: Path, subject: Any, result: Any, second: Any, write_analysis: Any) -> Path:
+    import io
+
+    import numpy as np
+
+    from glocal.analysis import to_arrays, to_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    both = {"result": result} | ({"versus": second} if second is not None else {})
+    told = {
+        name: getattr(subject, name) for name in ("kind", "model", "weights", "data", "command", "glocal", "created")
+    }
+    results = {"schema": "glocal.analyze/1", **told, "versus_model": subject.versus, **to_json(both)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **to_arrays(both))
+    atomic_write_bytes(out / "arrays.npz", buffer.getvalue())
+    atomic_write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False))
+    return write_analysis(out, subject, result, second)

@@ -1,0 +1,63 @@
+"""One self-contained HTML page, and its figures as files, of what `glocal.analysis` found."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from glocal.files import atomic_write_text, printable
+from glocal.report.analysis_pages import PAGES, Page, Subject
+from glocal.report.figures import COLOURS
+
+PAPER_COLOURS = {"ink": "#18202c", "grid": "#dbe0e8", "paper": "#ffffff", "right": "#0072b2", "wrong": "#d55e00"} | {
+    f"series-{i}": light for i, (light, _) in enumerate(COLOURS)
+}
+
+
+def write_analysis(out: Path, subject: Subject, result: Any, other: Any = None) -> Path:
+    """Write OUT/report.html and each figure as OUT/figures/NAME.svg; gives the page's path.
+
+    Args:
+        out: an existing folder.
+        subject: what was analysed.
+        result: what `glocal.analysis` gave.
+        other: the same of a second model, for kinds that show both.
+    """
+    page = PAGES[subject.kind](result, subject, other)
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    for panel in page.panels:
+        atomic_write_text(folder / f"{panel.name}.svg", standalone(panel.figure))
+    path = out / "report.html"
+    atomic_write_text(path, render(page, subject))
+    return path
+
+
+def render(page: Page, subject: Subject) -> str:
+    """The page as text: no script, no request, everything from data escaped."""
+    environment = Environment(
+        loader=PackageLoader("glocal.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    rows = [[printable(cell) for cell in row] for row in page.rows]
+    words = {name: printable(str(getattr(subject, name) or "")) for name in _SHOWN}
+    return environment.get_template("analysis.html.j2").render(
+        page=page, rows=rows, subject=words, colours=COLOURS, finding=printable(page.finding)
+    )
+
+
+_SHOWN = ("kind", "model", "weights", "data", "command", "glocal", "created", "versus")
+
+
+def standalone(figure: Markup) -> str:
+    """A figure of a page as a file of its own, in light colours on white."""
+    text = re.sub(r"var\(--([a-z0-9-]+)\)", lambda name: PAPER_COLOURS[name[1]], str(figure))
+    return text.replace("<svg ", '<svg style="background:#ffffff;font-family:sans-serif" ', 1)
+
+
+__all__ = ["Page", "Subject", "render", "standalone", "write_analysis"]

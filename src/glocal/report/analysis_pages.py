@@ -1,0 +1,599 @@
+"""What the pages of `glocal analyze` say, one function a kind of analysis.
+
+A page is a finding in a sentence, figures with a line each on what to see, and a table. Results are read by the names
+of their fields (`glocal.analysis`); nothing here knows a model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from glocal.files import printable
+from glocal.report.analysis_figures import DEPTH, KINDS, Bar, bars, by_depth, heads, lines, matrix, over, pictures
+
+MOST_PICTURES = 8
+HARDLY = 0.02  # nats: 2 % of the amplitude
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure.
+
+    Attributes:
+        name: of its file.
+        title: above it.
+        text: what to see.
+        figure: it.
+        wide: whether it takes the whole width.
+    """
+
+    name: str
+    title: str
+    text: str
+    figure: Markup
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says.
+
+    Attributes:
+        finding: in a sentence.
+        question: what the page answers, for one who has not read the papers.
+        panels: the figures.
+        head: of the table.
+        rows: of the table.
+        terms: (word, meaning) pairs.
+    """
+
+    finding: str
+    question: str
+    panels: Sequence[Panel]
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    terms: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was analysed.
+
+    Attributes:
+        kind: of the analysis.
+        model: what to call it.
+        weights: "trained", or that they are random.
+        data: what images.
+        command: as it was typed.
+        glocal: version.
+        created: date and time.
+        pictures: (K, H, W, 3) uint8, the first images as the model got them.
+        classes: names of the logits.
+        versus: what to call the other model, if there is one.
+    """
+
+    kind: str
+    model: str
+    weights: str
+    data: str
+    command: str
+    glocal: str
+    created: str
+    pictures: np.ndarray
+    classes: Sequence[str] = field(default_factory=tuple)
+    versus: str | None = None
+
+
+def _fourier(result: Any, subject: Subject, other: Any) -> Page:
+    points = result.points
+    changes = {
+        kind: [p.high_change for p in points if p.kind == kind and p.high_change is not None] for kind in KINDS[:4]
+    }
+    said = [f"{_kind(kind)} {_effect(float(np.mean(found)))}" for kind, found in changes.items() if found]
+    others = [(subject.versus or "", [p.high for p in other.points])] if other is not None else []
+    finding = f"On average {', '.join(said)}." if said else "How much fine detail is in the features, layer by layer."
+    panels = [
+        Panel(
+            "change", "What each operation does to fine detail",
+            "Marks below the line blur the features, marks above it sharpen them.",
+            by_depth("change", "Change of the highest frequency by each operation", points,
+                     [p.high_change for p in points], "change of log-amplitude\nat the highest frequency, nats",
+                     zero=True, line=False),
+        )
+    ] * bool(said) + [
+        Panel(
+            "high", "Fine detail by depth",
+            "The lower, the smoother the features are, compared with their mean level.",
+            by_depth("high", "Amplitude at the highest frequency by depth", points, [p.high for p in points],
+                     "log-amplitude at the highest\nfrequency, nats", others=others),
+        ),
+        Panel(
+            "spectrum", "All frequencies",
+            "From coarse patterns on the left to the finest that a map can hold on the right; dark lines are early, "
+            "bright "
+            "ones late. A line that falls steeply belongs to smooth features.",
+            lines("spectrum", "Log-amplitude over frequency, a line a depth",
+                  [(p.name, p.frequency, p.amplitude) for p in points],
+                  "frequency, in units of π radians a pixel of the map", "log-amplitude, nats", ramp=True),
+        ),
+        Panel(
+            "variance", "Spread of the features over the image",
+            "Where it falls, operations average; where it grows, places come to differ.",
+            by_depth("variance", "Variance of the features over the image by depth", points,
+                     [p.variance for p in points], "variance over the image", log=True),
+        ),
+    ]  # fmt: skip
+    definition = (
+        "log |F| averaged over images, channels and all frequencies of a ring, minus its value at frequency 0"
+        if result.definition == "rings"
+        else "as in the notebook of Park and Kim 2022: log(|F| + 1e-6) along half the diagonal, minus its start"
+    )
+    return Page(
+        finding,
+        "Does the model blur its features or sharpen them, and which part does what? Park and Kim (2022) say that "
+        "attention blurs and convolution sharpens.",
+        panels,
+        ("operation", "kind", "map", "highest frequency, π", "log-amplitude, nats", "change, nats", "variance"),
+        [
+            (p.name, p.kind, f"{p.size[0]}×{p.size[1]}", f"{p.frequency[-1]:.3f}", f"{p.high:.3f}",
+             _signed(p.high_change), f"{p.variance:.3g}")
+            for p in points
+        ],
+        (
+            ("log-amplitude", definition + f" ({result.output} of each operation)"),
+            ("change", "log-amplitude of the result minus that of what came in; 0.7 nats are a factor of 2"),
+        ),
+    )  # fmt: skip
+
+
+def _attention(result: Any, subject: Subject, other: Any) -> Page:
+    points = result.points
+    placed = [p for p in points if p.distance is not None]
+    finding = f"{len(points)} attentions were found; where their tokens lie in the image is not known."
+    if placed:
+        first, last = placed[0], placed[-1]
+        finding = (
+            f"A query looks {np.mean(first.distance):.0f} px away on average in the first attention and "
+            f"{np.mean(last.distance):.0f} px in the last; looking everywhere alike would give "
+            f"{last.uniform_distance:.0f} px there."
+        )
+    panels = []
+    if placed:
+        panels.append(
+            Panel(
+                "distance", "How far attention looks",
+                "Low dots are heads that look around themselves, as a convolution does; dots at the dashed line look "
+                "everywhere alike.",
+                heads("distance", "Mean attention distance by head and depth", points, "distance",
+                      "mean distance, px of the image", level="uniform_distance"),
+            )
+        )  # fmt: skip
+    panels.append(
+        Panel(
+            "entropy", "How sharply it looks",
+            "1 spreads over all keys alike, 0 picks a single one.",
+            heads("entropy", "Entropy of the attention maps by head and depth", points, "entropy",
+                  "entropy / log(number of keys)"),
+        )
+    )  # fmt: skip
+    if any(p.bias_share is not None for p in points):
+        panels.append(
+            Panel(
+                "bias", "How much position decides",
+                "Share of what a query prefers that comes from where a key is, not from what it shows: 1 is position "
+                "alone.",
+                heads("bias", "Share of the logits' variance from the position bias", points, "bias_share",
+                      "share of the logits' variance"),
+            )
+        )  # fmt: skip
+    shown = len(result.rollout) if result.rollout is not None else len(next(iter(result.focus.values()), ()))
+    if shown:
+        names = [*result.focus]
+        names = names if len(names) <= 5 else [names[i] for i in np.linspace(0, len(names) - 1, 5).round().astype(int)]
+        rows = []
+        for i in range(shown):
+            rolled = [result.rollout[i]] if result.rollout is not None else []
+            rows.append(("", [subject.pictures[i], *(result.focus[name][i] for name in names), *rolled]))
+        order = {p.name: i for i, p in enumerate(points, start=1)}
+        titles = ["image", *(f"attention {order[name]}" for name in names)]
+        titles += ["rollout"] * (result.rollout is not None)
+        panels.append(
+            Panel(
+                "maps", "Where it looks",
+                "Bright places are looked at: by the class token, or where there is none by the token in the centre, "
+                "mean "
+                "of the heads. Rollout follows the attentions from the last back to the image.",
+                pictures("maps", "Attention maps over the images", rows, titles, subject.pictures), wide=True,
+            )
+        )  # fmt: skip
+    return Page(
+        finding,
+        "Where does attention look: nearby, as a convolution would, or across the whole image?",
+        panels,
+        ("attention", "heads", "queries × keys", "apart", "distance, px", "entropy, nats", "position share",
+         "error of the recomputed output"),
+        [
+            (p.name, str(p.heads), f"{p.queries} × {p.keys}", str(p.windows),
+             "–" if p.distance is None else f"{np.mean(p.distance):.1f}", f"{np.mean(p.entropy):.2f}",
+             "–" if p.bias_share is None else f"{np.mean(p.bias_share):.2f}", f"{p.error:.0e}")
+            for p in points
+        ],
+        (
+            ("distance", "pixels between the centres of a query and a key, weighted by the attention map"),
+            ("apart", "windows or channels of an image whose attention is computed apart"),
+            ("rollout", "product of the maps, each averaged over heads and with half an identity for the skip "
+             "(Abnar and Zuidema 2020)"),
+        ),
+    )  # fmt: skip
+
+
+def _receptive_field(result: Any, subject: Subject, other: Any) -> Page:
+    points = result.points
+    last = points[-1]
+    finding = (
+        f"At its end, a unit in the centre draws 95 % of its gradient from {100 * last.area:.0f} % of the image, "
+        f"within "
+        f"{last.radius:.0f} px on average."
+    )
+    label = subject.versus or ""
+    if other is not None:
+        finding += f" In {label} it is {100 * other.points[-1].area:.0f} % and {other.points[-1].radius:.0f} px."
+    shown = _some(points, MOST_PICTURES)
+    titles = [f"depth {points.index(p) + 1}" for p in shown]
+    rows = [(subject.model if other is not None else "", [np.sqrt(p.field) for p in shown])]
+    if other is not None:
+        beside = _some(other.points, len(shown))
+        rows.append((label, [np.sqrt(p.field) for p in beside]))
+        if len(other.points) != len(points):
+            titles = ["first", *("" for _ in titles[2:]), "last"]
+    height, width = result.image_size
+    panels = [
+        Panel(
+            "fields", "What the centre sees",
+            f"Each square is the whole image ({width}×{height} px); bright pixels move the unit in the centre of the "
+            "features. Brightness is the square root of the gradient.",
+            pictures("fields", "Effective receptive fields by depth", rows, titles), wide=True,
+        ),
+        Panel(
+            "area", "Area by depth",
+            "How much of the image it takes to hold 95 % of the gradient; convolutions grow it step by step, global "
+            "attention at once.",
+            by_depth("area", "Area of the receptive field by depth", points, [100 * p.area for p in points],
+                     "area, % of the image",
+                     others=[(label, [100 * p.area for p in other.points])] if other is not None else ()),
+        ),
+        Panel(
+            "radius", "Distance by depth",
+            "How far away from its own place the unit looks.",
+            by_depth("radius", "Radius of the receptive field by depth", points, [p.radius for p in points],
+                     "root mean square distance, px",
+                     others=[(label, [p.radius for p in other.points])] if other is not None else ()),
+        ),
+    ]  # fmt: skip
+    return Page(
+        finding,
+        "How much of the image does one unit of the features really see?",
+        panels,
+        ("operation", "kind", "map", "area, %", "radius, px", "reach, px", "height / width"),
+        [
+            (p.name, p.kind, f"{p.size[0]}×{p.size[1]}", f"{100 * p.area:.1f}", f"{p.radius:.1f}",
+             f"{p.reach[0]}×{p.reach[1]}", f"{p.elongation:.2f}")
+            for p in points
+        ],
+        (
+            ("receptive field",
+              "size of the gradient of the features in the centre with respect to each pixel, averaged "
+             "over images (Luo et al. 2016)"),
+            ("reach", "box of all pixels that count at all: the theoretical receptive field"),
+        ),
+    )  # fmt: skip
+
+
+def _locality(result: Any, subject: Subject, other: Any) -> Page:
+    groups = sorted(result.groups or result.ablations, key=lambda a: a.kept)
+    worst = groups[0]
+    finding = (
+        f"Without {worst.name.replace('all ', 'its ')}, {100 * (1 - worst.kept):.0f} % of the answers change: the "
+        f"most of "
+        "any kind of operation."
+    )
+    scored = result.accuracy is not None
+    kinds = [Bar(kind, kind) for kind in KINDS if any(p.kind == kind for p in result.contributions)]
+    added = {p.name: p for p in result.contributions}
+    name = "accuracy" if scored else "answers that stay"
+    panels = [
+        Panel(
+            "groups", "Without all of a kind",
+            "The longer the bar, the more answers change when all operations of a kind are taken out at once.",
+            bars("groups", "Answers that change without a kind of operation", result.groups,
+                 [100 * (1 - a.kept) for a in result.groups], "answers that change, % of the images"),
+        ),
+    ] * bool(result.groups) + [
+        Panel(
+            "single", "Without one operation",
+            "High marks are operations that the answer needs.",
+            by_depth("single", "Change of the logits without one operation", result.ablations,
+                     [a.logit_change for a in result.ablations], "change of the logits,\nshare of their spread",
+                     zero=True, line=False),
+        ),
+        Panel(
+            "ratio", "What each operation adds",
+            "Above 1, what is added outweighs what came in; near 0, the operation hardly changes its features.",
+            by_depth("ratio", "Norm of what is added over the norm of what came in", result.contributions,
+                     [p.ratio for p in result.contributions], "norm added / norm that came in", zero=True, line=False),
+        ),
+        Panel(
+            "share", "Whose the features are",
+            "Mean share of an operation's result that is due to it; the rest came in through the skip.",
+            bars("share", "Share of the features that operations of a kind add", kinds,
+                 [100 * float(np.mean([p.share for p in result.contributions if p.kind == k.kind])) for k in kinds],
+                 "share of the result, %"),
+        ),
+    ] * bool(result.contributions)  # fmt: skip
+    replaced = "its mean over images" if result.way == "mean" else "zero"
+    return Page(
+        finding,
+        "Which part does the work: local operations (convolution), global ones (attention), or what couples them?",
+        panels,
+        ("ablated", "kind", "operations", "logits change", "answers that stay, %", "accuracy, %", "added / came in",
+         "share, %"),
+        [
+            (a.name, a.kind, str(a.operations), f"{a.logit_change:.3f}", f"{100 * a.kept:.1f}",
+             "–" if a.accuracy is None else f"{100 * a.accuracy:.1f}",
+             f"{added[a.name].ratio:.3f}" if a.name in added else "–",
+             f"{100 * added[a.name].share:.1f}" if a.name in added else "–")
+            for a in (*result.groups, *result.ablations)
+        ],
+        (
+            ("ablated", f"what the operation adds is replaced by {replaced}"),
+            ("logits change", "norm of the change over the norm of how logits differ from image to image"),
+            (name,
+              f"{100 * result.accuracy:.1f} % with nothing ablated" if scored else "share with the same top answer"),
+        ),
+    )  # fmt: skip
+
+
+def _cam(result: Any, subject: Subject, other: Any) -> Page:
+    shown = min(len(subject.pictures), MOST_PICTURES, len(result.maps))
+    peak = float(np.mean([(m >= 0.5).mean() for m in result.maps]))
+
+    def called(i: int) -> str:
+        label = int(result.classes[i])
+        name = subject.classes[label] if label < len(subject.classes) else f"class {label}"
+        return f"{printable(name)[:16]}\n{100 * result.probabilities[i]:.0f} %"
+
+    rows = [
+        ("image", [subject.pictures[i] for i in range(shown)]),
+        ("speaks for it", [over(subject.pictures[i], result.maps[i]) for i in range(shown)]),
+    ]
+    return Page(
+        f"The evidence for an answer fills {100 * peak:.0f} % of the image on average (at least half as strong as at "
+        f"its "
+        "peak).",
+        "Which places of an image speak for the answer?",
+        [
+            Panel("cam", "Evidence for the answer",
+              "Bright places speak for the class named above, as the model sees it.",
+                  pictures("cam", "Class activation maps", rows, [called(i) for i in range(shown)]), wide=True)
+        ],
+        ("image", "answer", "probability, %", "area above half, %"),
+        [
+            (str(i + 1), called(i).split("\n")[0], f"{100 * result.probabilities[i]:.1f}",
+             f"{100 * (result.maps[i] >= 0.5).mean():.0f}")
+            for i in range(len(result.maps))
+        ],
+        (("Grad-CAM",
+          f"features of “{result.layer}” ({result.size[0]}×{result.size[1]}) weighted by the mean gradient of "
+          "the class (Selvaraju et al. 2017)"),),
+    )  # fmt: skip
+
+
+def _similarity(result: Any, subject: Subject, other: Any) -> Page:
+    cka = result.cka
+    if subject.versus:
+        finding = f"At the end the two are {cka[-1, -1]:.2f} alike; the most alike places reach {cka.max():.2f}."
+        across = f"depth of {printable(subject.versus)}"
+    else:
+        steps = [cka[i, i + 1] for i in range(len(cka) - 1)] or [1.0]
+        finding = (
+            f"First and last features are {cka[0, -1]:.2f} alike; the largest step lies after operation "
+            f"{int(np.argmin(steps)) + 1} ({min(steps):.2f})."
+        )
+        across = DEPTH
+    return Page(
+        finding,
+        "Which layers hold the same information? Bright blocks are stretches of depth where little changes.",
+        [
+            Panel("cka", "Likeness of features",
+              "1 (bright) is the same up to rotation and scale, 0 (dark) is unrelated.",
+                  matrix("cka", "Linear CKA between points of the depth", cka, across,
+                         f"depth of {printable(subject.model)}", "linear CKA"))
+        ],
+        ("depth", "operation", "kind", "like the last"),
+        [
+            (str(i + 1), name, kind, f"{cka[i, -1]:.3f}")
+            for i, (name, kind) in enumerate(zip(result.rows, result.row_kinds, strict=True))
+        ],
+        (("linear CKA",
+          f"unbiased over minibatches of {result.images} images (Kornblith et al. 2019; Nguyen et al. 2021)"),),
+    )  # fmt: skip
+
+
+def _position(result: Any, subject: Subject, other: Any) -> Page:
+    points, names = result.points, {"zeros": "zero padding", "reflect": "reflection", "circular": "wrapping around"}
+    last = points[-1]
+    said = ", ".join(f"{_share(last.r2[padding])} with {names.get(padding, padding)}" for padding in result.paddings)
+    return Page(
+        f"Of where it is in the image, a unit at the end tells {said}.",
+        "Do the features know where they are? A CNN can only learn it from the border of zeros around its maps; "
+        "position "
+        "embeddings tell a Transformer.",
+        [
+            Panel("position", "How well a place can be read off the features",
+                  "1: row and column are known exactly; 0: not at all. If only zero padding is high, the border tells.",
+                  lines("position", "R squared of a linear probe of row and column by depth",
+                        [(names.get(padding, padding), [*range(1, len(points) + 1)],
+                          [max(-0.25, p.r2[padding]) for p in points]) for padding in result.paddings],
+                        DEPTH, "cross-validated R²"))
+        ],
+        ("operation", "kind", "map", *(f"R², {names.get(padding, padding)}" for padding in result.paddings)),
+        [
+            (p.name, p.kind, f"{p.size[0]}×{p.size[1]}", *(f"{p.r2[padding]:.3f}" for padding in result.paddings))
+            for p in points
+        ],
+        (
+            ("R²", "share of the variance of row and column that a linear (ridge) probe explains on images it was not "
+             "fitted to; images are rolled by chance first"),
+            ("padding", "of the convolutions, changed after training: the model itself may work worse so"),
+        ),
+    )  # fmt: skip
+
+
+def _robustness(result: Any, subject: Subject, other: Any) -> Page:
+    score = "accuracy" if result.labelled else "answers that stay"
+    low, high = (next(c for c in result.curves if c.name.startswith(name)) for name in ("low", "high"))
+    gap, doubt = np.mean(high.score) - np.mean(low.score), result.images**-0.5
+    finding = "Noise of low and of high frequency hurts it about alike."
+    if abs(gap) > doubt:
+        finding = f"{'High' if gap < 0 else 'Low'}-frequency noise hurts it more than the other kind."
+    if result.shape is not None:
+        gap = result.shape - result.texture
+        cue = "neither more often" if abs(gap) < doubt else f"the {'outlines' if gap > 0 else 'texture'} more often"
+        finding += f" Where outlines and texture disagree, it follows {cue}."
+    panels = [
+        Panel(
+            "noise", "Noise", "The line that falls sooner is the frequency that the model relies on.",
+            lines("noise", "Score against noise of low and high frequency",
+                  [(c.name, c.levels, [100 * s for s in c.score]) for c in (low, high)],
+                  "noise / deviation of the image", f"{score}, %", level=("undisturbed", 100 * result.clean), log=True),
+        )
+    ]  # fmt: skip
+    for curve, text in (
+        ("occlusion", "A flat line means that any part of the object will do."),
+        ("shuffled patches", "What stays when patches change places is not read off the arrangement of parts."),
+    ):
+        found = next(c for c in result.curves if c.name == curve)
+        xs = found.levels if curve != "occlusion" else [100 * level for level in found.levels]
+        unit = found.unit if curve != "occlusion" else "patches hidden, %"
+        name = curve.split()[0]
+        panels.append(
+            Panel(
+                name, curve.capitalize(), text,
+                lines(name, f"Score under {curve}", [(curve, xs, [100 * s for s in found.score])], unit, f"{score}, %",
+                      level=("undisturbed", 100 * result.clean), log=curve != "occlusion"),
+            )
+        )  # fmt: skip
+    if result.shape is not None:
+        cues = [Bar("outlines", "convolution"), Bar("texture", "attention")]
+        panels.append(
+            Panel(
+                "conflict", "Outlines against texture",
+                "Images with the outlines of one class and the texture of another: which one is the answer?",
+                bars("conflict", "Answers by outlines and by texture", cues, [100 * result.shape, 100 * result.texture],
+                     "answers, % of the joined images"),
+            )
+        )  # fmt: skip
+    rows = [
+        (c.name, f"{level:g}", f"{100 * s:.1f}")
+        for c in result.curves
+        for level, s in zip(c.levels, c.score, strict=True)
+    ]
+    if result.shape is not None:
+        rows += [("conflict: outlines", "–", f"{100 * result.shape:.1f}"), ("conflict: texture", "–",
+                  f"{100 * result.texture:.1f}")]  # fmt: skip
+    return Page(
+        finding,
+        "What do the answers survive, and which cue do they follow?",
+        panels,
+        ("disturbance", "level", f"{score}, %"),
+        [("none", "–", f"{100 * result.clean:.1f}"), *rows],
+        (
+            ("low, high frequency", "below a third and above two thirds of the finest pattern that the image can hold"),
+            ("conflict",
+              f"{result.conflicts} images joined of the outlines (phase) of one and the texture (amplitudes) of "
+             "another class: share answered as either"),
+        ),
+    )  # fmt: skip
+
+
+def _features(result: Any, subject: Subject, other: Any) -> Page:
+    streams = {layout: [p for p in result.points if p.layout == layout] for layout in ("map", "tokens")}
+    streams = {layout: points for layout, points in streams.items() if points}
+    called = {"map": "maps", "tokens": "tokens"}
+    shown = min(2, len(subject.pictures))
+    rows, under = [], []
+    for i in range(shown):
+        for layout, points in streams.items():
+            chosen = _some(points, MOST_PICTURES - 1)
+            rows.append((called[layout], [subject.pictures[i], *(p.strength[i] for p in chosen)]))
+            under.append(subject.pictures[i])
+    held = [
+        f"{100 * _half(points[-1].strength):.0f} % of the places in its {called[of]}" for of, points in streams.items()
+    ]
+    finding = f"At the end, half of the strength lies in {' and '.join(held)}; evenly spread, it would be 50 %."
+    first = result.first
+    return Page(
+        finding,
+        "What do the features look like? Edges and texture at first, whole objects later.",
+        [
+            Panel("first", "First-layer responses",
+                  f"Single channels of “{printable(first.name)}” for the first image, the most varied ones.",
+                  pictures("first", "First-layer responses", [("", [subject.pictures[0], *first.channels])],
+                           ["image", *(f"channel {i + 1}" for i in range(len(first.channels)))]), wide=True),
+            Panel("streams", "Features by depth",
+                  "Bright places answer most strongly (root mean square over channels); from left to right the depth "
+                  "grows.",
+                  pictures("streams", "Strength of the features by depth", rows, ["image", *("" for _ in range(7))]),
+                  wide=True),
+        ],
+        ("operation", "kind", "stream", "map"),
+        [(p.name, p.kind, called[p.layout], f"{p.strength.shape[1]}×{p.strength.shape[2]}") for p in result.points],
+    )  # fmt: skip
+
+
+PAGES: Mapping[str, Callable[[Any, Subject, Any], Page]] = {
+    "fourier": _fourier,
+    "attention": _attention,
+    "receptive-field": _receptive_field,
+    "locality": _locality,
+    "features": _features,
+    "cam": _cam,
+    "similarity": _similarity,
+    "position": _position,
+    "robustness": _robustness,
+}
+
+
+def _half(strength: np.ndarray) -> float:
+    """Least share of the places that hold half of the squared strength, mean over images."""
+    energy = np.sort(np.square(strength.reshape(len(strength), -1)), axis=1)[:, ::-1].cumsum(1)
+    return float((energy < energy[:, -1:] / 2).mean())
+
+
+def _kind(kind: str) -> str:
+    return {"mlp": "the MLP"}.get(kind, kind)
+
+
+def _effect(change: float) -> str:
+    """What a change of log-amplitude in nats does to fine detail."""
+    if abs(change) < HARDLY:
+        return "hardly changes fine detail"
+    return f"{'blurs' if change < 0 else 'sharpens'} ({_signed(change, 2)} nats)"
+
+
+def _signed(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def _share(r2: float) -> str:
+    return f"{100 * max(0.0, r2):.0f} %"
+
+
+def _some(points: Sequence[Any], count: int) -> list[Any]:
+    """Points spread evenly over the depth, the first and the last among them."""
+    if len(points) <= count:
+        return [*points]
+    return [points[i] for i in np.linspace(0, len(points) - 1, count).round().astype(int)]
