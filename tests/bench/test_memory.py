@@ -4,8 +4,9 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from glocal.bench import peak_training_memory
+from glocal.bench import peak_inference_memory, peak_training_memory
 
 MIB = 2**20
 
@@ -76,6 +77,48 @@ def test_another_loss():
     assert peak_training_memory(TwoHeads(), (2, 3, 8, 8), loss=lambda heads: sum(h.sum() for h in heads)) > 0
 
 
+def test_inference_of_a_wide_layer_by_hand():
+    # weight, batch, output
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 512, bias=False))
+    expected = 4 * (1024 * 512 + 2048 * 1024 + 2048 * 512)
+    assert peak_inference_memory(model, (2048, 1, 32, 32)) * MIB == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_inference_keeps_no_activations(depth):
+    # the batch, what the last tanh is given and what it gives, however many there are
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Tanh() for _ in range(depth)))
+    bytes_of_map = 4 * 64 * 128 * 128
+    assert peak_inference_memory(model, (64, 1, 128, 128)) * MIB == pytest.approx(3 * bytes_of_map, rel=1e-5)
+
+
+def test_inference_sees_into_operators_that_are_made_of_others():
+    class Attends(nn.Module):
+        def forward(self, x):
+            with sdpa_kernel(SDPBackend.MATH):
+                return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    tokens, dim = 512, 8
+    peak = peak_inference_memory(Attends(), (1, 1, tokens, dim)) * MIB
+    assert peak >= 4 * tokens * tokens  # the scores
+
+
+def test_inference_at_half_precision_casts_weights_and_halves_activations():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh(), nn.Tanh())
+    bytes_of_map = 4 * 64 * 128 * 128
+    peak = peak_inference_memory(model, (64, 1, 128, 128), precision="bf16") * MIB
+    assert peak == pytest.approx((1 + 2 / 2) * bytes_of_map, rel=1e-4)  # the batch; the map before and after the tanh
+
+
+def test_inference_repeats_and_leaves_the_model():
+    model = timm.create_model("resnet10t", num_classes=3).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    peaks = [peak_inference_memory(model, (n, 3, 32, 32)) for n in (8, 8, 16)]
+    assert peaks[0] == peaks[1] < peaks[2] < peak_training_memory(model, (16, 3, 32, 32))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_by_hand():
     model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 1024, bias=False))
@@ -83,3 +126,6 @@ def test_cuda_by_hand():
     first = peak_training_memory(model, (1, 1, 32, 32), "cuda")
     assert 6 * weight <= first * MIB <= 6.5 * weight
     assert peak_training_memory(model, (1, 1, 32, 32), "cuda") == first
+    inference = peak_inference_memory(model, (1, 1, 32, 32), "cuda")
+    assert weight <= inference * MIB <= 1.5 * weight
+    assert peak_inference_memory(model, (1, 1, 32, 32), "cuda") == inference

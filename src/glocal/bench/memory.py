@@ -1,4 +1,4 @@
-"""Peak memory of a training step, from the allocations of tensors and not from the size of the process."""
+"""Peak memory of inference and of a training step, from the allocations of tensors and not the size of the process."""
 
 import copy
 import weakref
@@ -6,12 +6,42 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from glocal.bench.passes import Loss, inference_pass, training_step
+
 MIB = 2**20
+
+
+def peak_inference_memory(
+    model: nn.Module,
+    batch_shape: tuple[int, int, int, int],
+    device: str | torch.device = "cpu",
+    *,
+    precision: str = "32",
+) -> float:
+    """Peak memory of one forward pass in eval mode and without gradients, in MiB.
+
+    Counted is all that lives at the worst moment: parameters, buffers, the batch and the results of operators that are
+    still in use; at another precision the casts of the weights that autocast keeps during the pass. Measured on a copy,
+    as `peak_training_memory` is.
+
+    Args:
+        model: is left as it is.
+        batch_shape: (B, C, H, W).
+        device: "cpu" or a CUDA device.
+        precision: "32", "bf16" or "fp16".
+    """
+
+    def prepare(images: Tensor) -> tuple[nn.Module, Callable[[], None]]:
+        copied = copy.deepcopy(model).to(images.device).eval()
+        return copied, inference_pass(copied, images, precision=precision)
+
+    # not inference mode: there an operator that is made of others would be seen as one, without what it holds inside
+    with torch.no_grad():
+        return _peak(prepare, batch_shape, torch.device(device)) / MIB
 
 
 def peak_training_memory(
@@ -19,7 +49,8 @@ def peak_training_memory(
     batch_shape: tuple[int, int, int, int],
     device: str | torch.device = "cpu",
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Loss | None = None,
+    precision: str = "32",
 ) -> float:
     """Peak memory of one training step with AdamW, in MiB.
 
@@ -32,58 +63,55 @@ def peak_training_memory(
 
     Args:
         model: is left as it is.
-        batch_shape: (N, C, H, W).
+        batch_shape: (B, C, H, W).
         device: "cpu" or a CUDA device.
-        loss: scalar loss from the model's output; by default cross-entropy of (N, K) logits against class 0.
+        loss: scalar loss from the model's output; by default cross-entropy of (B, K) logits against class 0.
+        precision: "32", "bf16" or "fp16".
     """
-    device = torch.device(device)
+
+    def prepare(images: Tensor) -> tuple[nn.Module, Callable[[], None]]:
+        copied = copy.deepcopy(model).to(images.device).train()
+        return copied, training_step(copied, images, loss=loss, precision=precision)
+
+    with torch.enable_grad():
+        return _peak(prepare, batch_shape, torch.device(device)) / MIB
+
+
+def _peak(
+    prepare: Callable[[Tensor], tuple[nn.Module, Callable[[], None]]], shape: tuple[int, ...], device: torch.device
+) -> int:
+    """Bytes at the worst moment of the second run of what is prepared for a batch."""
     cuda = device.type == "cuda"
-    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if cuda else []):
-        return (_peak_on_cuda if cuda else _peak_on_cpu)(model, batch_shape, device, loss or _cross_entropy) / MIB
-
-
-def _cross_entropy(logits: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        return (_peak_on_cuda if cuda else _peak_on_cpu)(prepare, shape, device)
 
 
 def _peak_on_cpu(
-    model: nn.Module, shape: tuple[int, ...], device: torch.device, loss: Callable[[Any], torch.Tensor]
+    prepare: Callable[[Tensor], tuple[nn.Module, Callable[[], None]]], shape: tuple[int, ...], device: torch.device
 ) -> int:
-    model, images, step = _training_step(model, shape, device, loss)
+    images = torch.zeros(shape, device=device)
+    model, run = prepare(images)
     with _LiveStorages([*model.parameters(), *model.buffers(), images]) as live:
-        step()
+        run()
         live.peak = live.now
-        step()
+        run()
     return live.peak
 
 
 def _peak_on_cuda(
-    model: nn.Module, shape: tuple[int, ...], device: torch.device, loss: Callable[[Any], torch.Tensor]
+    prepare: Callable[[Tensor], tuple[nn.Module, Callable[[], None]]], shape: tuple[int, ...], device: torch.device
 ) -> int:
-    nn.Linear(8, 8, device=device)(torch.zeros(8, 8, device=device)).sum().backward()  # cuBLAS takes its workspaces
+    with torch.enable_grad():  # cuBLAS takes its workspaces
+        nn.Linear(8, 8, device=device)(torch.zeros(8, 8, device=device)).sum().backward()
     before = torch.cuda.memory_allocated(device)
-    _, _, step = _training_step(model, shape, device, loss)
-    step()
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _training_step(
-    model: nn.Module, shape: tuple[int, ...], device: torch.device, loss: Callable[[Any], torch.Tensor]
-) -> tuple[nn.Module, torch.Tensor, Callable[[], None]]:
-    """A copy of the model in training mode, its batch, and the function that takes one step with them."""
-    model = copy.deepcopy(model).to(device).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    optimizer.zero_grad()
     images = torch.zeros(shape, device=device)
-
-    def step() -> None:
-        loss(model(images)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return model, images, step
+    model, run = prepare(images)
+    run()
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    peak = torch.cuda.max_memory_allocated(device)
+    del model
+    return peak - before
 
 
 class _LiveStorages(TorchDispatchMode):

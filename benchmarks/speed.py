@@ -1,0 +1,369 @@
+"""Speed and memory of our models against what a user could take instead, on this machine.
+
+    python benchmarks/speed.py [--models botnet50,...] [--parts eager,runtimes,training,memory,sides] [--seconds 6]
+
+Beside ours, in interleaved rounds of one process: the plain writing of each paper's formula (`benchmarks/baselines`),
+and what timm, torchvision and transformers have of the same function; all with the same weights, and their outputs
+compared. Written after each model into docs/results/speed.json, and docs/results/speed.md from it.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it: threads sleep while they wait
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.baselines import plain
+
+import glocal
+from glocal.bench import Row, compare, count_macs, describe_environment, measure_limits, peak_inference_memory
+from glocal.bench.peers import is_installed, make_peer, peers_of, stir
+from glocal.export import export_model, load_exported
+from glocal.files import atomic_write_text
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "speed.json"
+BATCHES = (1, 8)
+TRAINED = 4
+"""Images of a training step."""
+SIDES = (224, 320, 448, 640, 896, 1024)
+PARTS = ("eager", "runtimes", "training", "memory", "sides")
+
+# Model -> asked: eager against the best eager peer, exported against it, a training step against the plain form, and
+# the side in pixels at which memory is measured with the share of the plain form's that it may take.
+ASKED: dict[str, tuple[float, float, float, tuple[int, float] | None]] = {
+    "glocal_resnet50": (1.0, 1.8, 1.0, None),
+    "glocal_vit_small_patch16_224": (1.0, 1.8, 1.0, None),
+    "glocal_vit_base_patch16_224": (1.0, 1.8, 1.0, None),
+    "botnet50": (1.05, 1.7, 1.05, (1024, 1 / 4)),
+    "t2t_vit_14": (1.1, 1.8, 1.1, None),
+    "t2t_vit_t_14": (1.4, 2.5, 1.15, (448, 1 / 8)),
+    "cvt_13": (1.1, 2.0, 1.1, (1024, 1 / 20)),
+    "cat_small": (1.1, 2.0, 1.3, (896, 1 / 2.5)),
+    "conformer_small_patch16": (1.15, 1.9, 1.2, (1024, 1 / 3)),
+}
+
+
+def ours(name: str, image_size: int = 224) -> nn.Module:
+    """Our model with weights and statistics drawn anew, so that no part of it is idle."""
+    torch.manual_seed(0)
+    model = glocal.create_model(name, img_size=image_size).eval()
+    stir(model, image_size)
+    return model
+
+
+def peers(name: str, model: nn.Module) -> dict[str, nn.Module]:
+    """The plain form, and what installed packages have of the same function."""
+    found = {"plain": plain(name, model)}
+    for peer in filter(is_installed, peers_of(name)):
+        made = make_peer(peer, name, model, 224)
+        if made.same_function:
+            found[made.source] = made.model.eval()
+            found[f"{made.source}, channels last"] = _channels_last(made.model)
+    if "resnet" in name or "botnet" in name or "conformer" in name:
+        found["plain, channels last"] = _channels_last(plain(name, model))
+    return found
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+
+
+def difference(model: Callable[[torch.Tensor], torch.Tensor], other: Callable[..., Any], size: int = 224) -> float:
+    """Largest difference of their outputs, as a share of the largest output."""
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(images)
+        return float((other(images) - expected).abs().max() / expected.abs().max())
+
+
+def rows(found: list[Row]) -> list[dict[str, Any]]:
+    """What is kept of a measurement: each model's time and how many times ours it is."""
+    return [
+        {
+            "name": row.name, "ms": row.ms, "ratio": row.ratio, "low": row.ratio_low, "high": row.ratio_high,
+            "rounds": row.rounds, "error": row.error,
+        }
+        for row in found
+    ]  # fmt: skip
+
+
+def eager(name: str, seconds: float) -> dict[str, Any]:
+    """Inference as torch runs it, against all peers."""
+    model = ours(name)
+    others = peers(name, model)
+    found: dict[str, Any] = {"differences": {label: difference(model, other) for label, other in others.items()}}
+    optimized = glocal.optimize(model)
+    found["differences"]["optimized"] = difference(model, optimized)
+    contenders = {"ours": model, "optimized": optimized, **others}
+    for batch in BATCHES:
+        found[str(batch)] = rows(compare(contenders, "ours", batch_size=batch, seconds=seconds))
+    return found
+
+
+def runtimes(name: str, seconds: float) -> dict[str, Any]:
+    """Our exported files against the eager peers, and against the plain form exported alike."""
+    model = ours(name)
+    others = peers(name, model)
+    found: dict[str, Any] = {"differences": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in BATCHES:
+            contenders: dict[str, Any] = {"ours": model, **others}
+            for label, source in (("ours", model), ("plain", others["plain"])):
+                for to, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+                    end = {"onnx": ".onnx", "openvino": ".xml"}[to]
+                    file = Path(folder) / f"{label}-{batch}{end}"
+                    try:
+                        export_model(source, file, to=to, image_size=224, batch_size=batch)
+                        run = load_exported(file, runtime=runtime, threads=torch.get_num_threads())
+                    except Exception as error:  # the plain form may not export: that is a finding too
+                        found["differences"][f"{label} in {runtime}, batch {batch}"] = str(error).splitlines()[0][:200]
+                        continue
+                    contenders[f"{label} in {runtime}"] = run
+            found[str(batch)] = rows(compare(contenders, "ours", batch_size=batch, seconds=seconds))
+    return found
+
+
+def training(name: str, seconds: float) -> dict[str, Any]:
+    """A training step: forward, loss, backward, AdamW."""
+    model = ours(name)
+    others = {label: other for label, other in peers(name, model).items() if "channels last" not in label}
+    if name.startswith("cat"):
+        others["plain, checkpointed as released"] = plain(name, model, checkpoint=True)
+    contenders = {"ours": model, **others}
+    return {str(TRAINED): rows(compare(contenders, "ours", batch_size=TRAINED, seconds=seconds, train=True))}
+
+
+def memory(name: str, seconds: float) -> dict[str, Any]:
+    """Peak of a forward pass of one image at high resolution, by the sizes of all live tensors."""
+    asked = ASKED[name][3]
+    if asked is None:
+        return {}
+    side = asked[0]
+    model = ours(name, side)
+    found = {"side": side}
+    for label, one in (("ours", model), ("plain", plain(name, model, image_size=side))):
+        weights = sum(t.numel() * t.element_size() for t in (*one.parameters(), *one.buffers())) / 2**20
+        found[label] = peak_inference_memory(one, (1, 3, side, side)) - weights
+    return found
+
+
+def sides(name: str, seconds: float) -> dict[str, Any]:
+    """Time and memory against the side of the image, with the exponents between 224 pixels and the largest."""
+    found: dict[str, Any] = {}
+    for side in SIDES:
+        model = ours(name, side)
+        timed = compare({"ours": model}, "ours", image_size=side, batch_size=1, seconds=seconds / 3)[0]
+        found[str(side)] = {
+            "ms": timed.ms,
+            "mib": peak_inference_memory(model, (1, 3, side, side)),
+            "gmacs": count_macs(model, side) / 1e9,
+            "error": timed.error,
+        }
+    first, last = found[str(SIDES[0])], found[str(SIDES[-1])]
+    if first["ms"] and last["ms"]:
+        growth = math.log(SIDES[-1] / SIDES[0])
+        found["exponents"] = {key: math.log(last[key] / first[key]) / growth for key in ("ms", "mib", "gmacs")}
+    return found
+
+
+def best(found: list[dict[str, Any]], wanted: Callable[[str], bool]) -> dict[str, Any] | None:
+    """The fastest of those whose names are wanted."""
+    return min((row for row in found if row["ms"] and wanted(row["name"])), key=lambda row: row["ratio"], default=None)
+
+
+def is_peer(name: str) -> bool:
+    """Whether a row is another's model in eager torch."""
+    return name not in ("ours", "optimized") and " in " not in name
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/results/speed.md."""
+    machine = results["environment"]
+    lines = [
+        "# Speed and memory",
+        "",
+        f"By `{results['command']}` on {results['date']}: {machine['cpu']}, {machine['threads']} threads, float32, "
+        f"torch {machine['torch']}, timm {machine['timm']}. Ratios are medians of pairs from interleaved rounds of one "
+        "process, in brackets their 90 % interval; above 1 ours is the faster. All compute the same function with the "
+        f"same weights (largest difference of outputs in speed.json). {results['note']}",
+        "",
+        f"The machine gave {results['limits']['gflops']:.0f} GFLOP/s in its fastest matrix product and "
+        f"{results['limits']['gb_per_s']:.0f} GB/s from memory. Nothing here was measured on a GPU.",
+        "",
+    ]
+    lines += _eager_table(results) + _runtime_table(results) + _training_table(results) + _memory_table(results)
+    lines += _sides_table(results)
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def _holds(ratio: float, asked: float) -> str:
+    return "yes" if ratio >= asked else "**no**"
+
+
+def _eager_table(results: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Inference, eager, 224 pixels",
+        "",
+        "| model | batch | ours, ms | best peer | its time over ours | asked | holds | plain over ours "
+        "| ours over optimized |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, parts in results["models"].items():
+        for batch in BATCHES:
+            found = parts.get("eager", {}).get(str(batch))
+            if found:
+                by_name = {row["name"]: row for row in found}
+                peer = best(found, is_peer)
+                faster = by_name.get("optimized", {}).get("ratio")
+                lines.append(
+                    f"| {name} | {batch} | {by_name['ours']['ms']:.1f} | {peer['name'] if peer else ''} "
+                    f"| {_ratio(peer)} "
+                    f"| {ASKED[name][0]} | {_holds(peer['ratio'], ASKED[name][0]) if peer else ''} "
+                    f"| {_ratio(by_name.get('plain'))} | {1 / faster if faster else math.nan:.2f} |"
+                )
+    return [*lines, ""]
+
+
+def _runtime_table(results: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Exported, 224 pixels",
+        "",
+        "The time of the best eager peer over that of our file, in the better of ONNX Runtime and OpenVINO; and the "
+        "plain form exported by the same call, in its better runtime, over ours.",
+        "",
+        "| model | batch | best peer over ours exported | asked | holds | runtime | plain exported over ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, parts in results["models"].items():
+        for batch in BATCHES:
+            found = parts.get("runtimes", {}).get(str(batch))
+            if found:
+                peer = best(found, is_peer)
+                file = best(found, lambda row: row.startswith("ours in "))
+                theirs = best(found, lambda row: row.startswith("plain in "))
+                if peer and file:
+                    ratio = peer["ratio"] / file["ratio"]
+                    lines.append(
+                        f"| {name} | {batch} | {ratio:.2f} | {ASKED[name][1]} | {_holds(ratio, ASKED[name][1])} "
+                        f"| {file['name'].removeprefix('ours in ')} "
+                        f"| {theirs['ratio'] / file['ratio'] if theirs else math.nan:.2f} |"
+                    )
+    return [*lines, ""]
+
+
+def _training_table(results: dict[str, Any]) -> list[str]:
+    lines = [
+        f"## A training step, {TRAINED} images of 224 pixels",
+        "",
+        "| model | ours, ms | plain over ours | asked | holds | others over ours |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, parts in results["models"].items():
+        found = parts.get("training", {}).get(str(TRAINED))
+        if found:
+            by_name = {row["name"]: row for row in found}
+            reference = by_name.get("plain, checkpointed as released", by_name["plain"])
+            aside = [row for row in found if row["name"] not in ("ours", reference["name"]) and row["ratio"]]
+            others = "; ".join(f"{row['name']} {row['ratio']:.2f}" for row in aside)
+            lines.append(
+                f"| {name} | {by_name['ours']['ms']:.0f} | {_ratio(reference)} | {ASKED[name][2]} "
+                f"| {_holds(reference['ratio'], ASKED[name][2])} "
+                f"| {others} |"
+            )
+    return [*lines, ""]
+
+
+def _memory_table(results: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Memory of a forward pass, one image",
+        "",
+        "Peak of all live tensors without the weights, which are the same; scratch space inside a kernel is not in it.",
+        "",
+        "| model | side | ours, MiB | plain, MiB | ours over plain | asked | holds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, parts in results["models"].items():
+        found, asked = parts.get("memory"), ASKED[name][3]
+        if found and asked:
+            share = found["ours"] / found["plain"]
+            lines.append(
+                f"| {name} | {found['side']} | {found['ours']:.0f} | {found['plain']:.0f} | 1/{1 / share:.1f} "
+                f"| 1/{1 / asked[1]:.1f} | {'yes' if share <= asked[1] else '**no**'} |"
+            )
+    return [*lines, ""]
+
+
+def _sides_table(results: dict[str, Any]) -> list[str]:
+    measured = {name: parts["sides"] for name, parts in results["models"].items() if "sides" in parts}
+    if not measured:
+        return []
+    lines = [
+        "## Against the side of the image",
+        "",
+        "Milliseconds / MiB (weights included) for one image, and the exponents between the smallest and largest side: "
+        "2 is in proportion to the number of pixels.",
+        "",
+        "| model | " + " | ".join(map(str, SIDES)) + " | exponent of time | of memory | of MACs |",
+        "| --- " * (len(SIDES) + 4) + "|",
+    ]
+    for name, found in measured.items():
+        cells = [
+            f"{at['ms']:.0f} / {at['mib']:.0f}" if at["ms"] else at["error"] for at in map(found.get, map(str, SIDES))
+        ]
+        exponents = found.get("exponents", {})
+        lines.append(
+            f"| {name} | " + " | ".join(cells) + f" | {exponents.get('ms', math.nan):.2f} | "
+            f"{exponents.get('mib', math.nan):.2f} | {exponents.get('gmacs', math.nan):.2f} |"
+        )
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Measure what is asked for, keep the rest of what was measured before."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(ASKED))
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each contender of a measurement")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--page", action="store_true", help="only write the page again")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"models": {}}
+    if not args.page:
+        results |= {
+            "command": "python benchmarks/speed.py",
+            "date": date.today().isoformat(),
+            "environment": describe_environment(),
+            "limits": vars(measure_limits()),
+            "note": "Its cores are shared with other work: ratios hold, times vary by 20 to 30 %.",
+        }
+        for name in args.models.split(","):
+            for part in args.parts.split(","):
+                measure: Callable[[str, float], dict[str, Any]] = globals()[part]
+                results["models"].setdefault(name, {})[part] = measure(name, args.seconds)
+                atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
+                print(f"{name}: {part}", flush=True)
+        results["models"] = {name: results["models"][name] for name in ASKED if name in results["models"]}
+        atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
+    atomic_write_text(OUT.with_suffix(".md"), page(results))
+
+
+if __name__ == "__main__":
+    main()

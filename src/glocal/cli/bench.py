@@ -1,0 +1,153 @@
+"""`glocal bench`: how fast models are on this machine, beside other packages' and in other runtimes."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glocal.cli import app
+from glocal.errors import GlocalError
+from glocal.files import check_writable
+
+if TYPE_CHECKING:
+    from glocal.bench.suite import Load, Settings
+
+DEFAULT_MODELS = ["glocal_resnet50", "botnet50", "glocal_vit_small_patch16_224", "t2t_vit_14", "cvt_13"]
+"""One a family, of 20 to 26 million parameters."""
+EPILOG = """\
+\b
+Examples:
+  glocal bench                                          five families at batch 1
+  glocal bench botnet50 resnet50 --batch 1,8            any model of glocal or timm
+  glocal bench glocal_resnet50 --peers --threads 2      torchvision's, timm's, transformers' beside it
+  glocal bench cvt_13 --runtime eager,compile,onnxruntime
+  glocal bench conformer_small_patch16 --train --memory --precision bf16 --device cuda --batch 8,64
+  glocal bench --size 224,384 --out bench               results.json, results.csv, bench.svg
+
+\b
+Exit codes:
+  0 finished; what could not be measured says why in its row
+  1 nothing could be measured
+  2 the call is wrong
+  130 stopped by Ctrl-C: --out has what was finished
+"""
+
+
+@app.command(epilog=EPILOG)
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODELS", help="Names of glocal's or timm's models; default: one a family."),
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N,N", help="Images in a pass.")] = "1",
+    size: Annotated[str, typer.Option(metavar="N,N", help="Sides of the images, in pixels.")] = "224",
+    peers: Annotated[
+        bool, typer.Option("--peers", help="The same models of other installed packages, with the same weights.")
+    ] = False,
+    train: Annotated[bool, typer.Option("--train", help="Training steps too: forward, loss, backward, AdamW.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Peak memory too, of what runs in eager mode.")] = False,
+    precision: Annotated[str, typer.Option(help="32, or bf16 or fp16 by autocast.")] = "32",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads of the CPU; default: torch's.", show_default=False)
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(metavar="A,B", help="eager, compile (torch.compile), onnxruntime, openvino.")
+    ] = "eager",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What all are compared with; default: each model's own first row, or the first model.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    seconds: Annotated[float, typer.Option(help="For each row, its warm-up not counted.")] = 2.0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for results and a plot.")] = None,
+) -> None:
+    """Measure how fast models are on this machine, in interleaved rounds: times, their ratios, share of its limit.
+
+    A ratio is a row's time over that of its reference in the same round: the median of all rounds, with a 90 %
+    interval. It holds on a machine that others use too, where times alone do not.
+    """
+    from rich.console import Console
+
+    from glocal.bench.suite import Settings, run_suite
+    from glocal.cli._bench_display import Watcher, conclude
+    from glocal.training import check_model, create, resolve_device
+
+    names = [name.strip() for item in models or DEFAULT_MODELS for name in item.split(",") if name.strip()]
+    for name in names:
+        check_model(name)
+    settings = Settings(
+        models=tuple(dict.fromkeys(names)),
+        batch_sizes=_numbers("batch", batch),
+        image_sizes=_numbers("size", size),
+        runtimes=tuple(dict.fromkeys(name.strip() for name in runtime.split(","))),
+        precision=precision,
+        device=resolve_device(device),
+        threads=threads,
+        peers=peers,
+        train=train,
+        memory=memory,
+        seconds=seconds,
+        reference=reference,
+    )
+    if out is not None:
+        check_writable(out)
+    watcher = Watcher(Console(stderr=True, highlight=False, soft_wrap=True), out)
+    try:
+        results = run_suite(
+            settings,
+            create=lambda name, side: create(name, num_classes=1000, image_size=side, seed=0),
+            load=_loader(settings),
+            observer=watcher.update,
+            publish=watcher.publish,
+        )
+    except KeyboardInterrupt:
+        watcher.close()
+        kept = f"; {out} has what was finished" if out is not None and watcher.published else ""
+        watcher.console.print(f"Stopped{kept}.")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        raise GlocalError(f"out: cannot write ({error.strerror or error})") from error
+    finally:
+        watcher.close()
+    # a pipe has no width to fit in: whole rows for grep, not rich's 80 columns
+    conclude(Console(width=None if sys.stdout.isatty() else 240, highlight=False), results, out)
+    if all(row["ms"] is None for row in results["rows"]):
+        raise typer.Exit(1)
+
+
+def _numbers(what: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(item) for item in text.split(",")))
+    except ValueError:
+        raise GlocalError(f"{what}: expected whole numbers such as 1,8,32; got {text!r}") from None
+
+
+def _loader(settings: "Settings") -> "Load":
+    """Puts a model on a runtime through a file."""
+
+    def load(model: Any, runtime: str, image_size: int, batch_size: int) -> Any:
+        import torch
+
+        from glocal.export import export_model, load_exported
+
+        with tempfile.TemporaryDirectory() as folder:
+            openvino = runtime == "openvino"
+            path = Path(folder) / ("model.xml" if openvino else "model.onnx")
+            export_model(
+                model,
+                path,
+                to="openvino" if openvino else "onnx",
+                image_size=image_size,
+                batch_size=batch_size,
+                half=settings.precision == "fp16",
+            )
+            threads = settings.threads or torch.get_num_threads()
+            return load_exported(path, runtime="openvino" if openvino else "onnxruntime", threads=threads)
+
+    return load
