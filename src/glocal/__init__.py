@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from glocal._timm_hook import register_with_timm
 
 if TYPE_CHECKING:
-    from glocal.models import convert_checkpoint, create_model, insert_attention, list_models
+    from glocal.models import convert_checkpoint, create_model, insert_attention, list_models, optimize
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert_checkpoint", "create_model", "insert_attention", "list_models"]
+__all__ = ["__version__", "convert_checkpoint", "create_model", "insert_attention", "list_models", "optimize"]
 
 _ROOMS = frozenset(
-    "bench checkpoints cli comparison data errors heads inference layers models report training".split()  # noqa: SIM905
+    "bench checkpoints cli comparison data errors export heads inference layers models report training".split()  # noqa: SIM905
 )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from glocal.layers import MHSA2d, NonLocal2d, SelfAttention
+from glocal.layers import MHSA2d, NonLocal2d, SelfAttention, attention
 from tests.randomized import wild
 
 
@@ -148,3 +148,16 @@ def test_non_local_starts_as_the_identity():
 def test_wrong_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         MHSA2d(8, **{"num_heads": 2, **kwargs})
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "none"])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_bands_of_queries_change_nothing(kind, rows, monkeypatch):
+    """Large maps attend band by band; the last band may be lower than the others."""
+    layer = wild(MHSA2d(8, num_heads=2, size=(4, 4), position=kind))
+    x = torch.randn(2, 8, 5, 3, dtype=torch.float64)
+    whole, calls = layer(x), []
+    monkeypatch.setattr(attention, "BIAS_OF_A_BAND", rows * 5 * 3 * 3)
+    layer.attend.register_forward_pre_hook(lambda _, args: calls.append(args[0].shape[2]))
+    torch.testing.assert_close(layer(x), whole, rtol=0, atol=1e-12)
+    assert calls == {1: [3] * 5, 2: [6, 6, 3], 4: [12, 3]}[rows]

@@ -14,8 +14,8 @@ def test_down_against_loops(pooling):
     layer = wild(FCUDown(3, 4, 2, pooling=pooling))
     x = torch.randn(1, 3, 4, 6, dtype=torch.float64)
     tokens = torch.randn(1, 1 + 6, 4, dtype=torch.float64)
-    got = layer(x, tokens)
-    assert torch.equal(got[:, 0], tokens[:, 0])
+    got = layer(x, tokens) - tokens
+    torch.testing.assert_close(got[:, 0], tokens[:, 0])
     weight, bias = layer.conv_project.weight[:, :, 0, 0], layer.conv_project.bias
     for row in range(2):
         for column in range(3):
@@ -30,7 +30,8 @@ def test_down_against_loops(pooling):
 def test_up_against_loops():
     layer = wild(FCUUp(4, 3, 2))
     tokens = torch.randn(1, 1 + 6, 4, dtype=torch.float64)
-    got = layer(tokens, 4, 6)
+    x = torch.randn(1, 3, 4, 6, dtype=torch.float64)
+    got = layer(tokens, x) - x
     weight, bias = layer.conv_project.weight[:, :, 0, 0], layer.conv_project.bias
     norm = layer.bn
     for row in range(4):
@@ -43,7 +44,7 @@ def test_up_against_loops():
 def test_up_bilinear_keeps_a_constant():
     layer = wild(FCUUp(4, 3, 2, upsampling="bilinear"))
     tokens = torch.randn(1, 1, 4, dtype=torch.float64).expand(1, 7, 4)
-    got = layer(tokens, 4, 6)
+    got = layer(tokens, torch.zeros(1, 3, 4, 6, dtype=torch.float64))
     torch.testing.assert_close(got, got[:, :, :1, :1].expand_as(got))
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from glocal.layers import CrossPatchAttention, WindowAttention, from_windows, to_windows
+from glocal.layers import CrossPatchAttention, WindowAttention, from_windows, full_windows, to_windows
 from tests.randomized import wild
 
 
@@ -122,3 +122,14 @@ def test_wrong_heads_are_named():
         WindowAttention(6, 4, 7)
     with pytest.raises(ValueError, match=r"num_heads: expected a divisor of 7\^2, got 2"):
         CrossPatchAttention(7, 2)
+
+
+@pytest.mark.parametrize("layer", [WindowAttention(6, 3, 2), CrossPatchAttention(2), WindowAttention(6, 3, 2, shift=1)])
+def test_windows_stay_windows(layer):
+    """Of a map or of the windows that it fills, the same; a map with padding stays a map."""
+    wild(layer)
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    windows = full_windows(x, 2)
+    assert windows.shape == (2, 2, 3, 2, 2, 6)
+    assert torch.equal(from_windows(layer(windows), 4, 6), layer(x))
+    assert full_windows(x[:, :3], 2).shape == (2, 3, 6, 6)

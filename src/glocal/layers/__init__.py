@@ -2,6 +2,7 @@
 
 from glocal.layers.attention import Attend, ConvAttention, MHSA2d, NonLocal2d, SelfAttention
 from glocal.layers.coupling import FCUDown, FCUUp
+from glocal.layers.mlp import QuickGELU
 from glocal.layers.performer import RandomFeatureAttention
 from glocal.layers.position import (
     AbsolutePosition2d,
@@ -14,7 +15,7 @@ from glocal.layers.position import (
 )
 from glocal.layers.tokens import PatchEmbed, map_to_tokens, tokens_to_map
 from glocal.layers.tokens_to_token import ConvolutionTokens, TokensToToken
-from glocal.layers.window import CrossPatchAttention, WindowAttention, from_windows, to_windows
+from glocal.layers.window import CrossPatchAttention, WindowAttention, from_windows, full_windows, to_windows
 
 __all__ = [
     "AbsolutePosition2d",
@@ -28,12 +29,14 @@ __all__ = [
     "NoPosition2d",
     "NonLocal2d",
     "PatchEmbed",
+    "QuickGELU",
     "RandomFeatureAttention",
     "RelativePosition2d",
     "SelfAttention",
     "TokensToToken",
     "WindowAttention",
     "from_windows",
+    "full_windows",
     "map_to_tokens",
     "resample_map",
     "resample_table",

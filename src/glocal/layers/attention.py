@@ -15,6 +15,8 @@ POSITIONS: dict[str, type[nn.Module]] = {
     "none": NoPosition2d,
 }
 
+BIAS_OF_A_BAND = 32**4  # entries for each image and head: 16 MB with four heads in float32
+
 
 class Attend(nn.Module):
     """softmax(scale q k^T + bias) v (Vaswani et al. 2017, §3.2.1). Without parameters; a module so that hooks find it.
@@ -117,17 +119,35 @@ class ConvAttention(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, prefix + HW, dim) -> the same shape, for tokens of a map of this height and width."""
+        prefix, x = self.split(x, height, width)
+        q = self.heads(prefix, x, self.conv_proj_q, self.proj_q)  # (B, n, N, d)
+        return self.attended(q, prefix, x)
+
+    def of_prefix(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, prefix + HW, dim) -> (B, prefix, dim): of the output, the prefix tokens alone."""
+        prefix, x = self.split(x, height, width)
+        q = self.proj_q(prefix).unflatten(2, (-1, self.head_dim)).transpose(1, 2)  # (B, n, prefix, d)
+        return self.attended(q, prefix, x)
+
+    def split(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """(B, prefix + HW, dim) -> (B, prefix, dim) tokens, and the others as a (B, dim, H, W) view, channels last."""
         prefix, x = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
-        x = tokens_to_map(x, height, width)  # (B, dim, H, W)
-        q, k, v = (
-            linear(torch.cat((prefix, map_to_tokens(conv(x))), dim=1)).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-            for conv, linear in (
-                (self.conv_proj_q, self.proj_q),
-                (self.conv_proj_k, self.proj_k),
-                (self.conv_proj_v, self.proj_v),
-            )
-        )  # (B, n, N, d), (B, n, M, d) twice
+        return prefix, tokens_to_map(x.contiguous(), height, width)
+
+    def attended(self, q: Tensor, prefix: Tensor, x: Tensor) -> Tensor:
+        """(B, n, N, d) queries, prefix tokens and map -> (B, N, dim)."""
+        k = self.heads(prefix, x, self.conv_proj_k, self.proj_k)  # (B, n, M, d)
+        v = self.heads(prefix, x, self.conv_proj_v, self.proj_v)  # (B, n, M, d)
         return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def heads(self, prefix: Tensor, x: Tensor, conv: nn.Module, linear: nn.Module) -> Tensor:
+        """(B, P, dim) and (B, dim, H, W) -> (B, n, P + M, d): the map through its convolution, both through linear."""
+        return linear(prepend(prefix, map_to_tokens(conv(x)))).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+
+
+def prepend(prefix: Tensor, x: Tensor) -> Tensor:
+    """(B, P, C) tokens before (B, N, C) tokens; without any, the others as they are and not a copy."""
+    return torch.cat((prefix, x), dim=1) if prefix.shape[1] else x
 
 
 class DepthwiseProjection(nn.Sequential):
@@ -201,12 +221,26 @@ class MHSA2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride))."""
         height, width = x.shape[-2:]
-        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, self.head_dim))  # (B, 3, n, d, HW)
-        q, k, v = qkv.permute(1, 0, 2, 4, 3)  # (B, n, HW, d) each
+        qkv = map_to_tokens(self.qkv(x)).unflatten(2, (3, self.num_heads, self.head_dim))  # (B, HW, 3, n, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, n, HW, d) each
         q = q * self.head_dim**-0.5
-        x = self.attend(q, k, v, self.position(q, height, width))  # (B, n, HW, d)
-        x = x.transpose(2, 3).reshape(x.shape[0], -1, height, width)  # (B, dim, H, W)
-        return self.pool(x)
+        bands = [
+            self.attend(band, k, v, self.position(band, height, width, first_row)).transpose(1, 2)  # (B, hW, n, d)
+            for first_row, band in bands_of(q, height, width)
+        ]
+        return self.pool(tokens_to_map(torch.cat(bands, dim=1).flatten(2), height, width))
+
+
+def bands_of(q: Tensor, height: int, width: int) -> list[tuple[int, Tensor]]:
+    """(B, n, HW, d) queries in bands of whole rows, with the first row of each: one band on maps of up to 32x32.
+
+    The bias of all queries against all keys takes more memory than the rest of a network at detection sizes; a band's
+    stays below `BIAS_OF_A_BAND`. An exported graph has one band, as their number could not follow the size.
+    """
+    if torch.compiler.is_exporting() or (height * width) ** 2 <= BIAS_OF_A_BAND:
+        return [(0, q)]
+    rows = max(BIAS_OF_A_BAND // (height * width * width), 1)
+    return [(first, q[:, :, first * width : (first + rows) * width]) for first in range(0, height, rows)]
 
 
 class NonLocal2d(nn.Module):

@@ -9,12 +9,26 @@ from torch import Tensor, nn
 
 from glocal.layers.tokens import map_to_tokens, tokens_to_map
 
-POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
-UPSAMPLINGS = ("nearest", "bilinear")
+POOLINGS = ("avg", "max")
+
+
+def plus_nearest(x: Tensor, coarse: Tensor, stride: int) -> Tensor:
+    """(B, C, H, W) plus (B, C, H / s, W / s) repeated s x s times, by broadcasting: the repeated map is never made."""
+    x, coarse = x.permute(0, 2, 3, 1), coarse.permute(0, 2, 3, 1)
+    cells = x.unflatten(2, (-1, stride)).unflatten(1, (-1, stride))  # (B, h, s, w, s, C)
+    return (cells + coarse[:, :, None, :, None]).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def plus_bilinear(x: Tensor, coarse: Tensor, stride: int) -> Tensor:
+    """(B, C, H, W) plus (B, C, H / s, W / s) interpolated to its size."""
+    return x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear")
+
+
+UPSAMPLINGS = {"nearest": plus_nearest, "bilinear": plus_bilinear}
 
 
 class FCUDown(nn.Module):
-    """Map to tokens: 1x1 convolution, pooling, LayerNorm, GELU; the class token comes from the tokens beside it.
+    """Map to tokens: 1x1 convolution, pooling, LayerNorm, GELU, the class token again, and the sum with the tokens.
 
     Args:
         in_chs: channels of the map.
@@ -30,19 +44,21 @@ class FCUDown(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
+        # An average of what a 1x1 convolution gives is what it gives of the average: stride^2 times less to do.
+        self.average = nn.AvgPool2d(stride) if pooling == "avg" and stride > 1 else nn.Identity()
         self.conv_project = nn.Conv2d(in_chs, dim, 1)
-        self.pool = POOLINGS[pooling](stride, stride)
+        self.maximum = nn.MaxPool2d(stride) if pooling == "max" and stride > 1 else nn.Identity()
         self.ln = nn.LayerNorm(dim, eps=1e-6)
         self.act = nn.GELU()
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """(B, in_chs, H, W) map, (B, 1 + hw, dim) tokens -> (B, 1 + hw, dim)."""
-        x = map_to_tokens(self.pool(self.conv_project(x)))  # (B, hw, dim)
-        return torch.cat((tokens[:, :1], self.act(self.ln(x))), dim=1)
+        """(B, in_chs, H, W) map, (B, 1 + hw, dim) tokens -> the tokens with the map added to them."""
+        x = map_to_tokens(self.maximum(self.conv_project(self.average(x))))  # (B, hw, dim)
+        return tokens + torch.cat((tokens[:, :1], self.act(self.ln(x))), dim=1)
 
 
 class FCUUp(nn.Module):
-    """Tokens to map: the class token goes, 1x1 convolution, BatchNorm, ReLU, up-sampling.
+    """Tokens to map: the class token goes, 1x1 convolution, BatchNorm, ReLU, up-sampling, and the sum with a map.
 
     Args:
         dim: channels of a token.
@@ -59,13 +75,14 @@ class FCUUp(nn.Module):
         if upsampling not in UPSAMPLINGS:
             raise ValueError(f"upsampling: expected one of {', '.join(UPSAMPLINGS)}, got {upsampling!r}")
         self.stride = stride
-        self.upsampling = upsampling
+        self.plus = UPSAMPLINGS[upsampling]
         self.conv_project = nn.Conv2d(dim, out_chs, 1)
         self.bn = nn.BatchNorm2d(out_chs, eps=1e-6)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
 
-    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """(B, 1 + hw, dim) tokens -> (B, out_chs, H, W) map of this height and width."""
-        x = tokens_to_map(tokens[:, 1:], height // self.stride, width // self.stride)
-        x = self.act(self.bn(self.conv_project(x)))
-        return F.interpolate(x, size=(height, width), mode=self.upsampling)
+    def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """(B, 1 + hw, dim) tokens, (B, out_chs, H, W) map -> the map with the tokens added to it."""
+        height, width = x.shape[-2:]
+        coarse = tokens_to_map(tokens[:, 1:], height // self.stride, width // self.stride)
+        coarse = self.act(self.bn(self.conv_project(coarse)))  # (B, out_chs, h, w)
+        return self.plus(x, coarse, self.stride)

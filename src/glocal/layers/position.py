@@ -68,7 +68,8 @@ def sincos_position_2d(dim: int, height: int, width: int, like: Tensor) -> Tenso
 class RelativePosition2d(nn.Module):
     """Logits q_i . (r_height[row_j - row_i] + r_width[column_j - column_i]), tables shared by the heads.
 
-    Another map size than ``size`` resamples the tables.
+    Another map size than ``size`` resamples the tables. Queries of some rows of the map, the first of them `first_row`,
+    have their bias alone.
 
     Args:
         size: rows H and columns W of the map for which the tables are made.
@@ -85,14 +86,15 @@ class RelativePosition2d(nn.Module):
         self.rel_height = nn.Parameter(torch.randn(2 * height - 1, head_dim) * head_dim**-0.5)
         self.rel_width = nn.Parameter(torch.randn(2 * width - 1, head_dim) * head_dim**-0.5)
 
-    def forward(self, q: Tensor, height: int, width: int) -> Tensor:
-        """(B, n, HW, d) scaled queries -> (B, n, HW, HW) bias, query first."""
-        q = q.unflatten(2, (height, width))  # (B, n, H, W, d)
-        rel_height = resample_table(self.rel_height, 2 * height - 1)[_axis_offsets(height, q.device)]  # (H, H, d)
+    def forward(self, q: Tensor, height: int, width: int, first_row: int = 0) -> Tensor:
+        """(B, n, hW, d) scaled queries of h rows of the map -> (B, n, hW, HW) bias, query first."""
+        q = q.unflatten(2, (-1, width))  # (B, n, h, W, d)
+        offsets = _axis_offsets(height, q.device)[first_row : first_row + q.shape[2]]
+        rel_height = resample_table(self.rel_height, 2 * height - 1)[offsets]  # (h, H, d)
         rel_width = resample_table(self.rel_width, 2 * width - 1)[_axis_offsets(width, q.device)]  # (W, W, d)
-        rows = torch.einsum("bnhwd,hkd->bnhwk", q, rel_height)  # (B, n, H, W, H)
-        columns = torch.einsum("bnhwd,wkd->bnhwk", q, rel_width)  # (B, n, H, W, W)
-        bias = rows[..., :, None] + columns[..., None, :]  # (B, n, H, W, H, W)
+        rows = torch.einsum("bnhwd,hkd->bnhwk", q, rel_height)  # (B, n, h, W, H)
+        columns = torch.einsum("bnhwd,wkd->bnhwk", q, rel_width)  # (B, n, h, W, W)
+        bias = rows.contiguous()[..., :, None] + columns.contiguous()[..., None, :]  # (B, n, h, W, H, W)
         return bias.flatten(4).flatten(2, 3)
 
 
@@ -113,8 +115,8 @@ class AbsolutePosition2d(nn.Module):
         self.abs_height = nn.Parameter(torch.randn(height, head_dim) * head_dim**-0.5)
         self.abs_width = nn.Parameter(torch.randn(width, head_dim) * head_dim**-0.5)
 
-    def forward(self, q: Tensor, height: int, width: int) -> Tensor:
-        """(B, n, HW, d) scaled queries -> (B, n, HW, HW) bias, query first."""
+    def forward(self, q: Tensor, height: int, width: int, first_row: int = 0) -> Tensor:
+        """(B, n, hW, d) scaled queries of h rows of the map -> (B, n, hW, HW) bias, query first."""
         rows = resample_table(self.abs_height, height)
         columns = resample_table(self.abs_width, width)
         keys = (rows[:, None] + columns[None, :]).flatten(0, 1)  # (HW, d)
@@ -127,6 +129,6 @@ class NoPosition2d(nn.Module):
     def __init__(self, size: tuple[int, int], head_dim: int):
         super().__init__()
 
-    def forward(self, q: Tensor, height: int, width: int) -> None:
+    def forward(self, q: Tensor, height: int, width: int, first_row: int = 0) -> None:
         """No bias."""
         return

@@ -10,8 +10,8 @@ def map_to_tokens(x: Tensor) -> Tensor:
 
 
 def tokens_to_map(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, HW, C) tokens -> (B, C, H, W) map, the inverse of `map_to_tokens`."""
-    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, width)
+    """(B, HW, C) tokens -> (B, C, H, W) map, the inverse of `map_to_tokens`: a view, channels last."""
+    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # of one image too, where other ways lose the layout
 
 
 class PatchEmbed(nn.Module):

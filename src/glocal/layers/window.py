@@ -4,6 +4,8 @@ Windows that the map does not fill are padded with zeros at the bottom and right
 unmasked, as in CAT's release for dense prediction, and is cut off again.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,24 @@ def from_windows(x: Tensor, height: int, width: int) -> Tensor:
     return x[:, :height, :width]
 
 
+def by_windows(attend: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
+    """A function of windows on a map, (B, H, W, C) -> the same shape; what is in windows already stays in them."""
+    if x.ndim == 6:
+        return attend(x)
+    return from_windows(attend(to_windows(x, side)), x.shape[1], x.shape[2])
+
+
+def full_windows(x: Tensor, side: int) -> Tensor:
+    """(B, H, W, C) -> (B, h, w, side, side, C) windows where the map fills them all, else the map as it is.
+
+    Layers in a row then partition once. A padded map stays a map, so that what is done to pixels alone is not done to
+    the padding; and so does one whose size an exported graph leaves open.
+    """
+    if torch.compiler.is_exporting() or x.shape[1] % side or x.shape[2] % side:
+        return x
+    return to_windows(x, side)
+
+
 class RelativeBias(nn.Module):
     """A learned bias a head for each offset between two pixels of a window (Liu et al. 2021, "Swin", §3.2, Eq. 4).
 
@@ -46,7 +66,7 @@ class RelativeBias(nn.Module):
 
     def forward(self) -> Tensor:
         """(heads, side^2, side^2) bias, query first."""
-        return self.table[self.index].permute(2, 0, 1)
+        return self.table.T[:, self.index]
 
 
 class WindowAttention(nn.Module):
@@ -81,24 +101,25 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, dim) -> the same shape."""
-        height, width = x.shape[1:3]
-        x = to_windows(x, self.side)  # (B, h, w, s, s, dim)
-        rows, columns = x.shape[1] * self.side, x.shape[2] * self.side
-        bias = self.position()[None]  # (1, n, ss, ss)
-        if self.shift:
-            x = from_windows(x, rows, columns).roll((-self.shift, -self.shift), dims=(1, 2))
-            x = to_windows(x, self.side)
-            bias = bias + self.apart(rows, columns, x).repeat(x.shape[0], 1, 1, 1)
-        shape = x.shape
-        qkv = self.qkv(x.view(-1, self.side**2, shape[-1]))  # (Bhw, ss, 3 dim)
+        """(B, H, W, dim) map, or its (B, h, w, side, side, dim) windows -> the same shape."""
+        return by_windows(self.inside_shifted if self.shift else self.inside, x, self.side)
+
+    def inside(self, x: Tensor, apart: Tensor | float = 0.0) -> Tensor:
+        """(B, h, w, s, s, dim) -> the same shape: attention inside each window."""
+        qkv = self.qkv(x.flatten(3, 4).flatten(0, 2))  # (Bhw, ss, 3 dim)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (Bhw, n, ss, d) each
-        x = self.attend(q, k, v, bias).transpose(1, 2).clone(memory_format=torch.contiguous_format)  # as ONNX has it
-        x = self.proj(x.flatten(2)).view(shape)
-        x = from_windows(x, rows, columns)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return x[:, :height, :width]
+        bias = self.position()[None] + apart  # (1 or Bhw, n, ss, ss)
+        y = self.attend(q, k, v, bias).transpose(1, 2).clone(memory_format=torch.contiguous_format)  # as ONNX has it
+        return self.proj(y.flatten(2)).view(x.shape)
+
+    def inside_shifted(self, x: Tensor) -> Tensor:
+        """The same in windows that begin ``shift`` pixels further down and right."""
+        rows, columns = x.shape[1] * self.side, x.shape[2] * self.side
+        x = from_windows(x, rows, columns).roll((-self.shift, -self.shift), dims=(1, 2))
+        x = to_windows(x, self.side)
+        x = self.inside(x, self.apart(rows, columns, x).repeat(x.shape[0], 1, 1, 1))
+        x = from_windows(x, rows, columns).roll((self.shift, self.shift), dims=(1, 2))
+        return to_windows(x, self.side)
 
     def apart(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """(hw, 1, ss, ss) bias of -inf between pixels that rolling the map brought together."""
@@ -139,13 +160,13 @@ class CrossPatchAttention(nn.Module):
         self.proj = nn.Linear(side**2, side**2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape."""
-        height, width = x.shape[1:3]
-        x = to_windows(x, self.side)  # (B, h, w, s, s, C)
-        batch, rows, columns, side, _, chs = x.shape
-        x = x.view(batch, rows * columns, side**2, chs).permute(0, 3, 1, 2).contiguous()  # (B, C, hw, ss)
-        qkv = self.qkv(x.view(batch * chs, rows * columns, side**2))  # (BC, hw, 3 ss)
-        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (BC, n, hw, d) each
-        x = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (BC, hw, ss)
-        x = x.view(batch, chs, rows * columns, side**2).permute(0, 2, 3, 1).contiguous()  # (B, hw, ss, C)
-        return from_windows(x.view(batch, rows, columns, side, side, chs), height, width)
+        """(B, H, W, C) map, or its (B, h, w, side, side, C) windows -> the same shape."""
+        return by_windows(self.between, x, self.side)
+
+    def between(self, x: Tensor) -> Tensor:
+        """(B, h, w, s, s, C) -> the same shape: attention between the windows, channel by channel."""
+        batch, chs = x.shape[0], x.shape[-1]
+        tokens = x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2).contiguous().flatten(0, 1)  # (BC, hw, ss)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (BC, n, hw, d) each
+        y = self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (BC, hw, ss)
+        return y.unflatten(0, (batch, chs)).permute(0, 2, 3, 1).reshape(x.shape)

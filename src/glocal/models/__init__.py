@@ -14,6 +14,7 @@ from glocal.models.cat import CAT
 from glocal.models.conformer import Conformer
 from glocal.models.cvt import CvT
 from glocal.models.insert import insert_attention
+from glocal.models.optimization import optimize
 from glocal.models.resnet import ResNet
 from glocal.models.t2t_vit import T2TViT
 from glocal.models.vit import VisionTransformer
@@ -32,6 +33,7 @@ __all__ = [
     "create_model",
     "insert_attention",
     "list_models",
+    "optimize",
 ]
 
 

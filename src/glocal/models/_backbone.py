@@ -223,6 +223,11 @@ def cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+def channels_last_on_cpu(x: Tensor) -> Tensor:
+    """The images in the layout in which CPUs convolve faster; layers keep it. On other devices it is the caller's."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
 def init_linears(model: nn.Module) -> None:
     """Linear layers as Transformers start them: normal of 0.02, truncated, and no bias (Touvron et al. 2021)."""
     for module in model.modules():

@@ -1,5 +1,7 @@
 """Blocks of Conformer: its two branches, and how they stand side by side (Peng et al. 2021, §3.1, Fig. 2b)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, Mlp
@@ -11,7 +13,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class ConvBlock(nn.Module):
-    """Bottleneck of the convolution branch (§3.1, Fig. 2b); the 3x3 convolution can take a map of the tokens in."""
+    """Bottleneck of the convolution branch (§3.1, Fig. 2b); the tokens can be added before its 3x3 convolution."""
 
     def __init__(self, in_chs: int, out_chs: int, *, stride: int = 1, project: bool = False):
         super().__init__()
@@ -22,18 +24,21 @@ class ConvBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width, eps=1e-6)
         self.conv3 = nn.Conv2d(width, out_chs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_chs, eps=1e-6)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
         self.residual: nn.Module = nn.Identity()
         if project:
             self.residual = nn.Sequential(
                 nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False), nn.BatchNorm2d(out_chs, eps=1e-6)
             )
 
-    def forward(self, x: Tensor, coupled: Tensor | float = 0.0) -> Pair:
-        """(B, in_chs, H, W) and a map for the 3x3 convolution -> output, and what that convolution gave."""
+    def forward(self, x: Tensor, couple: Callable[[Tensor], Tensor] | None = None) -> Pair:
+        """(B, in_chs, H, W) and what adds the tokens -> output, and what the 3x3 convolution gave."""
         y = self.act(self.bn1(self.conv1(x)))
-        inner = self.act(self.bn2(self.conv2(y + coupled)))  # (B, out_chs / 4, H / s, W / s)
-        return self.act(self.residual(x) + self.bn3(self.conv3(inner))), inner
+        y = couple(y) if couple else y
+        inner = self.act(self.bn2(self.conv2(y)))  # (B, out_chs / 4, H / s, W / s)
+        out = self.bn3(self.conv3(inner))
+        out += self.residual(x)
+        return self.act(out), inner
 
 
 class TransBlock(nn.Module):
@@ -53,15 +58,18 @@ class TransBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+class Absent(nn.Module):
+    """Stands for a branch that is switched off: passes a map on as both outputs."""
+
+    def forward(self, x: Tensor, *others: Any) -> Pair:
+        return x, x
+
+
 class Off(nn.Module):
-    """Stands for a branch or a coupling that is switched off: adds nothing, and passes a map on as both outputs."""
+    """Stands for a coupling that is switched off, down or up: gives what would be added to as it is."""
 
-    def __init__(self, passes: bool = False):
-        super().__init__()
-        self.passes = passes
-
-    def forward(self, x: Tensor, *others: Any) -> Any:
-        return (x, x) if self.passes else 0.0
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return other
 
 
 class ConvTransBlock(nn.Module):
@@ -87,8 +95,8 @@ class ConvTransBlock(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor) -> Pair:
         """(B, C, H, W) map and (B, 1 + hw, dim) tokens -> both, a block further."""
         x, inner = self.cnn_block(x)
-        tokens = self.trans_block(self.squeeze_block(inner, tokens) + tokens)
+        tokens = self.trans_block(self.squeeze_block(inner, tokens))
         for block in self.med_block:
             x, _ = block(x)
-        x, _ = self.fusion_block(x, self.expand_block(tokens, inner.shape[2], inner.shape[3]))
+        x, _ = self.fusion_block(x, partial(self.expand_block, tokens))
         return x, tokens

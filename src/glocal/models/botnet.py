@@ -8,7 +8,7 @@ from one another (docs/botnet.md has the table).
 from functools import partial
 from typing import Any
 
-from timm.layers import get_act_layer
+from timm.layers import create_act_layer
 from timm.models import generate_default_cfgs, register_model
 
 from glocal.layers import MHSA2d
@@ -45,7 +45,7 @@ class BottleneckTransformer(Bottleneck):
         super().__init__(in_chs, width, stride=stride, size=size, drop_path=drop_path, act=act)
         self.conv2 = MHSA2d(width, num_heads, size=size, position=position, stride=stride)
         if shortcut_act and isinstance(self.downsample, Shortcut):
-            self.downsample.append(get_act_layer(act)())
+            self.downsample.append(create_act_layer(act, inplace=True))
 
 
 class BoTNet(ResNet):

@@ -14,7 +14,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import cat as names
-from glocal.layers import CrossPatchAttention, WindowAttention, resample_map, to_windows
+from glocal.layers import CrossPatchAttention, WindowAttention, from_windows, full_windows, resample_map, to_windows
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 
 EMBEDS = ("conv", "slice")
@@ -76,7 +76,7 @@ class AttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, dim) -> the same shape."""
+        """(B, H, W, dim) map, or its (B, h, w, side, side, dim) windows -> the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -113,8 +113,9 @@ class CATBlock(nn.Sequential):
 class Stage(nn.Module):
     """Patch projection, where it is not the first, and blocks at one resolution."""
 
-    def __init__(self, downsample: nn.Module, blocks: list[CATBlock]):
+    def __init__(self, downsample: nn.Module, blocks: list[CATBlock], *, side: int):
         super().__init__()
+        self.side = side
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
 
@@ -200,7 +201,7 @@ class CAT(Backbone):
                 )
                 for rate in rates[i]
             ]
-            stages.append(Stage(PatchProjection(width // 2) if i else nn.Identity(), blocks))
+            stages.append(Stage(PatchProjection(width // 2) if i else nn.Identity(), blocks, side=sides[i]))
             self.feature_info.append({"num_chs": width, "reduction": patch_size * 2**i, "module": f"stages.{i}"})
         self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
         self.output_norms = nn.ModuleList(nn.LayerNorm(width) for width in dims[:-1] if output_norm)
@@ -222,8 +223,11 @@ class CAT(Backbone):
             x = x + resample_map(self.pos_embed, x.shape[1], x.shape[2]).permute(0, 2, 3, 1)
         for stage in self.stages:
             x = stage.downsample(x)
+            height, width = x.shape[1:3]
+            x = full_windows(x, stage.side)  # (B, h / s, w / s, s, s, C), or as it is
             for block in stage.blocks:
                 x = self.step(block, x)
+            x = from_windows(x, height, width) if x.ndim == 6 else x  # (B, h, w, C)
             yield x
 
     def to_map(self, x: Tensor, index: int, height: int, width: int) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from glocal.checkpoints import conformer as names
 from glocal.layers import FCUDown, FCUUp, map_to_tokens, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
-from glocal.models._conformer_blocks import ConvBlock, ConvTransBlock, Off, Pair, TransBlock
+from glocal.models._backbone import Backbone, StateDict, build, cfg, channels_last_on_cpu, drop_path_rates, init_linears
+from glocal.models._conformer_blocks import Absent, ConvBlock, ConvTransBlock, Off, Pair, TransBlock
 
 BRANCHES = ("both", "conv", "trans")
 
@@ -98,14 +98,14 @@ class Conformer(Backbone):
             else nn.Conv2d(in_chans, stem_width, 3, padding=1, bias=False)
         )
         self.bn1 = nn.BatchNorm2d(stem_width)
-        self.act1 = nn.ReLU()
+        self.act1 = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem_stride == 4 else nn.Identity()
         stride = patch_size // stem_stride  # pixels of the first map along a token
         widths = [base_channel * channel_ratio * factor for factor in (1, 2, 4)]
         rates = drop_path_rates(drop_path_rate, (depth,))[0]
 
         def conv(in_chs: int, out_chs: int, step: int, project: bool) -> nn.Module:
-            return ConvBlock(in_chs, out_chs, stride=step, project=project) if has_conv else Off(passes=True)
+            return ConvBlock(in_chs, out_chs, stride=step, project=project) if has_conv else Absent()
 
         def trans(i: int) -> nn.Module:
             kwargs: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias, "dropout": attn_drop_rate}
@@ -167,6 +167,7 @@ class Conformer(Backbone):
     def forward_stages(self, x: Tensor) -> Iterator[Pair]:  # type: ignore[override]
         """(B, in_chans, H, W) image -> the (B, C, h, w) map and (B, 1 + tokens, dim) tokens at each tap."""
         x = F.pad(x, (0, -x.shape[3] % self.patch_size, 0, -x.shape[2] % self.patch_size))
+        x = channels_last_on_cpu(x)
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))  # (B, 64, H / 4, W / 4)
         tokens = self.step(self.tokens, x)
         x, _ = self.step(self.conv_1, x)

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, QuickGELU, global_pool_nlc, to_2tuple, trunc_normal_
+from timm.layers import DropPath, Mlp, global_pool_nlc, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import cvt as names
-from glocal.layers import ConvAttention, map_to_tokens, resample_map, tokens_to_map
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
+from glocal.layers import ConvAttention, QuickGELU, map_to_tokens, resample_map, tokens_to_map
+from glocal.models._backbone import Backbone, StateDict, build, cfg, channels_last_on_cpu, drop_path_rates, init_linears
 
 EMBEDS = ("conv", "patch")
 
@@ -205,6 +205,7 @@ class CvT(Backbone):
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """(B, in_chans, H, W) image -> (B, hw, dim) tokens of each stage; in the last the class token stands first."""
+        x = channels_last_on_cpu(x)
         for stage in self.stages:
             x = stage.embed(x)  # (B, dim, h, w)
             height, width = x.shape[-2:]

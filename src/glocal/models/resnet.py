@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import DropPath, SEModule, create_classifier, get_act_layer, to_2tuple
+from timm.layers import DropPath, SEModule, create_act_layer, create_classifier, to_2tuple
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import resnet as names
-from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates
+from glocal.models._backbone import Backbone, StateDict, build, cfg, channels_last_on_cpu, drop_path_rates
 
 
 class Shortcut(nn.Sequential):
@@ -52,13 +52,13 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_chs, width, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.act1 = get_act_layer(act)()
+        self.act1 = create_act_layer(act, inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.se = SEModule(width, rd_ratio=se_ratio) if se_ratio else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.downsample = Shortcut(in_chs, width, stride) if stride != 1 or in_chs != width else nn.Identity()
-        self.act2 = get_act_layer(act)()
+        self.act2 = create_act_layer(act, inplace=True)
 
     def last_norm(self) -> nn.BatchNorm2d:
         """The BatchNorm that ends the residual branch."""
@@ -68,7 +68,9 @@ class BasicBlock(nn.Module):
         """(B, in_chs, H, W) -> (B, width, ceil(H / stride), ceil(W / stride))."""
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.se(self.bn2(self.conv2(y)))
-        return self.act2(self.downsample(x) + self.drop_path(y))
+        y = self.drop_path(y)
+        y += self.downsample(x)
+        return self.act2(y)
 
 
 class Bottleneck(nn.Module):
@@ -91,10 +93,10 @@ class Bottleneck(nn.Module):
         out_chs = width * self.expansion
         self.conv1 = nn.Conv2d(in_chs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.act1 = get_act_layer(act)()
+        self.act1 = create_act_layer(act, inplace=True)
         self.conv2: nn.Module = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.act2 = get_act_layer(act)()
+        self.act2 = create_act_layer(act, inplace=True)
         self.conv3 = nn.Conv2d(width, out_chs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_chs)
         self.se = SEModule(out_chs, rd_ratio=se_ratio) if se_ratio else nn.Identity()
@@ -102,7 +104,7 @@ class Bottleneck(nn.Module):
         self.downsample: nn.Module = (
             Shortcut(in_chs, out_chs, stride) if stride != 1 or in_chs != out_chs else nn.Identity()
         )
-        self.act3 = get_act_layer(act)()
+        self.act3 = create_act_layer(act, inplace=True)
 
     def last_norm(self) -> nn.BatchNorm2d:
         """The BatchNorm that ends the residual branch."""
@@ -113,7 +115,9 @@ class Bottleneck(nn.Module):
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.act2(self.bn2(self.conv2(y)))
         y = self.se(self.bn3(self.conv3(y)))
-        return self.act3(self.downsample(x) + self.drop_path(y))
+        y = self.drop_path(y)
+        y += self.downsample(x)
+        return self.act3(y)
 
 
 class ResNet(Backbone):
@@ -162,7 +166,7 @@ class ResNet(Backbone):
         kernel, stride = (7, 2) if stem_stride == 4 else (3, stem_stride)
         self.conv1 = nn.Conv2d(in_chans, stem_width, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_width)
-        self.act1 = get_act_layer(act)()
+        self.act1 = create_act_layer(act, inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem_stride == 4 else nn.Identity()
 
         self.feature_info = []
@@ -198,6 +202,7 @@ class ResNet(Backbone):
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """(B, in_chans, H, W) image -> the maps of layer1 to layer4, at strides 4, 8, 16 and 32."""
+        x = channels_last_on_cpu(x)
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
