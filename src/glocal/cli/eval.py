@@ -30,7 +30,12 @@ SHOWN = 5
 
 @app.command(name="eval", epilog=EPILOG)
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run, or its model.safetensors.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FILE", help="Folder of a run, its model.safetensors, or a file of `glocal export`."
+        ),
+    ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Folder of images, shards, or fashion-mini.")],
     part: Annotated[str, typer.Option(help="val, train, or all: every image of CLASS folders.")] = "val",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the results as JSON.")] = None,
@@ -42,8 +47,14 @@ def evaluate(
         int | None, typer.Option(min=0, help="Processes that read images; default: one a processor.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime, openvino or torch; default: as FILE ends, .onnx, .xml or other.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Read a .pt2, from which code can run: you know who made it.")
+    ] = False,
 ) -> None:
-    """Measure a model that glocal or timm has saved: top-1, top-5, calibration, each class, what it mistakes.
+    """Measure a model that glocal or timm has saved, or exported: top-1, top-5, calibration, each class, mistakes.
 
     Classes of DATA are found among the model's by their names.
     """
@@ -53,13 +64,11 @@ def evaluate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     import glocal
+    from glocal.inference import device_for, evaluation_sets, open_model
     from glocal.inference import evaluate as measure
-    from glocal.inference import evaluation_sets
-    from glocal.training import resolve_device
-    from glocal.training.saved import load_model
 
-    device = resolve_device(device)
-    saved = load_model(model)
+    saved = open_model(model, runtime, trust=trust)  # type: ignore[arg-type]
+    device = device_for(saved, device)
     sets = evaluation_sets(
         data,
         part,  # type: ignore[arg-type]

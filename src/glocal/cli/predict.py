@@ -24,6 +24,7 @@ Examples:
   glocal predict run 'shards/{000..099}.tar' --out shards.csv --top-k 1
   glocal predict run photos --out photos.jsonl --resume     go on after a stop
   glocal predict run photos --out photos.jsonl --engine ray
+  glocal predict model.onnx photos --out photos.jsonl       a file of glocal export
 
 \b
 Exit codes:
@@ -36,7 +37,12 @@ Exit codes:
 
 @app.command(epilog=EPILOG)
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run, or its model.safetensors.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FILE", help="Folder of a run, its model.safetensors, or a file of `glocal export`."
+        ),
+    ],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders of them, or .tar shards.")],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="FILE.jsonl or FILE.csv; default: a table on the terminal.")
@@ -49,8 +55,14 @@ def predict(
         int | None, typer.Option(help="Processes that read images; default: one a processor. With ray: actors.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime, openvino or torch; default: as FILE ends, .onnx, .xml or other.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Read a .pt2, from which code can run: you know who made it.")
+    ] = False,
 ) -> None:
-    """Give the most probable classes of images, by a model that glocal or timm has saved.
+    """Give the most probable classes of images, by a model that glocal or timm has saved, or exported.
 
     An image that cannot be read has a line that says why; the others go on.
     """
@@ -61,15 +73,13 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    from glocal.inference import Progress, check_output, list_inputs, predict_files
-    from glocal.training import resolve_device
-    from glocal.training.saved import load_model
+    from glocal.inference import Progress, check_output, device_for, list_inputs, open_model, predict_files
 
     if out is not None:
         check_output(out)
-    device = resolve_device(device)
     listed = list_inputs(inputs)
-    saved = load_model(model)
+    saved = open_model(model, runtime, trust=trust)  # type: ignore[arg-type]
+    device = device_for(saved, device)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     shown: list[Prediction] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))

@@ -11,11 +11,12 @@ import numpy as np
 from glocal.data import Checked, ImageSet, Skipped, builtin_names, check_folder, load_data
 from glocal.data.sets import Folder
 from glocal.errors import GlocalError, check_choice, nearest
+from glocal.export import ExportedModel
 from glocal.files import printable
-from glocal.inference.inputs import Inputs, Reader, read_batches
+from glocal.inference.inputs import Inputs, read_batches
+from glocal.inference.models import Model, reader_for
 from glocal.inference.predict import BATCH_SIZE, Classifier
 from glocal.training import Outcomes
-from glocal.training.saved import SavedModel
 
 Part = Literal["train", "val", "all"]
 OnError = Literal["stop", "skip"]
@@ -110,7 +111,7 @@ def _whole_folder(name: str, checked: Checked, on_error: OnError) -> EvaluationS
 
 
 def evaluate(
-    saved: SavedModel,
+    saved: Model,
     data: EvaluationSets,
     *,
     on_error: OnError = "stop",
@@ -141,7 +142,7 @@ def evaluate(
     total, done = sum(map(len, data.sets)), 0
     outcomes, paths = [], []
     for images, true in zip(data.sets, labels, strict=True):
-        reader = Reader(Inputs.of(images), size=saved.image_size, crop_pct=saved.crop_pct, batch_size=batch_size)
+        reader = reader_for(saved, Inputs.of(images), batch_size)
         for read in read_batches(reader, workers=workers):
             bad = {i: error for i, error in enumerate(read.errors) if error is not None}
             for i, error in bad.items():
@@ -179,7 +180,7 @@ def by_name(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 
 
 def _results(
-    saved: SavedModel, data: EvaluationSets, outcomes: Outcomes, paths: list[str], skipped: list[Skipped]
+    saved: Model, data: EvaluationSets, outcomes: Outcomes, paths: list[str], skipped: list[Skipped]
 ) -> dict[str, Any]:
     metrics = outcomes.score(len(saved.classes))
     counts = outcomes.counts(len(saved.classes))
@@ -192,6 +193,7 @@ def _results(
         "model": {
             "name": saved.name,
             "digest": saved.identity,
+            "runtime": saved.runtime if isinstance(saved, ExportedModel) else "torch",
             "image_size": saved.image_size,
             "crop_pct": saved.crop_pct,
         },

@@ -23,8 +23,8 @@ from glocal.data.shard_index import read_index
 from glocal.data.shard_names import SHARD, is_shards, list_shards
 from glocal.data.shards import Shards
 from glocal.errors import GlocalError
+from glocal.export import height_and_width, prepare
 from glocal.files import printable
-from glocal.training import fit
 from glocal.training.loader import default_workers
 
 
@@ -167,7 +167,7 @@ class Read(NamedTuple):
 
     Attributes:
         start: index of the first.
-        pixels: (B, 3, S, S) uint8; black where an image cannot be read, so that the others keep their places.
+        pixels: (B, 3, H, W) uint8; black where an image cannot be read, so that the others keep their places.
         errors: of each image, why it cannot be read, or None.
     """
 
@@ -181,13 +181,23 @@ class Reader(Dataset[Read]):
 
     Args:
         inputs: what to read.
-        size: side in pixels after `fit`.
-        crop_pct: of `fit`.
+        size: side in pixels after `glocal.export.prepare`, or height and width.
+        crop_pct: of `prepare`.
         batch_size: images of a batch; the last one may have fewer.
+        interpolation: of `prepare`.
     """
 
-    def __init__(self, inputs: Inputs, *, size: int, crop_pct: float, batch_size: int) -> None:
-        self.inputs, self.size, self.crop_pct, self.batch_size = inputs, size, crop_pct, batch_size
+    def __init__(
+        self,
+        inputs: Inputs,
+        *,
+        size: int | tuple[int, int],
+        crop_pct: float,
+        batch_size: int,
+        interpolation: str = "bicubic",
+    ) -> None:
+        self.inputs, self.crop_pct, self.batch_size, self.interpolation = inputs, crop_pct, batch_size, interpolation
+        self.size = height_and_width(size)
 
     def __len__(self) -> int:
         return -(-len(self.inputs) // self.batch_size)
@@ -201,9 +211,9 @@ class Reader(Dataset[Read]):
         return range(start, min(start + self.batch_size, len(self.inputs)))
 
     def read(self, index: int) -> np.ndarray | str:
-        """(S, S, 3) uint8, or why the image cannot be read."""
+        """(H, W, 3) uint8, or why the image cannot be read."""
         try:
-            return np.asarray(fit(self.inputs.image(index), self.size, self.crop_pct))
+            return prepare(self.inputs.image(index), self.size, self.crop_pct, self.interpolation)
         except GlocalError as error:
             return str(getattr(error, "reason", error))
 
@@ -230,7 +240,7 @@ class Reader(Dataset[Read]):
         return self._batch(batch, found)
 
     def _batch(self, batch: int, found: list[np.ndarray | str]) -> Read:
-        pixels = np.zeros((len(found), self.size, self.size, 3), np.uint8)
+        pixels = np.zeros((len(found), *self.size, 3), np.uint8)
         for i, image in enumerate(found):
             if isinstance(image, np.ndarray):
                 pixels[i] = image

@@ -12,10 +12,11 @@ from scipy.special import softmax
 from torch import nn
 
 from glocal.errors import GlocalError, check_choice
+from glocal.export import ExportedModel
 from glocal.inference.inputs import Inputs, Reader, read_batches
+from glocal.inference.models import Model, reader_for
 from glocal.inference.output import Prediction, open_output
 from glocal.training import Normalize
-from glocal.training.saved import SavedModel
 
 BATCH_SIZE = 64
 DIGITS = 8
@@ -43,14 +44,14 @@ class Summary:
 
 
 class Classifier(nn.Module):
-    """(B, 3, S, S) uint8 images as `fit` gives them -> (B, K) float32 logits on the CPU.
+    """(B, 3, H, W) uint8 images as a `Reader` gives them -> (B, K) float32 logits on the CPU.
 
     Args:
         saved: the model.
         device: where it runs.
     """
 
-    def __init__(self, saved: SavedModel, device: str | torch.device = "cpu") -> None:
+    def __init__(self, saved: Model, device: str | torch.device = "cpu") -> None:
         super().__init__()
         self.device = torch.device(device)
         self.model = saved.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -63,7 +64,7 @@ class Classifier(nn.Module):
 
 
 def predict_files(
-    saved: SavedModel,
+    saved: Model,
     inputs: Inputs,
     out: Path | None = None,
     *,
@@ -105,6 +106,8 @@ def predict_files(
         "device": torch.device(device).type,
         "engine": engine,
     }
+    if isinstance(saved, ExportedModel):
+        job["runtime"] = saved.runtime
     if out is None:
         return _run(saved, inputs, 0, 0, job, device, workers, progress, take)
     with open_output(out, job, inputs.paths, top_k=top_k, resume=resume) as output:
@@ -117,7 +120,7 @@ def predict_files(
 
 
 def _run(
-    saved: SavedModel,
+    saved: Model,
     inputs: Inputs,
     before: int,
     failed: int,
@@ -138,12 +141,12 @@ def _run(
 
 
 def _predictions(
-    saved: SavedModel, inputs: Inputs, before: int, job: dict[str, Any], device: str, workers: int | None
+    saved: Model, inputs: Inputs, before: int, job: dict[str, Any], device: str, workers: int | None
 ) -> Iterator[list[Prediction]]:
     """Predictions in order from number ``before`` on, a list at a time."""
     if before == len(inputs):
         return
-    reader = Reader(inputs, size=saved.image_size, crop_pct=saved.crop_pct, batch_size=job["batch_size"])
+    reader = reader_for(saved, inputs, job["batch_size"])
     start, inside = divmod(before, reader.batch_size)  # a batch that was cut is run again whole: equal bits come out
     if job["engine"] == "ray":
         from glocal.inference.ray_engine import run_batches
@@ -157,7 +160,7 @@ def _predictions(
 
 
 def _local_batches(
-    saved: SavedModel, reader: Reader, start: int, top_k: int, device: str, workers: int | None
+    saved: Model, reader: Reader, start: int, top_k: int, device: str, workers: int | None
 ) -> Iterator[list[Prediction]]:
     classifier = Classifier(saved, device)
     for read in read_batches(reader, start, workers):

@@ -20,10 +20,10 @@ import numpy as np
 from glocal.data.sets import Store
 from glocal.errors import GlocalError
 from glocal.inference.inputs import Inputs, Read, Reader
+from glocal.inference.models import Model, reader_for
 from glocal.inference.output import Prediction
 from glocal.inference.predict import Classifier, described, most_probable
 from glocal.training.loader import default_workers
-from glocal.training.saved import SavedModel
 
 
 class _Actor:
@@ -32,7 +32,7 @@ class _Actor:
     Images are decoded in a process of its own: ray would start an actor that a decoder killed again and again.
     """
 
-    def __init__(self, saved: SavedModel, stores: tuple[Store, ...], top_k: int, device: str) -> None:
+    def __init__(self, saved: Model, stores: tuple[Store, ...], top_k: int, device: str) -> None:
         self.saved, self.stores, self.top_k = saved, stores, top_k
         self.classifier = Classifier(saved, device)
         self.pool: ProcessPoolExecutor | None = None
@@ -40,8 +40,7 @@ class _Actor:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         paths = tuple(map(os.fsdecode, rows["path"]))
         inputs = Inputs(paths, self.stores, np.stack([rows["store"], rows["row"]], axis=1))
-        saved = self.saved
-        read = self.read(Reader(inputs, size=saved.image_size, crop_pct=saved.crop_pct, batch_size=len(paths)))
+        read = self.read(reader_for(self.saved, inputs, len(paths)))
         best, probabilities = most_probable(self.classifier(read.pixels), self.top_k)
         # text that Arrow could not hold, as of undecodable names, is escaped; "" stands for no error
         errors = [(error or "").encode("utf-8", "backslashreplace") for error in read.errors]
@@ -59,7 +58,7 @@ class _Actor:
 
 
 def run_batches(
-    saved: SavedModel, reader: Reader, start: int, *, top_k: int, device: str, actors: int | None
+    saved: Model, reader: Reader, start: int, *, top_k: int, device: str, actors: int | None
 ) -> Iterator[list[Prediction]]:
     """Predictions in the order of the inputs, from batch number ``start`` on, as they come.
 
@@ -113,7 +112,7 @@ def _without_restarts(rows: Any) -> dict[str, Any]:
 
 
 def _in_order(
-    blocks: Iterator[dict[str, np.ndarray]], inputs: Inputs, saved: SavedModel, first: int
+    blocks: Iterator[dict[str, np.ndarray]], inputs: Inputs, saved: Model, first: int
 ) -> Iterator[list[Prediction]]:
     """Lists of predictions without a gap: one that comes early waits."""
     waiting: dict[int, Prediction] = {}

@@ -1,0 +1,178 @@
+"""`glocal export`: a model into a file for other runtimes, compared with the model before it gets its name."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glocal.cli import app
+from glocal.errors import GlocalError, check_choice
+from glocal.files import printable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from glocal.export import Check, Exported, Size, Source
+
+EPILOG = """\
+\b
+Examples:
+  glocal export run --to onnx                           model.onnx beside, for images as in training
+  glocal export run --to openvino --dynamic             any number of images, any size
+  glocal export run --to onnx --half --out small.onnx   weights of 16 bits
+  glocal export cvt_13 --weights cvt_13.safetensors --to onnx --size 384
+  glocal predict cvt_13.onnx photos                     and it runs
+
+\b
+Formats:
+  onnx          FILE.onnx, for ONNX Runtime and others       torch-export  FILE.pt2, for torch.export.load
+  openvino      FILE.xml and FILE.bin                        aoti          FILE.pt2, compiled here (C++ compiler)
+  safetensors   a folder, for glocal and timm
+
+\b
+Exit codes:
+  0 written, and it gives what the model gives
+  1 it gives something else: the differences are shown, and nothing is left of it
+  2 the call is wrong, or the model cannot be exported like this
+"""
+IMAGES = 8
+"""To compare on."""
+
+
+@app.command(epilog=EPILOG)
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|NAME", help="Folder of a run, its model.safetensors, or the name of a model.")
+    ],
+    to: Annotated[str, typer.Option(help="onnx, openvino, torch-export, aoti or safetensors.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S|HxW[,...]", help="Of images, in pixels; the others are compared at too, with --dynamic."
+        ),
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Any number of images, and any multiple of 32 as sides where it can be.")
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Weights of 16 bits: half the file, less exact.")] = False,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|pretrained", help="Of a NAME: a checkpoint, or timm's own weights.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images of a call, without --dynamic.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the model's name, in this folder.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DATA|FILE", help="To compare on: a folder, files, a built-in set. Default: fashion-mini."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export of the same format.")] = False,
+) -> None:
+    """Write a trained model for another runtime, compared with the model on real images.
+
+    The file holds the class names and how images are prepared. What differs from the model by more than rounding is
+    removed.
+    """
+    sizes = _sizes(size)
+    from rich.console import Console
+
+    from glocal.export import ENDS, FORMATS, RANDOM, VerificationError, export_model
+
+    check_choice("to", to, FORMATS)
+    source = _source(model, weights, sizes)
+    target = out or Path(source.name + ENDS[to])  # type: ignore[index]
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if source.weights == RANDOM:
+        console.print(f"[yellow]Note:[/] {source.name} has random weights; give --weights FILE, or the folder of a run")
+    try:
+        with console.status(f"Exporting {source.name}"):
+            exported = export_model(
+                source.model,
+                target,
+                to=to,  # type: ignore[arg-type]
+                image_size=sizes[0] if sizes else source.image_size,
+                dynamic=dynamic,
+                half=half,
+                batch_size=batch,
+                classes=source.classes,
+                crop_pct=source.crop_pct,
+                interpolation=source.interpolation,
+                mean=source.mean,
+                std=source.std,
+                other_sizes=sizes[1:],
+                images=_images(images, max(batch, IMAGES)),
+                overwrite=force,
+                model_args=source.model_args,
+            )
+    except VerificationError as error:
+        _show(error.checks)
+        typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    _show(exported.checks)
+    typer.echo(_sentence(exported, source))
+
+
+def _sentence(exported: "Exported", source: "Source") -> str:
+    description = exported.description
+    height, width = description.image_size
+    takes = f"{height} x {width} images"
+    if "size" in description.dynamic:
+        takes += ", or any height and width of multiples of 32"
+    takes += ", any number at once" if description.dynamic else f", {description.batch_size} at once"
+    fixed = f"\nIts image size is fixed: {exported.fixed_because}" if exported.fixed_because else ""
+    return (
+        f"{printable(exported.path)}: {description.name} ({source.weights}) for {takes}; "
+        f"{exported.num_bytes / 1e6:,.1f} MB{', half precision' if description.half else ''}; as the model in "
+        f"{exported.runtime} (tolerance {exported.tolerance:g}){fixed}"
+    )
+
+
+def _sizes(text: str | None) -> "tuple[Size, ...]":
+    """``224,288x320`` -> (224, (288, 320))."""
+    items = [] if text is None else text.split(",")
+    if not all(re.fullmatch(r"\d{1,5}(x\d{1,5})?", item.strip()) for item in items):
+        raise GlocalError(f"size: expected pixels such as 224, 224x288 or 224,288; got {text!r}")
+    pairs = [[int(side) for side in item.split("x")] for item in items]
+    return tuple(pair[0] if len(pair) == 1 else (pair[0], pair[1]) for pair in pairs)
+
+
+def _source(model: str, weights: str | None, sizes: "Sequence[Size]") -> "Source":
+    from glocal.export import from_run, named
+
+    path = Path(model)
+    if path.exists() or path.suffix == ".safetensors" or "/" in model:
+        if weights is not None:
+            raise GlocalError(
+                f"--weights: expected the name of a model beside it, got {printable(path)}, which has its own"
+            )
+        return from_run(path)
+    return named(
+        model,
+        "pretrained" if weights == "pretrained" else None if weights is None else Path(weights),
+        sizes[0] if sizes else None,
+    )
+
+
+def _images(names: list[str] | None, count: int) -> "list[Image] | None":
+    """Some of the images, spread over all of them."""
+    if not names:
+        return None
+    from glocal.data import builtin_names, load_data
+    from glocal.inference import Inputs, list_inputs
+
+    is_builtin = len(names) == 1 and names[0].partition(":")[0] in builtin_names()
+    listed = Inputs.of(load_data(names[0], progress=False).val) if is_builtin else list_inputs(names)
+    count = min(count, len(listed))
+    return [listed.image(i * len(listed) // count) for i in range(count)]
+
+
+def _show(checks: "Sequence[Check]") -> None:
+    typer.echo(f"{'images':>6}  {'size':>11}  {'difference':>10}  of the largest logit")
+    for check in checks:
+        height, width = check.image_size
+        typer.echo(
+            f"{check.batch_size:>6}  {f'{height} x {width}':>11}  {check.difference:>10.1e}  {check.relative:.1e}"
+        )

@@ -1,0 +1,119 @@
+"""A model as a graph of operators (torch.export), from which every format is written."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from glocal.errors import GlocalError
+from glocal.export.description import STEP
+
+# Where a size is free the graph is made at one that no model is made for: there position tables are resampled, and at
+# the published size resampling is the identity. Only shapes are computed with, so that size costs nothing.
+FREE_SIZE = 11 * STEP, 13 * STEP
+
+
+class Graph(NamedTuple):
+    """A model as operators.
+
+    Attributes:
+        program: (B, 3, H, W) float32 -> (B, K) float32; None for a format that has weights alone.
+        dynamic: what may differ from one call to the next: ``batch``, ``size``.
+        reason: why the size is fixed though it was asked to be free.
+    """
+
+    program: ExportedProgram | None
+    dynamic: tuple[str, ...]
+    reason: str | None = None
+
+
+class Cast(nn.Module):
+    """A copy of a model that computes in another type; images and logits stay float32."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = copy.deepcopy(model).to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K) logits."""
+        return self.model(x.to(self.dtype)).float()
+
+
+def trace(model: nn.Module, *, image_size: tuple[int, int], batch_size: int, dynamic: bool) -> Graph:
+    """Write down what a model does.
+
+    Args:
+        model: in eval mode.
+        image_size: height and width in pixels.
+        batch_size: images of a call, where that is fixed.
+        dynamic: leave the batch free, and height and width too where the model lets them be.
+
+    Raises:
+        GlocalError: if the model does what no graph can hold.
+    """
+    if not dynamic:
+        return Graph(_traced(model, (batch_size, *image_size), None), ())
+    batch = Dim("batch", min=1)
+    reason = next((f"{side} is no multiple of {STEP}" for side in image_size if side % STEP), None)
+    if reason is None:
+        sides = {2: STEP * Dim("height", min=1), 3: STEP * Dim("width", min=1)}
+        try:
+            return Graph(_traced(model, (2, *FREE_SIZE), {0: batch, **sides}), ("batch", "size"))
+        except GlocalError as error:
+            reason = str(error)
+    return Graph(_traced(model, (2, *image_size), {0: batch}), ("batch",), reason)
+
+
+def _traced(model: nn.Module, shape: tuple[int, int, int], dynamic: Any) -> ExportedProgram:
+    batch_size, height, width = shape
+    images = torch.zeros(batch_size, 3, height, width)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(model, (images,), dynamic_shapes=dynamic and (dynamic,))
+            program = program.run_decompositions({torch.ops.aten._upsample_bicubic2d_aa.vec: _resample})
+    except Exception as error:  # whatever the code of a model does that torch.export cannot follow
+        raise GlocalError(
+            f"the model cannot be made a graph for {height} x {width} images: {first_line(error)}"
+        ) from error
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names the files and folders of whoever exports
+    return program
+
+
+def _resample(x: Tensor, size: list[int], align_corners: bool, scale_factors: Any) -> Tensor:
+    """Bicubic resampling with antialias as two matrix products: exact in all runtimes.
+
+    OpenVINO has no such operator; its reading of ONNX's is off by 1e-3 at the borders.
+    """
+    (h, w), (height, width) = x.shape[-2:], size
+    return (_cubic(height, h) @ x.float() @ _cubic(width, w).T).to(x.dtype)
+
+
+def _cubic(length: int, size: int) -> Tensor:
+    """(length, size) weights of Keys' cubic kernel, a = -0.5, widened where it shrinks; rows sum to 1."""
+    at = torch.arange(length, dtype=torch.float32) + 0.5
+    scale = size / torch.ones_like(at).sum()  # a tensor: runtimes do not compute with sizes as numbers
+    distance = (torch.arange(size, dtype=torch.float32) + 0.5 - (scale * at)[:, None]).abs() / scale.clamp(min=1.0)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+    return weights / weights.sum(1, keepdim=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of exporters, which are about themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,174 @@
+"""What is exported: the model of a run, or one by its name."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from glocal.checkpoints.read import read_checkpoint
+from glocal.checkpoints.unwrap import unwrap
+from glocal.errors import CheckpointError, GlocalError
+from glocal.export.graph import first_line
+from glocal.files import printable
+from glocal.models import convert_checkpoint, create_model
+from glocal.training import check_model, default_image_size, load_model
+
+Weights = Path | Literal["pretrained"] | None
+"""A checkpoint, timm's own weights, or random ones."""
+RANDOM = "random weights"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A classifier and how its images are prepared.
+
+    Attributes:
+        model: in eval mode.
+        name: its architecture.
+        weights: which ones, in words.
+        classes: one name for each logit, or None where none are known.
+        image_size: side in pixels, or height and width.
+        crop_pct: see `glocal.export.prepare`.
+        interpolation: see `glocal.export.prepare`.
+        mean: by channel, of pixels in [0, 1].
+        std: by channel, of pixels in [0, 1].
+        model_args: keywords that it was made with.
+    """
+
+    model: nn.Module
+    name: str
+    weights: str
+    classes: tuple[str, ...] | None
+    image_size: int | tuple[int, int]
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    model_args: Mapping[str, Any]
+
+
+def from_run(path: Path) -> Source:
+    """The model of a run.
+
+    Args:
+        path: its folder, or its .safetensors file.
+
+    Raises:
+        CheckpointError: as `glocal.training.load_model`.
+    """
+    saved = load_model(path)
+    return Source(
+        model=saved.model,
+        name=saved.name,
+        weights=f"weights of {printable(path)}",
+        classes=saved.classes,
+        image_size=saved.image_size,
+        crop_pct=saved.crop_pct,
+        interpolation="bicubic",
+        mean=saved.mean,
+        std=saved.std,
+        model_args=_arguments(path / "model.safetensors" if path.is_dir() else path),
+    )
+
+
+def _arguments(file: Path) -> dict[str, Any]:
+    """Keywords of a model that `load_model` has read."""
+    with safe_open(file, "pt") as opened:
+        text = (opened.metadata() or {}).get("config") or file.with_name("config.json").read_text(encoding="utf-8")
+    return dict(json.loads(text).get("model_args") or {})
+
+
+def named(name: str, weights: Weights = None, image_size: int | tuple[int, int] | None = None) -> Source:
+    """A model that glocal or timm knows.
+
+    Args:
+        name: of the model, with timm's tag of weights or without.
+        weights: see `Weights`.
+        image_size: side in pixels, or height and width; by default what the model is made for.
+
+    Raises:
+        GlocalError: if there is no such model, or it cannot be made for images of this size or with these weights.
+    """
+    check_model(name)
+    size = image_size or default_image_size(name)
+    try:
+        if isinstance(weights, Path):
+            model, arguments = _with_checkpoint(name, weights, size)
+        else:
+            model, arguments = _made(name, size, pretrained=weights is not None)
+    except GlocalError:
+        raise
+    except Exception as error:  # timm's, and what a download can end in
+        source = f" with {weights} weights" if weights else ""
+        raise GlocalError(f"{name} cannot be made{source}: {first_line(error)}") from error
+    cfg = model.pretrained_cfg
+    if weights is not None and cfg.get("crop_mode", "center") != "center":
+        raise GlocalError(f"{name}: expected weights of images that were cropped to the centre, got {cfg['crop_mode']}")
+    return Source(
+        model=model.eval(),
+        name=cfg["architecture"],
+        weights=_in_words(weights),
+        classes=_label_names(model) if weights == "pretrained" else None,
+        image_size=size,
+        crop_pct=float(cfg.get("crop_pct", 1.0)),
+        interpolation="bicubic" if weights is None else cfg.get("interpolation", "bicubic"),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        model_args=arguments,
+    )
+
+
+def _in_words(weights: Weights) -> str:
+    if weights is None:
+        return RANDOM
+    return "pretrained weights" if weights == "pretrained" else f"weights of {printable(weights)}"
+
+
+def _made(name: str, size: int | tuple[int, int], **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """A model, and the keywords that timm's factory does not remember."""
+    try:
+        return create_model(name, img_size=size, **kwargs), {"img_size": size}
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return create_model(name, **kwargs), {}  # it takes any size and is not told one
+
+
+def _with_checkpoint(name: str, file: Path, size: int | tuple[int, int]) -> tuple[Any, dict[str, Any]]:
+    checkpoint = read_checkpoint(file)
+    with torch.device("meta"):
+        blank: Any = create_model(name)
+    if not hasattr(blank, "adapt_checkpoint"):  # timm's: its factory reads the file, and adapts it
+        num_classes = _num_classes(unwrap(checkpoint), blank, file)
+        overlay = {"file": os.fspath(file), "num_classes": num_classes, "custom_load": False}
+        return _made(name, size, num_classes=num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
+    with torch.device("meta"):
+        num_classes = _num_classes(blank.adapt_checkpoint(dict(checkpoint), blank), blank, file)
+    model, arguments = _made(name, size, num_classes=num_classes)
+    model.load_state_dict(convert_checkpoint(name, checkpoint, num_classes=num_classes, **arguments))
+    return model, arguments
+
+
+def _num_classes(state_dict: Mapping[str, Any], model: Any, file: Path) -> int:
+    names = model.pretrained_cfg["classifier"]
+    head = f"{names if isinstance(names, str) else names[0]}.weight"
+    if head not in state_dict:
+        raise CheckpointError(
+            f"{printable(file)}: expected a classifier's weights, got none called {head}; a backbone has no classes"
+        )
+    return len(state_dict[head])
+
+
+def _label_names(model: Any) -> tuple[str, ...] | None:
+    """Of timm's own weights: those it says, or ImageNet's (n01440764, ...), which are the names of its folders."""
+    if names := model.pretrained_cfg.get("label_names"):
+        return tuple(names)
+    subset = infer_imagenet_subset(model)
+    return tuple(ImageNetInfo(subset).label_names()) if subset else None

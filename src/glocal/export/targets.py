@@ -1,0 +1,79 @@
+"""Where an export goes: refused before work is done for it, and given its name only when it is whole."""
+
+import os
+from pathlib import Path
+
+from glocal.errors import CheckpointError, GlocalError
+from glocal.export.description import Format, Unusable
+from glocal.export.formats import ENDS, beside
+from glocal.export.reading import read_file
+from glocal.files import printable, sync
+from glocal.training import load_model
+
+WEIGHTS = "model.safetensors"
+
+
+def check_target(path: Path, to: Format, overwrite: bool) -> None:
+    """Refuse a name for an export.
+
+    Raises:
+        GlocalError: if it is of another format, in no folder, or there and not of this kind or not to be replaced.
+    """
+    if not path.parent.is_dir():
+        raise GlocalError(
+            f"out: expected a folder that is there, got {printable(path.parent)}; make it, or choose another --out"
+        )
+    if to == "safetensors":
+        if path.suffix in (".safetensors", *filter(None, ENDS.values())) or (path.exists() and not path.is_dir()):
+            raise GlocalError(f"out: expected the name of a folder for safetensors, got {printable(path)}")
+    elif path.suffix != ENDS[to] or path.is_dir():
+        raise GlocalError(f"out: expected a file that ends in {ENDS[to]} for {to}, got {printable(path)}")
+    there = path / WEIGHTS if to == "safetensors" else path
+    side = beside(path)
+    if not there.exists():
+        if side is not None and side.exists():
+            raise GlocalError(f"out: {printable(side)} is there, but no {printable(path)}; choose another --out")
+        return
+    if not overwrite:
+        raise GlocalError(f"out: {printable(there)} is there already; --force replaces it, or choose another --out")
+    if (reason := _difference(path, to)) is not None:
+        raise GlocalError(
+            f"out: {printable(there)} is not replaced, as it is no whole file of `glocal export --to {to}` "
+            f"({printable(reason)}); delete it yourself, or choose another --out"
+        )
+
+
+def _difference(path: Path, to: Format) -> str | None:
+    """Why what is there is not an export of this format."""
+    try:
+        if to == "safetensors":
+            load_model(path)
+            return None
+        found = read_file(path).description.format
+    except (Unusable, CheckpointError, OSError) as error:
+        return str(error)
+    return None if found == to else f"it is of the format {found}"
+
+
+def put(made: Path, path: Path) -> int:
+    """Give what was made its name, its companions first, so that whoever finds it finds them.
+
+    Returns:
+        Bytes of all files.
+    """
+    if made.is_dir():
+        path.mkdir(exist_ok=True)
+        files = [(file, path / file.name) for file in sorted(made.iterdir())]  # config.json first
+    else:
+        files = [(file, path.parent / file.name) for file in made.parent.iterdir()]
+        files.sort(key=lambda pair: pair[1] == path)
+    num_bytes = sum(file.stat().st_size for file, _ in files)
+    for file, _ in files:
+        sync(file)
+    stale = beside(path)
+    for file, target in files:
+        os.replace(file, target)
+    if stale is not None and stale not in [target for _, target in files]:
+        stale.unlink(missing_ok=True)  # of the file that was replaced
+    sync(files[-1][1].parent)
+    return num_bytes

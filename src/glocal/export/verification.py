@@ -1,0 +1,98 @@
+"""What an exported file gives against what its model gives, on real images."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.export.description import STEP, Description, Format
+from glocal.export.graph import first_line
+from glocal.export.loading import ExportedModel
+from glocal.export.preparation import to_batch
+
+TOLERANCE = 1e-4
+"""Of the largest difference, as a share of the largest logit. Sums in another order differ by 1e-6
+(docs/results/export.md): what differs by more is another function."""
+TOLERANCE_HALF: dict[Format, float] = {"onnx": 1e-2, "openvino": 5e-2, "torch-export": 5e-2, "aoti": 5e-2}
+"""float16 has 11 bits, bfloat16 has 8: they differ by 1e-3 and 1e-2."""
+OTHER_BATCH = 5
+"""Images at once, beside the batch size that is asked for."""
+OTHER_SIZE = STEP, 2 * STEP
+"""Added to height and width for a second size; not the same to both, or they could be taken for each other."""
+
+
+class Check(NamedTuple):
+    """How far a file's logits are from the model's.
+
+    Attributes:
+        batch_size: images at once.
+        image_size: their height and width.
+        difference: the largest, absolute.
+        relative: the largest, as a share of the largest logit.
+    """
+
+    batch_size: int
+    image_size: tuple[int, int]
+    difference: float
+    relative: float
+
+
+class VerificationError(GlocalError):
+    """A file gave other logits than its model.
+
+    Attributes:
+        checks: all of them.
+    """
+
+    def __init__(self, message: str, checks: tuple[Check, ...]) -> None:
+        super().__init__(message)
+        self.checks = checks
+
+
+class Reference:
+    """A model on real images, prepared as its description says."""
+
+    def __init__(self, model: nn.Module, images: Sequence[Image.Image], description: Description) -> None:
+        self.model, self.images, self.description = model, images, description
+
+    def batch(self, count: int, size: tuple[int, int]) -> Tensor:
+        """(count, 3, H, W) float32, normalised."""
+        of = self.description
+        return to_batch(
+            self.images, count, size, crop_pct=of.crop_pct, interpolation=of.interpolation, mean=of.mean, std=of.std
+        )
+
+    def logits(self, count: int, size: tuple[int, int]) -> Tensor:
+        """(count, K) float32.
+
+        Raises:
+            GlocalError: if the model does not take images of this size, or is no classifier.
+        """
+        height, width = size
+        try:
+            with torch.inference_mode():
+                logits = self.model(self.batch(count, size))
+        except Exception as error:  # models refuse images in ways of their own
+            raise GlocalError(
+                f"size: {self.description.name} cannot be run on {height} x {width} images: {first_line(error)}"
+            ) from error
+        if not (isinstance(logits, Tensor) and logits.ndim == 2 and bool(logits.isfinite().all())):
+            raise GlocalError(f"{self.description.name}: expected finite (B, K) logits, got something else")
+        return logits
+
+    def check(
+        self, exported: ExportedModel, batch_sizes: Sequence[int], sizes: Sequence[tuple[int, int]]
+    ) -> list[Check]:
+        """Each batch size at each image size; a difference is infinite where a logit is not finite."""
+        checks = []
+        for size in sizes:
+            for count in batch_sizes:
+                expected, got = self.logits(count, size), exported(self.batch(count, size))
+                difference = float((got - expected).abs().max()) if bool(got.isfinite().all()) else math.inf
+                largest = float(expected.abs().max())
+                checks.append(Check(count, size, difference, difference and difference / max(largest, 1e-30)))
+        return checks
