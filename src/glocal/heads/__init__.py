@@ -1,5 +1,7 @@
 """What sits on a backbone. Knows a backbone's `feature_info`, never its name."""
 
+from glocal.heads.detection import Detector, create_detector
 from glocal.heads.pyramid import PyramidAdapter
+from glocal.heads.segmentation import create_segmenter
 
-__all__ = ["PyramidAdapter"]
+__all__ = ["Detector", "PyramidAdapter", "create_detector", "create_segmenter"]

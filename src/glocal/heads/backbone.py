@@ -1,0 +1,125 @@
+"""A backbone for a head: by name or as a module, its weights, its BatchNorms, its frozen stages."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import convert_sync_batchnorm
+from timm.utils.model import freeze_batch_norm_2d
+from torch import nn
+
+from glocal.errors import GlocalError, check_choice, nearest
+
+NORMS = ("batch", "frozen", "sync")
+
+
+def create_backbone(
+    backbone: str | nn.Module,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    norm: str = "batch",
+    frozen_stages: int = 0,
+    coarsest: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Image -> list of maps, with what detectors and segmenters change in a backbone.
+
+    Args:
+        backbone: a name of glocal or timm, or a module made with ``features_only=True``.
+        pretrained: start from the weights timm knows for the name.
+        weights: a file of weights for the name, in the backbone's own names; for a name only.
+        norm: BatchNorm of the backbone: "batch" as it is; "frozen" to statistics and scales that do not change (for
+            batches of a few images; needs trained weights); "sync" over all processes.
+        frozen_stages: the stem and this many stages of `feature_info` do not train. Their BatchNorms still follow the
+            images, unless frozen.
+        coarsest: stride of the coarsest level that is used; a backbone by name is built without the stages after it.
+        kwargs: of `timm.create_model`, for a name only.
+
+    Raises:
+        GlocalError: if the name, the norm or the number of stages is unknown, or a module has no maps.
+    """
+    check_choice("norm", norm, NORMS)
+    features: Any = backbone
+    if isinstance(backbone, str):
+        if weights is not None:
+            pretrained, kwargs = True, {**kwargs, "pretrained_cfg_overlay": {"file": str(weights)}}
+        features = _by_name(backbone, coarsest, pretrained=pretrained, **kwargs)
+    elif pretrained or weights is not None or kwargs:
+        given = ", ".join([*["pretrained"] * pretrained, *["weights"] * (weights is not None), *kwargs])
+        raise GlocalError(f"{given}: only for a backbone by name; make the module with it")
+    if not callable(getattr(getattr(features, "feature_info", None), "reduction", None)):
+        raise GlocalError(
+            f"backbone: expected a name or a module that gives maps, got {type(features).__name__}; "
+            "make it with timm.create_model(..., features_only=True)"
+        )
+    if norm == "frozen":
+        features = freeze_batch_norm_2d(features)
+    elif norm == "sync":
+        features = convert_sync_batchnorm(features)
+    _freeze(features, frozen_stages)
+    return features
+
+
+def _by_name(name: str, coarsest: int | None, *, pretrained: bool, **kwargs: Any) -> nn.Module:
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+        raise GlocalError(
+            f"backbone: expected a name of glocal or timm, got {name!r}{nearest(name, timm.list_models())}"
+        )
+    kwargs = {"features_only": True, "dynamic_img_size": True, **kwargs}
+    try:
+        with torch.device("meta"):
+            sketch = timm.create_model(name, **kwargs)
+    except TypeError as error:
+        # only timm's Vision Transformers know the keyword, and without it they take no size but their own
+        if "dynamic_img_size" not in str(error):
+            raise
+        del kwargs["dynamic_img_size"]
+        with torch.device("meta"):
+            sketch = timm.create_model(name, **kwargs)
+    info: Any = sketch.feature_info
+    if coarsest is not None and "out_indices" not in kwargs:
+        limit = max(coarsest, min(info.reduction()))
+        used = zip(info.out_indices, info.reduction(), strict=True)
+        kwargs["out_indices"] = tuple(index for index, stride in used if stride <= limit)
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+def _freeze(backbone: nn.Module, stages: int) -> None:
+    """Freeze all that is registered up to the end of a stage: modules stand in the order they are used in."""
+    info: Any = backbone.feature_info
+    modules = info.module_name()
+    if not 0 <= stages <= len(modules):
+        raise GlocalError(f"frozen_stages: expected 0 to {len(modules)} for this backbone, got {stages}")
+    if not stages:
+        return
+    # the features of a wrapped model lie under its name, those of an unwrapped one may be flattened: stages.0, stages_0
+    ends = [f"{prefix}{modules[stages - 1].replace('.', dot)}" for prefix in ("", "model.") for dot in (".", "_")]
+    inside = tuple(f"{end}." for end in ends)
+    named = list(backbone.named_modules())
+    last = max(i for i, (name, _) in enumerate(named) if name in ends or name.startswith(inside))
+    for _, module in named[: last + 1]:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+
+
+def image_statistics(backbone: nn.Module) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the images the backbone was made for, as its configuration says; ImageNet's if none."""
+    cfg: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
+    return list(cfg.get("mean") or IMAGENET_DEFAULT_MEAN), list(cfg.get("std") or IMAGENET_DEFAULT_STD)
+
+
+def check_keywords(what: str, given: Iterable[str], *takers: Callable[..., Any], more: Iterable[str] = ()) -> None:
+    """Refuse a keyword that none of the callables takes: the libraries under the heads swallow it.
+
+    Raises:
+        GlocalError: naming the nearest.
+    """
+    known = {*more, *(name for taker in takers for name in inspect.signature(taker).parameters)}
+    for name in given:
+        if name not in known:
+            raise GlocalError(f"{what}: no keyword {name!r}{nearest(name, known)}")
