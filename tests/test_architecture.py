@@ -10,7 +10,21 @@ import glocal
 
 SOURCE = Path(glocal.__file__).parent
 
-ROOMS = ("layers", "checkpoints", "models", "data", "report", "bench", "training", "comparison", "inference")
+ROOMS = (
+    "layers",
+    "checkpoints",
+    "models",
+    "data",
+    "report",
+    "bench",
+    "training",
+    "comparison",
+    "inference",
+    "export",
+    "analysis",
+    "heads",
+    "tasks",
+)
 
 # A room, and the parts of glocal that it may import beside itself and glocal.errors.
 MAY_IMPORT = {
@@ -23,7 +37,10 @@ MAY_IMPORT = {
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
     "training": {"data", "bench", "files", "signals"},
     "comparison": {"", "training", "data", "bench", "files"},
-    "inference": {"training", "data", "files"},
+    "export": {"models", "checkpoints", "training", "data", "files"},
+    "tasks": {"training", "heads", "data", "bench", "files"},
+    "inference": {"export", "training", "data", "files"},
+    "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
     "cli": set(ROOMS) | {"", "files", "signals"},
     # single files
     "": {"_timm_hook", "models"},
@@ -36,7 +53,7 @@ MAY_IMPORT = {
 
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}
 HEAVY |= {f"glocal.{room}" for room in ("layers", "checkpoints", "models", "data", "report", "bench", "training")}
-HEAVY |= {"glocal.comparison", "glocal.inference"}
+HEAVY |= {"glocal.comparison", "glocal.inference", "glocal.export", "glocal.analysis", "glocal.heads", "glocal.tasks"}
 
 
 def room_of(module: str) -> str:

@@ -163,7 +163,7 @@ def test_a_papers_recipe_leaves_nothing_that_matters_to_a_default(name):
     )
     assert left <= {
         "accumulate", "checkpoint_every_steps", "class_balance", "color_jitter", "freeze", "layer_decay",
-        "log_every_steps", "momentum", "nan_skips", "sync_batchnorm",
+        "log_every_steps", "milestones", "momentum", "nan_skips", "poly_power", "sync_batchnorm",
     }  # fmt: skip
 
 

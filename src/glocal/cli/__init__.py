@@ -37,7 +37,20 @@ def root(
 
 def main() -> None:
     """Entry point of the ``glocal`` script: a user's mistake is one message and exit code 2."""
-    from glocal.cli import check, compare, convert, eval, models, predict, train  # noqa: F401  (each registers its command)
+    from glocal.cli import (  # noqa: F401  (each registers its command)
+        analyze,
+        bench,
+        check,
+        compare,
+        convert,
+        detect,
+        eval,
+        export,
+        models,
+        predict,
+        segment,
+        train,
+    )  # fmt: skip
 
     try:
         app()

@@ -106,16 +106,18 @@ def heads(model: Any) -> tuple[Any, ...]:
     return tuple(classifier) if isinstance(classifier, tuple | list) else (classifier,)
 
 
-def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Take parameters out of training: ``backbone`` (all but the heads), or names of modules or parameters.
+def freeze(model: Any, patterns: Sequence[str], backbone: nn.Module | None = None) -> None:
+    """Take parameters out of training: ``backbone`` (by default all but the heads), or names of modules or parameters.
 
     Raises:
         GlocalError: for a pattern that nothing is called, or when nothing is left to train.
     """
     names = dict(model.named_parameters())
-    kept = {id(p) for head in heads(model) for p in head.parameters()}
     for pattern in patterns:
-        if pattern == "backbone":
+        if pattern == "backbone" and backbone is not None:
+            found = list(backbone.parameters())
+        elif pattern == "backbone":
+            kept = {id(p) for head in heads(model) for p in head.parameters()}
             found = [p for p in names.values() if id(p) not in kept]
         else:
             found = [p for n, p in names.items() if fnmatch.fnmatch(n, pattern) or fnmatch.fnmatch(n, f"{pattern}.*")]

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from glocal.errors import GlocalError, nearest
 
 Mode = Literal["scratch", "finetune", "probe"]
 AUGMENTATIONS = ("none", "light", "randaugment")
-SCHEDULES = ("cosine", "step")
+SCHEDULES = ("cosine", "step", "poly")
+TASKS = ("detect", "segment")
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,12 @@ class Recipe:
             0: ``lr`` is for ``batch_size``.
         weight_decay: not applied to biases, norms and what a model lists in ``no_weight_decay``.
         momentum: of SGD.
-        schedule: ``cosine`` to ``min_lr``, or ``step``: a tenth after each third of the budget.
+        schedule: ``cosine`` to ``min_lr``; ``step``: a tenth after each of the milestones; ``poly``: to ``min_lr`` as
+            (1 - share of the budget) ** poly_power.
+        milestones: shares of the budget; by default each third of what is left after the warm-up.
+        poly_power: of ``poly``; 1 is a straight line.
         warmup: share of the budget over which the learning rate rises linearly from 0; the schedule follows.
-        min_lr: learning rate at the end of the cosine.
+        min_lr: learning rate at the end of the cosine or polynomial.
         label_smoothing: probability spread over all classes.
         class_balance: 0 for none; weights the loss of a class by (its share of the images) ** -class_balance, so 1
             makes all classes weigh the same.
@@ -81,6 +86,8 @@ class Recipe:
     weight_decay: float = 0.05
     momentum: float = 0.9
     schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    poly_power: float = 0.9
     warmup: float = 0.1
     min_lr: float = 0.0
     label_smoothing: float = 0.1
@@ -108,6 +115,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", tuple(self.freeze))
+        object.__setattr__(self, "milestones", tuple(self.milestones))
         share, rate = "from 0 to below 1", "0 or more"
         for name, holds, expected in (
             ("epochs", 0 < self.epochs < 1e9, "above 0"),
@@ -120,6 +128,12 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, share),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("warmup", 0 <= self.warmup < 1, f"a share of the budget, {share}"),
+            (
+                "milestones",
+                _rises((self.warmup, *self.milestones, 1)),
+                "shares of the budget, from the warmup to 1, rising",
+            ),
+            ("poly_power", 0 < self.poly_power <= 10, "above 0, at most 10"),
             ("min_lr", 0 <= self.min_lr <= self.lr, "from 0 to lr"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, share),
             ("class_balance", 0 <= self.class_balance <= 1, "from 0 to 1"),
@@ -153,7 +167,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, as JSON and YAML have them."""
-        return dataclasses.asdict(self) | {"freeze": list(self.freeze)}
+        return dataclasses.asdict(self) | {"freeze": list(self.freeze), "milestones": list(self.milestones)}
 
     def to_yaml(self) -> str:
         """All settings; `load_recipe` reads the same recipe from it."""
@@ -166,25 +180,38 @@ DEFAULT_RECIPES: dict[Mode, str] = {"scratch": "micro", "finetune": "finetune", 
 """By how a run starts: the name of its recipe."""
 
 
-def recipe_names() -> tuple[str, ...]:
-    """Recipes that are shipped."""
+def recipe_names(task: str | None = None) -> tuple[str, ...]:
+    """Recipes that are shipped: for classification, or those of one of `TASKS`, which begin with its name."""
+    return tuple(name for name in _shipped() if _task(name) == task)
+
+
+def _task(name: str) -> str | None:
+    first = name.partition("_")[0]
+    return first if first in TASKS else None
+
+
+def _shipped() -> tuple[str, ...]:
     found = (Path(str(file)) for file in files("glocal.training").joinpath("recipes").iterdir())
     return tuple(sorted(path.stem for path in found if path.suffix == ".yaml"))
+
+
+def _rises(numbers: Sequence[float]) -> bool:
+    return all(low < high for low, high in pairwise(numbers)) or len(numbers) == 2
 
 
 def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        source: a name of `recipe_names`, or a YAML file of settings.
+        source: a shipped name, see `recipe_names`, or a YAML file of settings.
         base: the recipe that a file's settings replace parts of; by default the plain defaults of `Recipe`.
         settings: ``key=value`` that replace settings in turn.
 
     Raises:
         GlocalError: for a file that cannot be read, an unknown setting, or a value of the wrong type or range.
     """
-    layers = [] if base is None or str(source) in recipe_names() else [_read_shipped(base)]
-    if str(source) in recipe_names():
+    layers = [] if base is None or str(source) in _shipped() else [_read_shipped(base)]
+    if str(source) in _shipped():
         layers.append(_read_shipped(str(source)))
     else:
         layers.append(_read(source, _text(source)))
@@ -209,7 +236,7 @@ def _text(path: Path | str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         bare = Path(path).suffix == "" and not Path(path).exists()
-        hint = f"; shipped recipes: {', '.join(recipe_names())}{nearest(str(path), recipe_names())}" if bare else ""
+        hint = f"; shipped recipes: {', '.join(_shipped())}{nearest(str(path), _shipped())}" if bare else ""
         raise GlocalError(f"recipe {path}: cannot be read ({error}){hint}") from error
 
 

@@ -73,6 +73,10 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
 def describe(text: str, num_tensors: int) -> Description:
     """Check a configuration; depths are bounded by the tensors there are, for each block has one."""
     config = json_object(text, "its configuration")
+    if "task" in config:
+        raise FileError(
+            "expected a classifier, got a detector or segmenter", "`glocal detect` and `glocal segment` take it"
+        )
     name, cfg, args = config.get("architecture"), config.get("pretrained_cfg"), config.get("model_args", {})
     if not isinstance(name, str) or "." in name or not timm.is_model(name):
         known = nearest(name, timm.list_models()) if isinstance(name, str) and len(name) < 100 else ""
@@ -95,7 +99,7 @@ def describe(text: str, num_tensors: int) -> Description:
             f"input_size: expected [3, S, S], S from {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}, got {short(size)}"
         )
     crop_pct = cfg.get("crop_pct", 1.0)
-    if not _is_number(crop_pct) or not 0.1 <= crop_pct <= 1:
+    if not is_number(crop_pct) or not 0.1 <= crop_pct <= 1:
         raise FileError(f"crop_pct: expected a number from 0.1 to 1, got {short(crop_pct)}")
     for key, wanted in (("interpolation", "bicubic"), ("crop_mode", "center")):
         if cfg.get(key, wanted) != wanted:  # it would be given images of another kind than it learned from
@@ -115,7 +119,7 @@ def describe(text: str, num_tensors: int) -> Description:
 
 def _statistic(cfg: Mapping[str, Any], key: str, low: float) -> tuple[float, ...]:
     values = cfg.get(key)
-    if not (_is_list(values, 3) and all(_is_number(value) and low <= value <= 1e3 for value in values)):
+    if not (_is_list(values, 3) and all(is_number(value) and low <= value <= 1e3 for value in values)):
         raise FileError(f"{key}: expected 3 numbers from {low:g}, got {short(values)}")
     return tuple(float(value) for value in values)
 
@@ -208,12 +212,6 @@ def config_text(
         return file.read_text(encoding="utf-8")
 
 
-def on_meta(description: Description) -> nn.Module:
-    """The model without memory for its weights: their names, types and shapes."""
-    with torch.device("meta"):
-        return build(description)
-
-
 def build(description: Description) -> nn.Module:
     """The model with random weights; the random numbers of others are as before."""
     size = (3, description.image_size, description.image_size)
@@ -238,7 +236,7 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> TypeGuard[int | float]:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it is a finite number that fits into a float; NaN compares as false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 

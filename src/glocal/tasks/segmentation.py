@@ -1,0 +1,284 @@
+"""Semantic segmentation: squares of images to learn from, whole images to test on, the mean overlap of classes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from glocal.bench import count_macs
+from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
+from glocal.data.pasted import Pasted
+from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design
+from glocal.tasks.saved import save_task_model
+from glocal.tasks.settings import check_request
+from glocal.tasks.views import SCALES, look_at_pixels, resize_image, view_of
+from glocal.training.augment import draws
+from glocal.training.classification import Normalize
+from glocal.training.loader import Batch, Batched, Key
+from glocal.training.objective import Objective, Score
+from glocal.training.recipe import Recipe
+from glocal.training.request import Request
+
+EVALUATION_BATCH = 4
+
+
+class SegmentationBatches(Dataset[Batch]):
+    """A segmentation set, a batch at a time.
+
+    Of a recipe: (B, 3, S, S) uint8 squares and (B, S, S) uint8 labels. Else lists: (3, h, w) images whose shorter side
+    is S, and (H, W) labels of the size that the image has in its file.
+
+    Args:
+        images: what is read.
+        size: S, pixels.
+        recipe: says how to augment; None for whole images, to be tested on.
+        seed: of all draws.
+        labels: what each label of the set is to a model; None for the same.
+    """
+
+    evaluation_batch = EVALUATION_BATCH
+
+    def __init__(
+        self,
+        images: SegmentationSet,
+        size: int,
+        *,
+        recipe: Recipe | None = None,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        self.images, self.size, self.recipe, self.seed = images, size, recipe, seed
+        self.labels, self.num_classes = np.zeros(len(images), np.int64), len(images.classes)
+        self.relabel = np.full(IGNORE + 1, IGNORE, np.uint8)
+        self.relabel[: len(images.classes)] = range(len(images.classes)) if labels is None else labels
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether reading is worth processes of its own: samples that are drawn take less time than their way here."""
+        return not isinstance(self.images.store, Pasted)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> Batch:
+        """Images that went bad since they were checked are reported and left out."""
+        drawn = draws(self.seed, key.epoch, key.slots)
+        images, maps, kept, skipped = [], [], [], []
+        for place, position in enumerate((key.slots % len(self)).tolist()):
+            try:
+                sample = self.images[position]
+            except ImageError as error:
+                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
+                continue
+            image, label_map = sample.image, self.relabel[sample.label_map]
+            if self.recipe is not None:
+                scales = SCALES if self.recipe.augment == "light" else None
+                view = view_of(drawn[place], flip=self.recipe.flip, scales=scales)
+                image, label_map = look_at_pixels(image, label_map, view, self.size)
+            else:
+                image = shorter_side(image, self.size)
+            images.append(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
+            maps.append(torch.from_numpy(np.ascontiguousarray(label_map)))
+            kept.append(place)
+        seeds = torch.from_numpy(drawn[kept, 3].astype(np.int64))
+        if self.recipe is None:
+            return Batch(images, maps, seeds, key.weight, tuple(skipped))
+        none = torch.empty((0, self.size, self.size), dtype=torch.uint8)
+        inputs = torch.stack(images) if images else none[:, None].expand(-1, 3, -1, -1)
+        return Batch(inputs, torch.stack(maps) if maps else none, seeds, key.weight, tuple(skipped))
+
+
+def shorter_side(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 with its shorter side at ``size``."""
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    return resize_image(image, round(height * factor), round(width * factor))
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Pixels of images, by their class and what they were taken for.
+
+    Attributes:
+        counts: (K, K) int64, row: the class, column: what it was taken for.
+        loss: sum of the cross-entropy of all pixels that are labelled.
+        images: how many there were.
+    """
+
+    counts: np.ndarray
+    loss: float
+    images: int
+
+    def __len__(self) -> int:
+        return self.images
+
+    @property
+    def iou(self) -> np.ndarray:
+        """(K,) share of the pixels of a class, or taken for it, that are both; NaN for a class that is in neither."""
+        both = np.diag(self.counts)
+        either = self.counts.sum(0) + self.counts.sum(1) - both
+        return np.where(either > 0, both / np.maximum(either, 1), np.nan)
+
+    @property
+    def miou(self) -> float:
+        """Mean of `iou` over the classes that there are; 0 for no pixel."""
+        return float(np.nanmean(self.iou)) if self.counts.any() else 0.0
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that are right."""
+        return float(np.diag(self.counts).sum() / max(1, self.counts.sum()))
+
+    @property
+    def mean_loss(self) -> float:
+        """Of a pixel."""
+        return self.loss / max(1, int(self.counts.sum()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        per_class = [None if np.isnan(share) else float(share) for share in self.iou]
+        return {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "loss": self.mean_loss,
+            "per_class": per_class,
+            "confusion": self.counts.tolist(),
+        }
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K, K) int64 counts of two label maps; pixels whose truth is `IGNORE` are left out."""
+    there = truth != IGNORE
+    pairs = truth[there].astype(np.int64) * num_classes + predicted[there]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+class Segmentation(Objective):
+    """A class for each pixel.
+
+    Args:
+        prepare: uint8 images -> inputs of the model, such as `Normalize`.
+        num_classes: of the model.
+    """
+
+    metric: ClassVar[str] = "miou"
+    columns: ClassVar[tuple[str, ...]] = ("val_loss", "val_miou", "val_pixel_accuracy")
+
+    def __init__(self, prepare: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.prepare, self.num_classes = prepare, num_classes
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Cross-entropy, the mean over pixels that are labelled; 0 where none is."""
+        logits = model(self.prepare(batch.inputs)).float()
+        labels = batch.labels.long()
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return total / (labels != IGNORE).sum().clamp(min=1)
+
+    def test(self, model: nn.Module, batch: Batch, device: torch.device) -> Confusion:
+        """Each image on its own, its logits brought to the size of its label map."""
+        counts, loss = np.zeros((self.num_classes, self.num_classes), np.int64), 0.0
+        for image, truth in zip(batch.inputs, batch.labels, strict=True):
+            logits = logits_at(model, self.prepare, image.to(device), (truth.shape[-2], truth.shape[-1]))
+            labels = truth.to(device).long()[None]
+            loss += F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum").item()
+            counts += confusion(truth.numpy(), logits[0].argmax(0).cpu().numpy(), self.num_classes)
+        return Confusion(counts, loss, len(batch.inputs))
+
+    def join(self, parts: Sequence[Confusion]) -> Confusion:
+        """The sum."""
+        none = np.zeros((self.num_classes, self.num_classes), np.int64)
+        counts = sum((part.counts for part in parts), none)
+        return Confusion(counts, sum(part.loss for part in parts), sum(len(part) for part in parts))
+
+    def score(self, found: Confusion) -> Score:
+        """Mean overlap, and the mean cross-entropy of pixels as the loss."""
+        columns: dict[str, float | None] = {
+            "val_loss": found.mean_loss,
+            "val_miou": found.miou,
+            "val_pixel_accuracy": found.pixel_accuracy,
+        }
+        return Score(found.miou, found.mean_loss, columns)
+
+
+def logits_at(model: nn.Module, prepare: nn.Module, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(3, h, w) uint8 -> (1, K, *size) float logits, bilinear."""
+    logits = model(prepare(image[None])).float()
+    if tuple(logits.shape[-2:]) == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class SegmentImages:
+    """Train a segmenter on a `SegmentationSource`.
+
+    Args:
+        source: the data.
+        settings: of the head.
+        say: is told what was taken over from a classifier.
+    """
+
+    def __init__(
+        self, source: SegmentationSource, settings: HeadSettings, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.source, self.settings, self.say = source, settings, say
+        self.classes, self.skipped = source.classes, source.skipped
+        self.transfer: Transfer | None = None
+        self._designed: tuple[Request, Architecture] | None = None
+
+    def architecture(self, request: Request) -> Architecture:
+        """What is to be trained."""
+        if self._designed is None or self._designed[0] != request:
+            check_request("segmentation", request)
+            self._designed = request, design("segmentation", self.settings, request, classes=self.classes)
+        return self._designed[1]
+
+    def plan(self, request: Request) -> dict[str, Any]:
+        """Fingerprint, classes and number of images; the head."""
+        self.architecture(request)
+        source = self.source
+        data = {"fingerprint": source.fingerprint, "classes": list(source.classes), "images": len(source.train)}
+        return {"task": "segmentation", "data": data, "head": self.settings.plan()}
+
+    def create(self, request: Request) -> nn.Module:
+        """A segmenter, on the backbone of a classifier where weights are given."""
+        model, self.transfer = create(self.architecture(request), self.settings, request)
+        if self.transfer is not None:
+            self.say(str(self.transfer))
+        return model
+
+    def count_macs(self, model: nn.Module, request: Request) -> int:
+        """For a square image of the recipe's size."""
+        return count_macs(model, request.image_size)
+
+    def batches(self, request: Request) -> tuple[Batched, Batched]:
+        """Squares, and whole images."""
+        size = request.image_size
+        learned = SegmentationBatches(self.source.train, size, recipe=request.recipe, seed=request.seed)
+        return learned, SegmentationBatches(self.source.val, size)
+
+    def objective(self, model: nn.Module, learned: Batched, request: Request) -> Objective:
+        """Cross-entropy of pixels, and mean overlap."""
+        architecture = self.architecture(request)
+        return Segmentation(normalize_of(architecture), len(self.classes))
+
+    def save(self, model: nn.Module, folder: Path, request: Request) -> None:
+        """As `glocal.tasks.load_task_model` reads it."""
+        save_task_model(model, folder, self.architecture(request))
+
+    def results(self, found: Confusion) -> dict[str, Any]:
+        """Scores, and how many images there were."""
+        counts = {"train": len(self.source.train), "val": len(self.source.val), "skipped": len(self.skipped)}
+        transfer = {"transfer": asdict(self.transfer)} if self.transfer is not None else {}
+        return {"classes": list(self.classes), "images": counts, **transfer, **found.to_dict()}
+
+
+def normalize_of(architecture: Architecture) -> Normalize:
+    """Pixels as a segmenter takes them."""
+    return Normalize(architecture.mean, architecture.std)
