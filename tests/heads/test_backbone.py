@@ -8,6 +8,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import glocal
 from glocal.errors import GlocalError
+from glocal.heads import PyramidAdapter
 from glocal.heads.backbone import check_keywords, create_backbone, image_statistics
 from tests.heads.scenes import RESNET, extractor
 
@@ -87,6 +88,20 @@ def test_stages_after_the_coarsest_level_are_not_built(name, coarsest, left):
 def test_a_vision_transformer_of_timm_takes_any_size():
     maps = create_backbone("vit_tiny_patch16_224", depth=3)(torch.randn(1, 3, 96, 160))
     assert maps[-1].shape == (1, 192, 6, 10)
+
+
+def test_a_swin_of_timm_takes_any_size_and_gives_channels_first():
+    small = {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 2, 2)}
+    backbone = create_backbone("swin_tiny_patch4_window7_224", **small)
+    levels = PyramidAdapter(backbone)(torch.randn(1, 3, 96, 160))
+    assert [tuple(level.shape[1:]) for level in levels] == [(24, 24, 40), (48, 12, 20), (96, 6, 10), (192, 3, 5)]
+
+
+def test_a_keyword_that_no_model_knows_is_not_swallowed():
+    with pytest.raises(TypeError, match="patch_sise"):
+        create_backbone("vit_tiny_patch16_224", patch_sise=8)
+    with pytest.raises(TypeError, match="strict_img_size"):
+        create_backbone("resnet_micro", strict_img_size=False)
 
 
 def test_statistics_of_images():

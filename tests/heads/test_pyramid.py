@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
+from timm.models._features import FeatureInfo
 from torch import nn
 
 import glocal
@@ -46,6 +47,30 @@ def test_a_pyramid_passes_through():
     backbone = extractor("glocal_resnet18").eval()
     x = torch.randn(1, 3, 64, 64)
     assert all(torch.equal(a, b) for a, b in zip(PyramidAdapter(backbone)(x), backbone(x), strict=True))
+
+
+def test_what_a_backbone_has_not_is_made():
+    """Of two maps of one stride the deeper; coarser levels are pooled, finer ones made of the finest."""
+
+    class Maps(nn.Module):
+        def __init__(self, *strides):
+            super().__init__()
+            self.strides = strides
+            info = [{"num_chs": 8 + i, "reduction": s, "module": f"m{i}"} for i, s in enumerate(strides)]
+            self.feature_info = FeatureInfo(info, tuple(range(len(info))))
+
+        def forward(self, x):
+            return [torch.full((1, 8 + i, 64 // s, 64 // s), float(i)) for i, s in enumerate(self.strides)]
+
+    adapter = PyramidAdapter(Maps(2, 4, 8, 8), dim=16)
+    assert adapter.channels == [9, 11, 11, 11]
+    assert [float(level.mean()) for level in adapter(torch.zeros(1, 3, 64, 64))] == [1, 3, 3, 3]
+    adapter = PyramidAdapter(Maps(8, 16, 32), dim=16)
+    assert adapter.channels == [16, 8, 9, 10]
+    assert [level.shape[2] for level in adapter(torch.zeros(1, 3, 64, 64))] == [16, 8, 4, 2]
+    assert PyramidAdapter(Maps(4, 8, 16, 32), strides=(8, 32)).channels == [9, 11]
+    adapter = PyramidAdapter(Maps(14, 14), dim=16)  # strides of 3.5, 7, 14 and 28
+    assert [level.shape[2] for level in adapter(torch.zeros(1, 3, 64, 64))] == [16, 8, 4, 2]
 
 
 def test_other_strides_are_named():

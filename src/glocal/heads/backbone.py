@@ -70,23 +70,34 @@ def _by_name(name: str, coarsest: int | None, *, pretrained: bool, **kwargs: Any
         raise GlocalError(
             f"backbone: expected a name of glocal or timm, got {name!r}{nearest(name, timm.list_models())}"
         )
-    kwargs = {"features_only": True, "dynamic_img_size": True, **kwargs}
-    try:
-        with torch.device("meta"):
-            sketch = timm.create_model(name, **kwargs)
-    except TypeError as error:
-        # only timm's Vision Transformers know the keyword, and without it they take no size but their own
-        if "dynamic_img_size" not in str(error):
-            raise
-        del kwargs["dynamic_img_size"]
-        with torch.device("meta"):
-            sketch = timm.create_model(name, **kwargs)
+    # timm's Vision and Swin Transformers take images of other sizes than their own only if told so, other models do
+    # not know these keywords
+    optional = {"dynamic_img_size": True, "strict_img_size": False}
+    sketch = None
+    while sketch is None:
+        try:
+            sketch = _sketch(name, features_only=True, **{**optional, **kwargs})
+        except TypeError as error:
+            unknown = [keyword for keyword in optional if keyword not in kwargs and repr(keyword) in str(error)]
+            if not unknown:
+                raise
+            del optional[unknown[0]]
     info: Any = sketch.feature_info
+    kwargs = {**optional, **kwargs}
     if coarsest is not None and "out_indices" not in kwargs:
         limit = max(coarsest, min(info.reduction()))
         used = zip(info.out_indices, info.reduction(), strict=True)
         kwargs["out_indices"] = tuple(index for index, stride in used if stride <= limit)
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    return timm.create_model(name, pretrained=pretrained, features_only=True, **kwargs)
+
+
+def _sketch(name: str, **kwargs: Any) -> nn.Module:
+    """The model without storage, where its constructor reads no values."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, **kwargs)
+    except (RuntimeError, NotImplementedError):
+        return timm.create_model(name, **kwargs)
 
 
 def _freeze(backbone: nn.Module, stages: int) -> None:

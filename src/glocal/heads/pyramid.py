@@ -1,5 +1,6 @@
 """Maps at strides 4, 8, 16 and 32 from any backbone of timm, for the decoders and detectors that ask for them."""
 
+import math
 from typing import Any
 
 from timm.layers import LayerNorm2d
@@ -66,13 +67,14 @@ def _pool(factor: int) -> nn.Module:
 
 
 def _level(in_chs: int, dim: int, has: int, wants: int) -> nn.Module:
-    """Stride ``has`` -> stride ``wants``, then 1x1 and 3x3 convolutions, each with a norm over the channels."""
+    """Stride ``has`` -> about stride ``wants``, then 1x1 and 3x3 convolutions, each with a norm over the channels."""
+    doublings = round(math.log2(has / wants))  # a patch of 14 gives strides of 3.5, 7, 14 and 28
     layers: list[nn.Module] = []
-    while has > wants:
+    for _ in range(doublings):
         layers += [nn.ConvTranspose2d(in_chs, in_chs // 2, 2, stride=2), LayerNorm2d(in_chs // 2), nn.GELU()]
-        in_chs, has = in_chs // 2, has // 2
-    if has < wants:
-        layers += [_pool(wants // has)]
+        in_chs //= 2
+    if doublings < 0:
+        layers += [_pool(2**-doublings)]
     layers += [nn.Conv2d(in_chs, dim, 1, bias=False), LayerNorm2d(dim)]
     layers += [nn.Conv2d(dim, dim, 3, padding=1, bias=False), LayerNorm2d(dim)]
     return nn.Sequential(*layers)
