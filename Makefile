@@ -31,11 +31,14 @@ $(VENV)/dev: pyproject.toml | $(VENV)/base
 demo: $(VENV)/base  ## compare a CNN, a hybrid and a Transformer on built-in real images
 	$(BIN)/glocal compare fashion-mini --models resnet_micro,botnet_micro,vit_micro --seeds 2 --out $(DEMO_OUT) --resume
 
+# those of reliability fork, which a process with the threads of other libraries (OpenVINO, Ray) cannot do safely
 test: $(VENV)/dev  ## the quick tests, no network
-	$(PYTEST)
+	$(PYTEST) tests/reliability
+	$(PYTEST) --ignore=tests/reliability
 
 test-all: $(VENV)/dev  ## everything, the slow tests included
-	$(PYTEST) -m ''
+	$(PYTEST) tests/reliability -m ''
+	$(PYTEST) --ignore=tests/reliability -m ''
 
 check: $(VENV)/dev  ## format, lint, types
 	$(BIN)/ruff format --check .

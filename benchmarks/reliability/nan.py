@@ -23,7 +23,7 @@ from benchmarks.reliability.record import record
 from safetensors.torch import load_file
 from torch import nn
 
-from glocal.training import checkpoint, pace, saved, task
+from glocal.training import Classification, Normalize, checkpoint, pace, saved_file
 
 SEED = 0
 STEPS = 12
@@ -40,7 +40,7 @@ def plant(place: str, steps: frozenset[int]) -> None:
     due = False
     begin = pace.Pace.on_train_batch_start
     before_step = pace.Pace.on_before_optimizer_step
-    loss, forward = task.Task.loss, task.Normalize.forward
+    loss, forward = Classification.loss, Normalize.forward
 
     def on_train_batch_start(running: Any, trainer: Any, module: Any, batch: Any, index: int) -> None:
         nonlocal due
@@ -70,7 +70,7 @@ def plant(place: str, steps: frozenset[int]) -> None:
 
     pace.Pace.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
     pace.Pace.on_before_optimizer_step = on_before_optimizer_step  # type: ignore[method-assign]
-    task.Task.loss, task.Normalize.forward = with_loss, inputs  # type: ignore[method-assign]
+    Classification.loss, Normalize.forward = with_loss, inputs  # type: ignore[method-assign]
 
 
 def guard(out: Path) -> None:
@@ -140,7 +140,7 @@ def injected(
 def unguarded() -> None:
     """The control: nothing is looked at before it is written."""
     checkpoint.all_finite = lambda _: True  # type: ignore[assignment]
-    saved._first_not_finite = lambda _: ""  # type: ignore[assignment]
+    saved_file._first_not_finite = lambda _: ""  # type: ignore[assignment]
 
 
 def main() -> None:

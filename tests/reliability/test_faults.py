@@ -11,7 +11,8 @@ import pytest
 import torch
 from benchmarks.reliability import forked
 
-from glocal.training import pace, run, task
+from glocal.training import Classification, pace, run
+from glocal.training.assignment import ClassifyImages
 from glocal.training.checkpoint import check
 from tests.shapes import write_folder
 
@@ -75,8 +76,8 @@ def gpu():
 @pytest.mark.parametrize("cause", [too_much, gpu])
 def test_out_of_memory(place, cause):
     def plant():
-        loss = task.Task.loss
-        at_step(lambda: setattr(task.Task, "loss", lambda *args, **kwargs: cause() or loss(*args, **kwargs)))
+        loss = Classification.loss
+        at_step(lambda: setattr(Classification, "loss", lambda *args, **kwargs: cause() or loss(*args, **kwargs)))
 
     out = place / cause.__name__
     code, said = run_command(place, out, plant)
@@ -121,14 +122,14 @@ def full_metrics():
 
 
 def full_at_the_end():
-    save = run._save
+    save = ClassifyImages.save
 
-    def last(model, out, *args):
+    def last(assignment, model, out, *args):
         if out.name == "end":
             full_disk()
-        save(model, out, *args)
+        save(assignment, model, out, *args)
 
-    run._save = last
+    ClassifyImages.save = last
 
 
 @pytest.mark.parametrize(
