@@ -98,6 +98,10 @@ def test_a_folder_of_safetensors(tmp_path):
     assert load_model(tmp_path / "m").classes == ("a", "b", "c")
     with pytest.raises(GlocalError, match=r"m/model.safetensors is there already"):
         export_model(model, tmp_path / "m", to="safetensors", image_size=64, interpolation="bicubic")
+    with pytest.raises(GlocalError, match=r"expected mean and std of timm's configuration"):
+        export_model(
+            model, tmp_path / "n", to="safetensors", image_size=64, interpolation="bicubic", mean=(0.1, 0.2, 0.3)
+        )
     with pytest.raises(GlocalError, match=r"resized bicubic, got bilinear"):
         export_model(model, tmp_path / "n", to="safetensors", image_size=64, interpolation="bilinear")
 

@@ -231,6 +231,9 @@ def _save(model: nn.Module, folder: Path, description: Description, model_args: 
             f"safetensors: expected a model of images that were resized bicubic, got {description.interpolation}; "
             "choose another format"
         )
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    if (tuple(cfg.get("mean", ())), tuple(cfg.get("std", ()))) != (description.mean, description.std):
+        raise GlocalError("safetensors: expected mean and std of timm's configuration of the model, got others")
     save_model(
         model,
         folder,
