@@ -204,8 +204,10 @@ def page(results: dict[str, Any]) -> str:
         f"{results['limits']['gb_per_s']:.0f} GB/s from memory. Nothing here was measured on a GPU.",
         "",
     ]
-    lines += _eager_table(results) + _runtime_table(results) + _training_table(results) + _memory_table(results)
-    lines += _sides_table(results)
+    for table in (_eager_table, _runtime_table, _training_table, _memory_table, _sides_table):
+        section = table(results)
+        if sum(line.startswith("|") for line in section) > 2:  # more than its head
+            lines += section
     return "\n".join(lines) + "\n"
 
 
