@@ -109,6 +109,15 @@ def test_statistics_of_images():
     assert image_statistics(nn.Identity())[0] == [0.485, 0.456, 0.406]
 
 
+def test_weights_that_are_not_there():
+    with pytest.raises(GlocalError, match=r"weights: no file nowhere\.pth"):
+        create_backbone("resnet_micro", weights="nowhere.pth")
+    with pytest.raises(
+        GlocalError, match="resnet_micro: no public location of pretrained weights is known; give weights"
+    ):
+        create_backbone("resnet_micro", pretrained=True)
+
+
 def test_a_module_keeps_its_own_settings():
     with pytest.raises(GlocalError, match="pretrained, depth: only for a backbone by name; make the module with it"):
         create_backbone(extractor(), pretrained=True, depth=3)

@@ -10,7 +10,7 @@ from torch import nn
 
 from glocal.errors import GlocalError
 from glocal.heads import create_segmenter
-from glocal.heads.segmentation import KINDS, PoolTo, SemanticFPN, UPerNet
+from glocal.heads.segmentation import KINDS, PoolTo, SemanticFPN, SmpSegmenter, UPerNet
 from tests.heads.scenes import RESNET, extractor
 
 SMALL = {"semantic_fpn": {"dim": 32, "head_dim": 32}, "upernet": {"dim": 32}}
@@ -115,6 +115,15 @@ def test_smp_gets_the_backbones_own_map_of_stride_2():
     made = tiny("smp_unet").network.encoder
     assert made.out_channels[:2] == [3, 32]
     assert "glocal" not in smp.encoders.encoders  # the registry is left as it was
+
+
+def test_padding_for_smp_goes_where_it_came_from():
+    x = torch.randn(2, 3, 70, 45)
+    seen = []
+    network = nn.Identity()
+    network.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    assert torch.equal(SmpSegmenter(network)(x), x)
+    assert seen == [(2, 3, 96, 64)]
 
 
 def test_smp_keeps_the_weights_of_a_module():

@@ -41,12 +41,15 @@ def create_backbone(
         kwargs: of `timm.create_model`, for a name only.
 
     Raises:
-        GlocalError: if the name, the norm or the number of stages is unknown, or a module has no maps.
+        GlocalError: if the name, the norm or the number of stages is unknown, a module has no maps, or no weights are
+            where they should be.
     """
     check_choice("norm", norm, NORMS)
     features: Any = backbone
     if isinstance(backbone, str):
         if weights is not None:
+            if not Path(weights).is_file():
+                raise GlocalError(f"weights: no file {weights}")
             pretrained, kwargs = True, {**kwargs, "pretrained_cfg_overlay": {"file": str(weights)}}
         features = _by_name(backbone, coarsest, pretrained=pretrained, **kwargs)
     elif pretrained or weights is not None or kwargs:
@@ -88,7 +91,12 @@ def _by_name(name: str, coarsest: int | None, *, pretrained: bool, **kwargs: Any
         limit = max(coarsest, min(info.reduction()))
         used = zip(info.out_indices, info.reduction(), strict=True)
         kwargs["out_indices"] = tuple(index for index, stride in used if stride <= limit)
-    return timm.create_model(name, pretrained=pretrained, features_only=True, **kwargs)
+    try:
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **kwargs)
+    except RuntimeError as error:
+        if "No pretrained weights exist" not in str(error):
+            raise
+        raise GlocalError(f"{name}: no public location of pretrained weights is known; give weights='FILE'") from None
 
 
 def _sketch(name: str, **kwargs: Any) -> nn.Module:
