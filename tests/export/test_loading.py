@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -51,6 +53,23 @@ def test_a_run_is_taken_too(tmp_path):
         assert (loaded.classes, loaded.identity) == (saved.classes, saved.digest)
     with pytest.raises(GlocalError, match=r"runtime: expected torch for .*run, got onnxruntime; `glocal export` makes"):
         load_exported(tmp_path / "run", "onnxruntime")
+
+
+def test_signals_arrive_after_models_that_are_gone(made):
+    command = f"""
+import gc, signal
+from glocal.export import load_exported
+first = load_exported({str(made.root / "model.xml")!r}, threads=1)
+second = load_exported({str(made.root / "model.onnx")!r}, "openvino", threads=1)
+del first; gc.collect()
+del second; gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("arrived")
+"""
+    ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "arrived\n"), ended.stderr
 
 
 def test_free_sizes(made):

@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ def need(package: str) -> Any:
             return importlib.import_module(package)
     except ImportError as error:
         raise GlocalError(f"export: {package} is not installed; pip install glocal[export]") from error
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's `Core`, one a process and never dropped.
+
+    A second one that outlives the first puts the first's signal stack, by then freed, back in place: the next signal,
+    even of a process that ended, would crash Python.
+
+    Raises:
+        GlocalError: if OpenVINO is not installed.
+    """
+    return need("openvino").Core()
 
 
 @contextmanager
@@ -100,7 +114,7 @@ def write_openvino(program: ExportedProgram, path: Path, text: str, half: bool) 
     ov = need("openvino")
     with tempfile.TemporaryDirectory() as folder:
         write_onnx(program, Path(folder) / "model.onnx", text, half)
-        model = ov.Core().read_model(Path(folder) / "model.onnx")
+        model = openvino_core().read_model(Path(folder) / "model.onnx")
     for key in list(model.rt_info):
         del model.rt_info[key]
     model.set_rt_info(text, KEY)

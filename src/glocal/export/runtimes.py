@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from glocal.export.description import Runtime, Unusable
-from glocal.export.formats import need
+from glocal.export.formats import need, openvino_core
 from glocal.export.graph import first_line, quiet
 from glocal.export.reading import File
 
@@ -46,7 +46,7 @@ def in_openvino(file: File, threads: int) -> Run:
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     if not file.description.half:  # where a processor has bfloat16, OpenVINO would compute in it: errors of 1e-2
         settings["INFERENCE_PRECISION_HINT"] = "f32"
-    core = ov.Core()
+    core = openvino_core()
     with _loading("openvino"):
         if file.path.suffix == ".xml":
             weights = ov.Tensor(np.frombuffer(file.path.with_suffix(".bin").read_bytes(), np.uint8))
