@@ -116,7 +116,7 @@ def copy(file, tmp_path):
         ({"mean": [0.5, float("nan"), 0.5]}, "mean: expected 3 numbers"),
         ({"mean": [0.5, True, 0.5]}, "mean: expected 3 numbers"),
         ({"std": [0, 1, 1]}, "std: expected 3 numbers"),
-        ({"options": {"channels": 10**9}}, "channels: expected a whole number from 64 to 1024"),
+        ({"options": {"channels": 10**9}}, "channels: expected a whole number from 8 to 1024"),
         ({"options": {"weights": "http://evil"}}, "no keyword 'weights' is known"),
         ({"options": {"channels": 8.5}}, "channels: expected a whole number"),
         ({"options": [1]}, "options: expected an object"),
@@ -233,7 +233,7 @@ def test_options_are_read():
         ("chanels=3", "nearest: channels"),
         ("channels", "expected KEY=VALUE"),
         ("channels=x", "expected a number"),
-        ("channels=4", "from 64 to 1024"),
+        ("channels=4", "from 8 to 1024"),
         ("score_thresh=nan", "from 0 to 1"),
     ):
         with pytest.raises(GlocalError, match=message):

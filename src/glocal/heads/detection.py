@@ -20,6 +20,7 @@ from glocal.errors import GlocalError, check_choice
 from glocal.heads.atss import ATSS
 from glocal.heads.backbone import check_keywords, create_backbone, image_statistics
 from glocal.heads.cascade import CascadeRoIHeads
+from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
 
 ONE_STAGE = ("retinanet", "fcos", "atss")
@@ -237,7 +238,10 @@ def _one_stage(
     anchor_size: float,
     **kwargs: Any,
 ) -> nn.Module:
-    """RetinaNet (Lin et al. 2017), FCOS (Tian et al. 2019) or ATSS (Zhang et al. 2020)."""
+    """RetinaNet (Lin et al. 2017), FCOS (Tian et al. 2019) or ATSS (Zhang et al. 2020).
+
+    Groups of one channel in FCOS's head are put together (`regroup`): a level of one pixel could not be normalised.
+    """
     network = {"retinanet": RetinaNet, "fcos": FCOS, "atss": ATSS}[kind]
     check_keywords(kind, kwargs, network, more=("size_divisible", "fixed_size"))
     pyramid = PyramidAdapter(backbone, channels, strides)
@@ -250,7 +254,9 @@ def _one_stage(
     else:  # a point a place: its box has the stride as its side
         sides = [[strides[0] * 2**i] for i in range(levels.num_levels)]
         anchors = AnchorGenerator(sides, [[1.0]] * len(sides))
-    return network(levels, num_classes, anchor_generator=anchors, **kwargs)
+    detector = network(levels, num_classes, anchor_generator=anchors, **kwargs)
+    regroup(detector.head)
+    return detector
 
 
 def _two_stage(

@@ -29,6 +29,7 @@ from transformers import (
 from transformers.modeling_outputs import BackboneOutput
 
 from glocal.heads.backbone import check_keywords
+from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
 
 # What a loss weighs in the sum. RT-DETR's come weighted. Deformable DETR doubles the classification (§A.4).
@@ -237,6 +238,8 @@ def create_detr(
     levels = _LevelsConfig(channels=pyramid.channels)
     config = make_config(backbone_config=levels, num_labels=num_classes, **{**PUBLISHED[kind], **wired, **kwargs})
     model = make_model(config)
+    if kind == "deformable_detr":
+        regroup(model.model.input_proj)
     model.model.backbone.model = Maps(pyramid)
     transform = GeneralizedRCNNTransform(min_size, max_size, image_mean, image_std, fixed_size=fixed_size)
     return DetrNetwork(kind, model, transform, detections_per_img)

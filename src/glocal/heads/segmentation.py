@@ -4,7 +4,6 @@ Semantic FPN: Panoptic Feature Pyramid Networks, Kirillov et al. 2019. https://a
 UPerNet: Unified Perceptual Parsing for Scene Understanding, Xiao et al. 2018. https://arxiv.org/abs/1807.10221
 """
 
-import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from glocal.errors import check_choice
 from glocal.heads.backbone import check_keywords, create_backbone
+from glocal.heads.norm import num_groups
 from glocal.heads.pyramid import STRIDES, PyramidAdapter
 
 # smp's decoders that read a pyramid; its DPT reads the tokens of timm's ViTs alone
@@ -26,12 +26,12 @@ KINDS = ("semantic_fpn", "upernet", *(f"smp_{name}" for name in SMP))
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, GroupNorm of 32 groups or of four channels a group, ReLU; out_chs is a multiple of 4."""
+    """Convolution, GroupNorm (`num_groups`), ReLU."""
 
     def __init__(self, in_chs: int, out_chs: int, kernel: int):
         conv = nn.Conv2d(in_chs, out_chs, kernel, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(conv, nn.GroupNorm(math.gcd(32, out_chs // 4), out_chs), nn.ReLU())
+        super().__init__(conv, nn.GroupNorm(num_groups(out_chs), out_chs), nn.ReLU())
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
@@ -103,7 +103,8 @@ class UPerNet(nn.Module):
     """Pyramid pooling on the last level, FPN above it, all levels fused at stride 4 (Xiao et al. 2018, §3.1, Fig. 4).
 
     The head of parsing scenes alone, as Swin and its successors use it. GroupNorm in place of BatchNorm: the 1x1 map
-    of the pyramid pooling has no statistics over a batch of one image.
+    of the pyramid pooling has no statistics over a batch of one image. Groups have four channels at least, so it has
+    them at any width.
 
     Args:
         channels: of the levels at strides 4, 8, 16 and 32.

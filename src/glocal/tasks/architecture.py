@@ -31,11 +31,10 @@ NORMS = ("batch", "frozen")
 IMAGE_SIZES = range(32, 2049)
 MOST_CLASSES = {"detection": 100_000, "segmentation": 255}  # label maps are 8-bit, and 255 is what is ignored
 LONGER = 1333 / 800  # longest side of an image, of the size of its shorter one: the published settings on COCO
-# Keywords of heads that a person or a file may set, and their range. Fewer channels than 64 are one in a group of the
-# GroupNorm of FCOS's head, which a map of one pixel has no statistics for.
+# Keywords of heads that a person or a file may set, and their range.
 OPTIONS: dict[str, dict[str, tuple[float, float]]] = {
     "detection": {
-        "channels": (64, 1024), "hidden": (8, 4096), "anchor_size": (2, 512), "box_detections_per_img": (1, 1000),
+        "channels": (8, 1024), "hidden": (8, 4096), "anchor_size": (2, 512), "box_detections_per_img": (1, 1000),
         "detections_per_img": (1, 1000), "box_score_thresh": (0, 1), "score_thresh": (0, 1), "num_queries": (1, 1000),
         "d_model": (8, 1024), "encoder_layers": (1, 12), "decoder_layers": (1, 12),
     },
