@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from glocal.bench import count_macs, count_params, measure_together, peak_training_memory
+from glocal.bench import count_macs, count_params, measure_together
 from glocal.comparison.settings import Settings
-from glocal.training import heads
+from glocal.comparison.task import ComparedTask
 
 TIMING_SECONDS = 1.0
 """For each model at each batch size, its warm-up not counted."""
@@ -13,30 +13,24 @@ TIMING_SECONDS = 1.0
 Costs = dict[str, dict[str, Any]]
 
 
-def count_costs(models: Mapping[str, Any], settings: Settings) -> Costs:
-    """Parameters, MACs and training memory by model; in a linear probe only the head is trained."""
-    size = settings.image_size
-    costs = {}
-    for name, model in models.items():
-        if settings.mode == "probe":
-            model.requires_grad_(False)
-            for head in heads(model):
-                head.requires_grad_(True)
-        costs[name] = {
+def count_costs(models: Mapping[str, Any], settings: Settings, task: ComparedTask) -> Costs:
+    """Parameters, MACs and training memory by model."""
+    return {
+        name: {
             "params": count_params(model),
-            "macs": count_macs(model, size),
-            "peak_memory_mib": peak_training_memory(
-                model, (settings.recipe.batch_size, 3, size, size), settings.device
-            ),
+            "macs": count_macs(model, settings.image_size),
+            "peak_memory_mib": task.training_memory(model),
         }
-    return costs
+        for name, model in models.items()
+    }
 
 
-def time_inference(models: Mapping[str, Any], settings: Settings) -> Costs:
-    """Inference at batch 1 and 32 by model; an untrained model is as fast as a trained one."""
+def time_inference(models: Mapping[str, Any], settings: Settings, batch_size: int) -> Costs:
+    """Inference at batch 1 and a larger one by model; an untrained model is as fast as a trained one."""
     size, device = settings.image_size, settings.device
     single = measure_together(models, size, 1, device, seconds=TIMING_SECONDS)
-    batch = measure_together(models, size, 32, device, seconds=TIMING_SECONDS)
+    batch = measure_together(models, size, batch_size, device, seconds=TIMING_SECONDS)
     return {
-        name: {"latency_ms_b1": single[name].median_ms, "images_per_s_b32": batch[name].images_per_s} for name in models
+        name: {"latency_ms_b1": single[name].median_ms, f"images_per_s_b{batch_size}": batch[name].images_per_s}
+        for name in models
     }

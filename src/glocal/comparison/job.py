@@ -7,22 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 
 import glocal
 from glocal.bench import describe_environment
+from glocal.comparison.classification import Classifiers
 from glocal.comparison.costs import Costs, count_costs, time_inference
-from glocal.comparison.execution import Runner, create_for
+from glocal.comparison.execution import Runner
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
-from glocal.comparison.verdict import COSTS, judge, summarise
+from glocal.comparison.task import ComparedTask
+from glocal.comparison.verdict import judge, summarise
 from glocal.data import DataSource
-from glocal.training import CACHE_BYTES, Progress, load_pixels
+from glocal.training import Progress
 
 SCHEMA = "glocal.compare/1"
 Results = dict[str, Any]
@@ -89,34 +89,34 @@ def compare(
         GlocalError: if a model cannot be made, or ``out`` cannot be used.
     """
     observer = observer or _Silent()
+    task = Classifiers(settings, data)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
-    models = {name: create_for(name, settings, len(data.classes), seed=0) for name in settings.models}
+    models = {name: task.create(name) for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
         side_by_side = side_by_side and settings.device == "cpu" and settings.mode != "probe"
-        measured = _measure(models, settings, data, store, side_by_side, observer)
-        entries = {run.id: entry for run in settings.runs() if (entry := store.record(run.id)) is not None}
+        measured = _measure(models, settings, task, store, side_by_side, observer)
+        job = _Job(data, settings, task, store, measured, command)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
-        every = list(settings.runs())
-        missing = [run for run in every if entries.get(run.id, {}).get("status") != "ok"]
-        results = _results(data, settings, store, entries, measured, command)
+        missing = [run for run in job.every if job.entries.get(run.id, {}).get("status") != "ok"]
+        results = job.results()
         if not missing:
             observer.publish(results)
 
         def tell(run: Run, event: Event) -> None:
             nonlocal results
             if event is None:
-                observer.start(run, len(every) - len(missing) + missing.index(run) + 1, len(every))
+                observer.start(run, len(job.every) - len(missing) + missing.index(run) + 1, len(job.every))
             elif isinstance(event, Progress):
                 observer.update(run, event)
             else:
-                entries[run.id] = event
+                job.entries[run.id] = event
                 observer.finish(run, event)
-                results = _results(data, settings, store, entries, measured, command)
+                results = job.results()
                 observer.publish(results)
 
         if missing:
-            _execute(missing, settings, data, store, measured, side_by_side, tell)
+            job.execute(missing, side_by_side, tell)
     return results
 
 
@@ -131,7 +131,7 @@ class _Measured(NamedTuple):
 def _measure(
     models: Mapping[str, Any],
     settings: Settings,
-    data: DataSource,
+    task: ComparedTask,
     store: Store,
     side_by_side: bool,
     observer: Observer,
@@ -141,39 +141,36 @@ def _measure(
     if saved is not None:
         return _Measured(**saved)
     observer.say("Measuring parameters, multiply-accumulates, memory and speed side by side ...")
-    costs = count_costs(models, settings)
+    costs = count_costs(models, settings, task)
     jobs, threads = 1, torch.get_num_threads()
     if side_by_side:
         machine = describe_environment()
-        pixels = (len(data.train) + len(data.val)) * 3 * settings.image_size**2
-        run_mib = max(cost["peak_memory_mib"] for cost in costs.values()) + min(pixels, 2 * CACHE_BYTES) / 2**20
+        run_mib = max(cost["peak_memory_mib"] for cost in costs.values()) + task.kept_bytes / 2**20
         num_runs = len(list(settings.runs()))
         jobs, threads = share_cores(num_runs, machine["cores"], machine["memory_gib"] * 1024, run_mib)
     with _threads(threads):
-        for name, times in time_inference(models, settings).items():
+        for name, times in time_inference(models, settings, task.measure.batch).items():
             costs[name] |= times
     measured = _Measured(costs, jobs, threads)
     store.save_costs(measured._asdict())
     return measured
 
 
-def _execute(
+def execute_all(
+    runner: Runner,
     runs: Sequence[Run],
-    settings: Settings,
-    data: DataSource,
     store: Store,
-    measured: _Measured,
+    jobs: int,
+    threads: int,
     side_by_side: bool,
     tell: Callable[[Run, Event], None],
 ) -> None:
-    load = partial(load_pixels, size=settings.image_size, crop_pct=settings.recipe.crop_pct)
-    train_images, val_images = (load(part) for part in (data.train, data.val))
-    macs = {name: cost["macs"] for name, cost in measured.costs.items()}
-    runner = Runner(settings, data, train_images, val_images, macs)
+    """Execute runs and tell what happens: ``jobs`` at a time in processes of their own, or one after the other here."""
+    runner.task.load()
     if side_by_side:
-        run_side_by_side(runner, runs, store, measured.jobs, measured.threads, tell)
+        run_side_by_side(runner, runs, store, jobs, threads, tell)
         return
-    with _threads(measured.threads):
+    with _threads(threads):
         for run in runs:
             tell(run, None)
             tell(run, runner.execute(run, store, partial(tell, run)))
@@ -190,57 +187,71 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Job:
+    """A comparison that has its folder: runs, and what is known of them."""
+
+    def __init__(
+        self, data: DataSource, settings: Settings, task: ComparedTask, store: Store, measured: _Measured, command: str
+    ) -> None:
+        self.data, self.settings, self.task, self.store = data, settings, task, store
+        self.measured, self.command = measured, command
+        self.every = list(settings.runs())
+        self.entries: dict[str, dict[str, Any]] = {
+            run.id: entry for run in self.every if (entry := store.record(run.id)) is not None
+        }
+        self.evidence: dict[str, Any] = {}
+
+    def execute(self, runs: Sequence[Run], side_by_side: bool, tell: Callable[[Run, Event], None]) -> None:
+        """Those that are missing."""
+        macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
+        runner = Runner(self.settings, self.task, macs)
+        execute_all(runner, runs, self.store, self.measured.jobs, self.measured.threads, side_by_side, tell)
+
+    def results(self) -> Results:
+        """Of the runs that have an entry."""
+        data, settings, task = self.data, self.settings, self.task
+        runs, went_bad = [], []
+        for run in self.every:
+            if run.id in self.entries:
+                entry = dict(self.entries[run.id])
+                if entry["status"] != "ok":
+                    entry |= task.unscored
+                went_bad += entry.pop("skipped", [])
+                runs.append(entry | {name: self.measured.costs[run.model][name] for name in task.measure.costs})
+                if entry["status"] == "ok" and run.id not in self.evidence:
+                    self.evidence[run.id] = task.evidence(self.store.runs / run.id)
+        summary = summarise(runs, self.evidence, task.measure)
+        described = settings.describe()
+        del described["weights"]
+        skipped = [{"path": s.path, "reason": s.reason} for s in data.skipped]
+        skipped += [s for i, s in enumerate(went_bad) if s not in went_bad[:i]]
+        return {
+            "schema": SCHEMA,
+            "command": self.command,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "glocal": glocal.__version__,
+            "settings": {**described, "confidence": CONFIDENCE, "jobs": self.measured.jobs},
+            "data": {
+                "name": data.name,
+                "classes": list(data.classes),
+                "train": len(data.train),
+                "val": len(data.val),
+                **task.data(),
+                "split": data.split,
+                "fingerprint": data.fingerprint,
+                "skipped": skipped,
+                "warnings": list(data.warnings),
+            },
+            "runs": runs,
+            "summary": summary,
+            "verdict": judge(summary, runs, len(data.val), len(self.every), task.measure),
+            "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
+            **task.about(runs, self.evidence),
+        }
+
+
 def pictures_of_mistakes(results: Results, data: DataSource) -> dict[str, Image.Image]:
     """The images that ``mistakes`` of the results name, by their key."""
     position = {path: i for i, path in enumerate(data.val.paths)}
     keys = {mistake["picture"] for run in results["runs"] for mistake in run["mistakes"]}
     return {key: data.val.image(position[key]) for key in sorted(keys)}
-
-
-def _results(
-    data: DataSource,
-    settings: Settings,
-    store: Store,
-    entries: Mapping[str, Mapping[str, Any]],
-    measured: _Measured,
-    command: str,
-) -> Results:
-    runs, went_bad, right = [], [], {}
-    for run in settings.runs():
-        if run.id not in entries:
-            continue
-        entry = dict(entries[run.id])
-        went_bad += entry.pop("skipped")
-        runs.append(entry | {name: measured.costs[run.model][name] for name in COSTS})
-        if entry["status"] == "ok":
-            predictions = load_file(store.runs / run.id / "predictions.safetensors")
-            right[run.id] = predictions["logits"].argmax(1) == predictions["labels"]
-    summary = summarise(runs, right)
-    described = settings.describe()
-    del described["weights"]
-    skipped = [{"path": s.path, "reason": s.reason} for s in data.skipped]
-    skipped += [s for i, s in enumerate(went_bad) if s not in went_bad[:i]]
-    num_classes = len(data.classes)
-    return {
-        "schema": SCHEMA,
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "glocal": glocal.__version__,
-        "settings": {**described, "confidence": CONFIDENCE, "jobs": measured.jobs},
-        "data": {
-            "name": data.name,
-            "classes": list(data.classes),
-            "train": len(data.train),
-            "val": len(data.val),
-            "train_per_class": np.bincount(data.train.labels, minlength=num_classes).tolist(),
-            "val_per_class": np.bincount(data.val.labels, minlength=num_classes).tolist(),
-            "split": data.split,
-            "fingerprint": data.fingerprint,
-            "skipped": skipped,
-            "warnings": list(data.warnings),
-        },
-        "runs": runs,
-        "summary": summary,
-        "verdict": judge(summary, runs, len(data.val), len(list(settings.runs()))),
-        "environment": describe_environment(settings.device) | {"threads": measured.threads},
-    }

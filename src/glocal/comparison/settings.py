@@ -20,6 +20,7 @@ from glocal.training import (
     load_recipe,
     resolve_device,
 )
+from glocal.training.creation import Weights
 
 DEFAULT_MODELS = (
     "resnet_micro", "botnet_micro", "vit_micro", "t2t_vit_micro", "cvt_micro", "cat_micro", "conformer_micro",
@@ -72,6 +73,10 @@ class Settings:
     recipe: Recipe
     device: str
     on_error: Literal["stop", "skip"]
+
+    def weights_of(self, model: str) -> Weights:
+        """What a model starts from."""
+        return None if self.mode == "scratch" else self.weights.get(model, "pretrained")
 
     def runs(self) -> Iterator[Run]:
         """All runs; every model of a seed before the next seed, so that a comparison cut short still compares."""

@@ -6,48 +6,53 @@ from typing import Any
 
 import numpy as np
 
-from glocal.comparison.statistics import accuracy_interval, paired_difference
+from glocal.comparison.measure import TOP1, Measure
+from glocal.comparison.statistics import Evidence, score_difference, score_interval
 
-COSTS = ("params", "macs", "latency_ms_b1", "images_per_s_b32", "peak_memory_mib")
 FEW_IMAGES = 200
 """Below this many test images one image is half a point and intervals are wide: the reader is told."""
 
 
-def summarise(runs: Sequence[Mapping[str, Any]], right: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def summarise(
+    runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], measure: Measure = TOP1
+) -> list[dict[str, Any]]:
     """One row for each model and fraction that has a finished run; the largest fraction first, then the best model.
 
     Args:
         runs: entries of the results, with costs.
-        right: by run id, (images,) booleans: which test images the run got right.
+        evidence: by run id, what `Measure.gather` takes: of top-1 (images,) booleans, which test images the run got
+            right.
+        measure: what runs are ranked by.
     """
     groups: dict[tuple[float, str], list[Mapping[str, Any]]] = defaultdict(list)
     for run in runs:
         if run["status"] == "ok":
             groups[run["fraction"], run["model"]].append(run)
-    stacked = {key: np.stack([right[run["id"]] for run in group]) for key, group in groups.items()}
-    order = sorted(groups, key=lambda key: (-key[0], -stacked[key].mean(), groups[key][0]["macs"], key[1]))
+    gathered = {key: measure.gather([evidence[run["id"]] for run in group]) for key, group in groups.items()}
+    order = sorted(groups, key=lambda key: (-key[0], -gathered[key].mean, groups[key][0]["macs"], key[1]))
     rows = []
     for fraction, model in order:
         key = fraction, model
         best = next(k for k in order if k[0] == fraction)
-        rows.append(_row(groups[key], stacked[key], stacked[best] if key != best else None))
+        rows.append(_row(groups[key], gathered[key], gathered[best] if key != best else None, measure))
     return rows
 
 
-def _row(group: Sequence[Mapping[str, Any]], right: np.ndarray, best: np.ndarray | None) -> dict[str, Any]:
-    top1 = accuracy_interval(right)
-    difference = paired_difference(right, best) if best is not None else None
+def _row(
+    group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence | None, measure: Measure
+) -> dict[str, Any]:
+    score = score_interval(evidence)
+    difference = score_difference(evidence, best) if best is not None else None
     first = group[0]
     return {
         "model": first["model"],
         "fraction": first["fraction"],
         "seeds": len(group),
-        "top1_mean": top1.mean,
-        "top1_ci": [top1.low, top1.high],
-        "ci_method": top1.method,
-        "top5_mean": None if first["top5"] is None else _mean(run["top5"] for run in group),
-        "ece_mean": _mean(run["ece"] for run in group),
-        **{name: first[name] for name in COSTS},
+        f"{measure.key}_mean": score.mean,
+        f"{measure.key}_ci": [score.low, score.high],
+        "ci_method": score.method,
+        **{f"{key}_mean": None if first[key] is None else _mean(run[key] for run in group) for key in measure.others},
+        **{name: first[name] for name in measure.costs},
         "train_images_per_s": _mean(run["train_images_per_s"] for run in group),
         "seconds_to_budget": _mean(run["budget"]["seconds_to_budget"] for run in group),
         "difference_to_best": difference.mean if difference else 0.0,
@@ -57,7 +62,11 @@ def _row(group: Sequence[Mapping[str, Any]], right: np.ndarray, best: np.ndarray
 
 
 def judge(
-    summary: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], num_test_images: int, num_runs: int
+    summary: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+    num_test_images: int,
+    num_runs: int,
+    measure: Measure = TOP1,
 ) -> dict[str, Any]:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -66,6 +75,7 @@ def judge(
         runs: all entries, the failed ones too.
         num_test_images: how many images every run was tested on.
         num_runs: how many runs there are to be, finished or not.
+        measure: what the rows are ranked by.
     """
     caveats = list(_caveats(summary, runs, num_test_images, num_runs))
     if not summary:
@@ -79,37 +89,42 @@ def judge(
         "most_accurate": best["model"],
         "cheapest_tied": cheapest["model"],
         "fastest": fastest["model"],
-        "sentence": _sentence(rows, best, cheapest, fastest),
+        "sentence": _sentence(rows, best, cheapest, fastest, measure),
         "caveats": caveats,
     }
 
 
 def _sentence(
-    rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], cheapest: Mapping[str, Any], fastest: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any],
+    cheapest: Mapping[str, Any],
+    fastest: Mapping[str, Any],
+    measure: Measure,
 ) -> str:
+    mean, name = f"{measure.key}_mean", measure.name
     if len(rows) == 1:
-        low, high = best["top1_ci"]
+        low, high = best[f"{measure.key}_ci"]
         return (
-            f"{best['model']} reaches {_percent(best['top1_mean'])} top-1 (95 % interval {100 * low:.1f} to "
+            f"{best['model']} reaches {_percent(best[mean])} {name} (95 % interval {100 * low:.1f} to "
             f"{100 * high:.1f}); there is no other model to compare it with."
         )
     ties = [row["model"] for row in rows if row["tied_with_best"] and row is not best]
-    accuracy = _percent(best["top1_mean"])
+    accuracy = _percent(best[mean])
     if cheapest is not best:
         text = (
-            f"Take {cheapest['model']}: its {_percent(cheapest['top1_mean'])} top-1 is within the noise of "
+            f"Take {cheapest['model']}: its {_percent(cheapest[mean])} {name} is within the noise of "
             f"{best['model']}, the most accurate at {accuracy}, for {cheapest['macs'] / best['macs']:.2g} times the "
             "multiply-accumulates"
         )
     elif ties:
         text = (
-            f"Take {best['model']}: at {accuracy} top-1 it is the most accurate; {_list(ties)} "
+            f"Take {best['model']}: at {accuracy} {name} it is the most accurate; {_list(ties)} "
             f"{'is' if len(ties) == 1 else 'are'} within the noise of it but no cheaper"
         )
     else:
         second = rows[1]
         text = (
-            f"Take {best['model']}: at {accuracy} top-1 it is the most accurate, "
+            f"Take {best['model']}: at {accuracy} {name} it is the most accurate, "
             f"{-100 * second['difference_to_best']:.1f} points ahead of {second['model']}, which is more than the noise"
         )
     latency = f"{fastest['latency_ms_b1']:.2g} ms"
@@ -117,7 +132,7 @@ def _sentence(
         return f"{text}. It is also the fastest at batch 1, {latency} an image."
     return (
         f"{text}. If speed at batch 1 decides, {fastest['model']} is the fastest with {latency} an image "
-        f"({_percent(fastest['top1_mean'])} top-1)."
+        f"({_percent(fastest[mean])} {name})."
     )
 
 
