@@ -14,7 +14,8 @@ from glocal.data.rle import mask_from_counts, mask_from_polygon
 from glocal.data.sets import Skipped
 
 TOLERANCE = 1.0  # pixels that a box may stand out of its image without a word: the borders of masks do, by rounding
-LEAST_SIDE = 0.01  # pixels; a smaller box has no area in float32
+LEAST_SIDE = 0.01  # pixels; a smaller box has no area in float32 ...
+LEAST_SHARE = 2.0**-22  # ... nor has one that is less of its image's longer side
 LARGEST = 1e7  # pixels, of any coordinate: what is beyond is no slip of a tool that draws boxes
 MOST_MASK_BYTES = 4 * 2**30  # of the masks of one image
 
@@ -266,10 +267,11 @@ def clip_box(
     x1, y1, x2, y2 = box
     if not all(abs(side) <= LARGEST for side in box):  # NaN too
         raise ObjectError(f"box with NaN or far outside the image ({_numbers(box)})")
-    if x2 - x1 < LEAST_SIDE or y2 - y1 < LEAST_SIDE:
+    least = max(LEAST_SIDE, LEAST_SHARE * max(width, height))
+    if x2 - x1 < least or y2 - y1 < least:
         raise ObjectError(f"box without area ({x2 - x1:g} x {y2 - y1:g})")
     clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-    if clipped[2] - clipped[0] < LEAST_SIDE or clipped[3] - clipped[1] < LEAST_SIDE:
+    if clipped[2] - clipped[0] < least or clipped[3] - clipped[1] < least:
         raise ObjectError(f"box outside the image ({_numbers(box)} on {width} x {height})")
     return clipped, max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > TOLERANCE
 

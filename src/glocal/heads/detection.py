@@ -22,6 +22,7 @@ from glocal.heads.backbone import check_keywords, create_backbone, image_statist
 from glocal.heads.cascade import CascadeRoIHeads
 from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
+from glocal.heads.transform import of_any_proportions
 
 ONE_STAGE = ("retinanet", "fcos", "atss")
 TWO_STAGE = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn")
@@ -222,10 +223,10 @@ def create_detector(
         from glocal.heads.detr import create_detr  # transformers is an extra
 
         return Detector(create_detr(kind, features, num_classes, strides=strides, **kwargs), num_classes)
-    if kind in ONE_STAGE:
-        return Detector(_one_stage(kind, features, num_classes, strides=strides, **kwargs), num_classes)
-    network = _two_stage(kind, features, num_classes, strides=strides, **kwargs)
-    return Detector(network, num_classes, first_label=1)
+    make = _one_stage if kind in ONE_STAGE else _two_stage
+    network = make(kind, features, num_classes, strides=strides, **kwargs)
+    network.transform = of_any_proportions(network.transform)
+    return Detector(network, num_classes, first_label=0 if kind in ONE_STAGE else 1)
 
 
 def _one_stage(
@@ -237,7 +238,7 @@ def _one_stage(
     channels: int,
     anchor_size: float,
     **kwargs: Any,
-) -> nn.Module:
+) -> Any:
     """RetinaNet (Lin et al. 2017), FCOS (Tian et al. 2019) or ATSS (Zhang et al. 2020).
 
     Groups of one channel in FCOS's head are put together (`regroup`): a level of one pixel could not be normalised.
@@ -269,7 +270,7 @@ def _two_stage(
     hidden: int,
     anchor_size: float,
     **kwargs: Any,
-) -> nn.Module:
+) -> Any:
     """Faster R-CNN (Ren et al. 2015), Mask R-CNN (He et al. 2017), both with FPN, and their cascades."""
     check_keywords(kind, kwargs, FasterRCNN, more=("size_divisible", "fixed_size"))
     levels = Levels(PyramidAdapter(backbone, channels, strides), channels, LastLevelMaxPool())

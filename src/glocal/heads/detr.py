@@ -31,6 +31,7 @@ from transformers.modeling_outputs import BackboneOutput
 from glocal.heads.backbone import check_keywords
 from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
+from glocal.heads.transform import AnyProportions
 
 # What a loss weighs in the sum. RT-DETR's come weighted. Deformable DETR doubles the classification (§A.4).
 WEIGHTS = {
@@ -241,5 +242,5 @@ def create_detr(
     if kind == "deformable_detr":
         regroup(model.model.input_proj)
     model.model.backbone.model = Maps(pyramid)
-    transform = GeneralizedRCNNTransform(min_size, max_size, image_mean, image_std, fixed_size=fixed_size)
+    transform = AnyProportions(min_size, max_size, image_mean, image_std, fixed_size=fixed_size)
     return DetrNetwork(kind, model, transform, detections_per_img)

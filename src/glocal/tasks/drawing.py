@@ -20,7 +20,7 @@ def draw_objects(
     image: Image.Image,
     boxes: np.ndarray,
     labels: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     masks: np.ndarray | None,
     classes: Sequence[str],
 ) -> Image.Image:
@@ -30,7 +30,7 @@ def draw_objects(
         image: RGB.
         boxes: (N, 4) x1 y1 x2 y2 in pixels, best first.
         labels: (N,).
-        scores: (N,).
+        scores: (N,), or None for objects that are there without a doubt.
         masks: (N, H, W) bool, or None.
         classes: names.
     """
@@ -46,9 +46,8 @@ def draw_objects(
     for i in order:
         x1, y1, x2, y2 = (float(side) for side in boxes[i])
         canvas.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour(labels[i]), width=width)
-        _name(
-            canvas, (x1, y1), f"{_short(classes[labels[i]])} {100 * scores[i]:.0f}", colour(labels[i]), font, image.size
-        )
+        score = "" if scores is None else f" {100 * scores[i]:.0f}"
+        _name(canvas, (x1, y1), _short(classes[labels[i]]) + score, colour(labels[i]), font, image.size)
     return drawn
 
 
@@ -57,16 +56,17 @@ def draw_label_map(image: Image.Image, label_map: np.ndarray, classes: Sequence[
 
     Args:
         image: RGB.
-        label_map: (H, W) integers.
+        label_map: (H, W) integers; pixels of no class, above all labels, are left as they are too.
         classes: names.
     """
-    table = np.array([colour(label) for label in range(len(classes))], np.float32)
-    shown = np.array([name != "background" for name in classes])
+    table = np.array([colour(label) for label in range(len(classes) + 1)], np.float32)
+    shown = np.array([*(name != "background" for name in classes), False])
+    label_map = np.minimum(label_map, len(classes))
     pixels = np.asarray(image).astype(np.float32)
     mixed = (1 - OVERLAY) * pixels + OVERLAY * table[label_map]
     drawn = Image.fromarray(np.rint(np.where(shown[label_map][..., None], mixed, pixels)).astype(np.uint8))
     canvas, font = ImageDraw.Draw(drawn), _font(image)
-    counts = np.bincount(label_map.ravel(), minlength=len(classes)) * shown
+    counts = np.bincount(label_map.ravel(), minlength=len(shown)) * shown
     top = 0.0
     for label in np.argsort(-counts, kind="stable")[:MOST_NAMED].tolist():
         if counts[label]:

@@ -1,13 +1,15 @@
 """Semantic segmentation: squares of images to learn from, whole images to test on, the mean overlap of classes."""
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -17,7 +19,7 @@ from glocal.data.pasted import Pasted
 from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
-from glocal.tasks.views import SCALES, look_at_pixels, resize_image, view_of
+from glocal.tasks.views import SCALES, look_at_pixels, resize_image, size_at, view_of
 from glocal.training.augment import draws
 from glocal.training.classification import Normalize
 from glocal.training.loader import Batch, Batched, Key
@@ -95,10 +97,21 @@ class SegmentationBatches(Dataset[Batch]):
 
 
 def shorter_side(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 with its shorter side at ``size``."""
+    """(H, W, 3) uint8 with its shorter side at ``size``, its longer one at most `LONGEST` times that."""
     height, width = image.shape[:2]
-    factor = size / min(height, width)
-    return resize_image(image, round(height * factor), round(width * factor))
+    return resize_image(image, *size_at(height, width, size))
+
+
+class Labelled(NamedTuple):
+    """An image of the validation set, as a segmenter labelled it.
+
+    Attributes:
+        pixels: (3, K) int64 of each class: those that are right, those that are it, those that were taken for it.
+        label_map: a PNG.
+    """
+
+    pixels: np.ndarray
+    label_map: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +122,13 @@ class Confusion:
         counts: (K, K) int64, row: the class, column: what it was taken for.
         loss: sum of the cross-entropy of all pixels that are labelled.
         images: how many there were.
+        kept: each of them, where they were to be kept.
     """
 
     counts: np.ndarray
     loss: float
     images: int
+    kept: tuple[Labelled, ...] = ()
 
     def __len__(self) -> int:
         return self.images
@@ -182,20 +197,27 @@ class Segmentation(Objective):
         return total / (labels != IGNORE).sum().clamp(min=1)
 
     def test(self, model: nn.Module, batch: Batch, device: torch.device) -> Confusion:
-        """Each image on its own, its logits brought to the size of its label map."""
-        counts, loss = np.zeros((self.num_classes, self.num_classes), np.int64), 0.0
+        """Each image on its own, its logits brought to the size of its label map; kept if every image is needed."""
+        counts, loss, kept = np.zeros((self.num_classes, self.num_classes), np.int64), 0.0, []
         for image, truth in zip(batch.inputs, batch.labels, strict=True):
             logits = logits_at(model, self.prepare, image.to(device), (truth.shape[-2], truth.shape[-1]))
             labels = truth.to(device).long()[None]
             loss += F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum").item()
-            counts += confusion(truth.numpy(), logits[0].argmax(0).cpu().numpy(), self.num_classes)
-        return Confusion(counts, loss, len(batch.inputs))
+            predicted = logits[0].argmax(0).cpu().numpy()
+            of_image = confusion(truth.numpy(), predicted, self.num_classes)
+            counts += of_image
+            if self.needs_every_image:
+                kept.append(
+                    Labelled(np.stack([of_image.diagonal(), of_image.sum(1), of_image.sum(0)]), _png(predicted))
+                )
+        return Confusion(counts, loss, len(batch.inputs), tuple(kept))
 
     def join(self, parts: Sequence[Confusion]) -> Confusion:
         """The sum."""
         none = np.zeros((self.num_classes, self.num_classes), np.int64)
         counts = sum((part.counts for part in parts), none)
-        return Confusion(counts, sum(part.loss for part in parts), sum(len(part) for part in parts))
+        kept = tuple(one for part in parts for one in part.kept)
+        return Confusion(counts, sum(part.loss for part in parts), sum(len(part) for part in parts), kept)
 
     def score(self, found: Confusion) -> Score:
         """Mean overlap, and the mean cross-entropy of pixels as the loss."""
@@ -205,6 +227,13 @@ class Segmentation(Objective):
             "val_pixel_accuracy": found.pixel_accuracy,
         }
         return Score(found.miou, found.mean_loss, columns)
+
+
+def _png(label_map: np.ndarray) -> bytes:
+    """(H, W) labels below 256 as a grey PNG."""
+    content = io.BytesIO()
+    Image.fromarray(label_map.astype(np.uint8)).save(content, "PNG")
+    return content.getvalue()
 
 
 def logits_at(model: nn.Module, prepare: nn.Module, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -11,6 +11,9 @@ JITTER = (0.8, 1.25)
 """Scales of ``augment: light`` for detection: the standard jitter of Ghiasi et al. 2021 (Copy-Paste), §3."""
 SCALES = (0.5, 2.0)
 """Scales of ``augment: light`` for segmentation, as the papers' recipes of mmsegmentation have them."""
+LONGEST = 16
+"""Times the shorter side that an image is long at most when it is resized; one that is longer is pressed to that.
+Scaled as it is, a picture of 1 x 2000 pixels would be one of 512 x 1,024,000."""
 FILL = (124, 116, 104)
 """Outside the image: ImageNet's mean, which becomes about 0."""
 
@@ -43,6 +46,13 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def size_at(height: int, width: int, size: float) -> tuple[int, int]:
+    """(height, width) of an image whose shorter side is resized to ``size``."""
+    factor = size / min(height, width)
+    most = max(1, round(LONGEST * size))
+    return min(most, max(1, round(height * factor))), min(most, max(1, round(width * factor)))
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -136,9 +146,7 @@ def look_at_pixels(image: np.ndarray, label_map: np.ndarray, view: View, size: i
     """
     if view.flip:
         image, label_map = image[:, ::-1], label_map[:, ::-1]
-    height, width = image.shape[:2]
-    factor = view.scale * size / min(height, width)
-    inner = max(1, round(height * factor)), max(1, round(width * factor))
+    inner = size_at(*label_map.shape, view.scale * size)
     place = place_of(view, inner, (size, size))
     return (
         put(resize_image(np.ascontiguousarray(image), *inner), place, size, size, FILL),
