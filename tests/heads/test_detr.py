@@ -1,7 +1,9 @@
 """DETR from transformers: its losses, and checkpoints in the names of the release and of transformers."""
 
+import json
 import re
 from collections import OrderedDict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -208,6 +210,41 @@ def test_every_name_of_the_published_sizes_finds_its_place(written, depth):
     assert {name: tensor.shape for name, tensor in body.items()} == {
         name: tensor.shape for name, tensor in backbone.state_dict().items()
     }
+
+
+NAMES = json.loads((Path(__file__).parent / "detr_names.json").read_text(encoding="utf-8"))["names"]
+
+
+def names_at(depth):
+    """(release, transformers' copies) of DETR with a ResNet-50, or -101, which has more blocks in its third stage."""
+    ours = {old: list(new) for old, new in NAMES.items()}
+    for old, new in NAMES.items():
+        for block in range(6, 23) if depth == 101 and ".layer3.1." in old else ():
+            swapped = [name.replace("stages.2.layers.1.", f"stages.2.layers.{block}.") for name in new]
+            ours[old.replace(".layer3.1.", f".layer3.{block}.")] = swapped
+    return set(ours), {name for new in ours.values() for name in new}
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_the_names_are_those_of_transformers_own_tables(depth):
+    """What is tested above is what was released: not a name more, not a name less."""
+    with torch.device("meta"):
+        resnet = getattr(torchvision.models, f"resnet{depth}")
+        theirs = Release(resnet, num_classes=91, dim=256, num_heads=8, hidden=2048, depth=6, num_queries=100)
+    released, copied = names_at(depth)
+    assert set(theirs.state_dict()) == released
+    hub = on_the_hub(theirs.state_dict())
+    assert set(in_hugging_faces_resnet(hub)) == copied
+    body = "model.backbone.conv_encoder.model."
+    in_timms_names = {body + name.removeprefix("backbone.0.body.") for name in released if name.startswith("backbone")}
+    assert set(hub) == in_timms_names | {name for name in copied if not name.startswith(body)}
+
+
+def test_a_name_that_is_not_the_releases_is_noticed(release):
+    weights = release.state_dict()
+    weights["transformer.decoder.final_norm.weight"] = weights.pop("transformer.decoder.norm.weight")
+    with pytest.raises(RuntimeError, match=r"decoder\.final_norm"):
+        detector().load_state_dict(names.to_glocal({"model": weights}))
 
 
 def test_the_size_of_detr_is_the_published_one():
