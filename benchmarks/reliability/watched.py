@@ -9,6 +9,7 @@ that is drawn for it alone in its epoch (`glocal.training.loader.draws`), and a 
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def watch(log: Path) -> None:
             "rank": running.rank,
             "step": running.step,
             "seeds": batch.seeds.tolist(),
-            "pixels": sums(batch.inputs.permute(0, 2, 3, 1).numpy()),
+            "pixels": sums(image.permute(1, 2, 0).numpy() for image in batch.inputs),
         }
         with open(log, "a") as file:  # one write each, so lines of several processes do not mix
             file.write(json.dumps(line) + "\n")
@@ -43,8 +44,8 @@ def watch(log: Path) -> None:
     Pace.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
 
 
-def sums(pixels: np.ndarray) -> list[int]:
-    """A sum over each image of (N, S, S, 3)."""
+def sums(pixels: Iterable[np.ndarray]) -> list[int]:
+    """A sum over each image, (H, W, 3)."""
     return [zlib.crc32(np.ascontiguousarray(image)) for image in pixels]
 
 

@@ -12,9 +12,9 @@ from benchmarks.reliability.forked import fork, wait
 from glocal.data.pasted import items_on_photos
 from glocal.errors import GlocalError
 from glocal.tasks import DetectObjects, HeadSettings, load_task_model
-from glocal.training import Engine, Stopped
+from glocal.training import Engine, Stopped, TrainingError
 from glocal.training.pace import Pace
-from tests.tasks.making import MAKE, SIZE, StopAt, detection, request, rows, run, untimed
+from tests.tasks.making import MAKE, SIZE, StopAt, detection, request, rows, run, segmentation, untimed
 
 TASKS = ("detect", "segment")
 
@@ -81,8 +81,9 @@ def test_with_everything_that_draws(tmp_path, task, head, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_killed_run_is_the_unbroken_run(tmp_path, task):
+def test_a_killed_run_is_the_unbroken_run(tmp_path, task, workers):
     """kill -9, at steps and between them."""
 
     def go(out, kill_at=None, after=0.0):
@@ -95,7 +96,7 @@ def test_a_killed_run_is_the_unbroken_run(tmp_path, task):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         Pace.report = then_killed
-        run(task, out, resume=True)
+        run(task, out, resume=True, num_workers=workers)
 
     assert wait(fork(lambda: go(tmp_path / "whole"), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
     for kill_at in (1, 2, 3):
@@ -155,6 +156,13 @@ def test_settings_without_meaning_are_refused(tmp_path, task):
 def test_split_parameters_are_refused(tmp_path, task):
     with pytest.raises(GlocalError, match="runs with ddp alone, got fsdp"):
         run(task, tmp_path / "run", engine=Engine("cpu", 2, strategy="fsdp"))
+
+
+def test_one_image_for_a_batchnorm_of_one_pixel_is_explained(tmp_path):
+    """DeepLab averages the image to a pixel; three images in steps of two and one."""
+    pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(TrainingError, match=r"BatchNorm has nothing to normalise with in step \d"):
+        run("segment", tmp_path / "run", "batch_size=2", assignment=segmentation(train=3, head="smp_deeplabv3plus"))
 
 
 @pytest.mark.parametrize(("task", "head"), [("detect", "faster_rcnn"), ("segment", "semantic_fpn")])

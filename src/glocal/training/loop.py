@@ -267,6 +267,13 @@ def _explained(recipe: Recipe, engine: Engine, pace: Pace) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(_memory_message(recipe, engine, pace)) from error
+    except ValueError as error:  # and whatever else is one, as it is
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"BatchNorm has nothing to normalise with in step {pace.step + 1}: one image, and one pixel of it; raise "
+            f"batch_size or image_size, lower --devices or accumulate, or take a model without{pace.last_good()}"
+        ) from error
     except RuntimeError as error:
         text = str(error)
         if "can't allocate memory" in text or "out of memory" in text:
