@@ -24,16 +24,17 @@ def model(name: str, **kwargs) -> torch.nn.Module:
 # T2T-ViT
 
 
-@pytest.mark.parametrize("tokens", ["performer", "transformer", "convolution"])
+@pytest.mark.parametrize("tokens", ["performer", "transformer", "convolution", "patch"])
 def test_t2t_tokens_see_the_pixels_of_their_windows_alone(tokens):
-    """A pixel changes tokens all over by attention; by convolutions those within reach: 31 pixels at most."""
+    """A pixel changes tokens all over by attention; by convolutions those within reach, 31 pixels at most; else one."""
     tokens_of = model("t2t_vit_14", tokens=tokens).tokens_to_token
     changed = IMAGES.clone()
     changed[:, :, 0, 0] += 1
     with torch.no_grad():
         differs = (tokens_of(IMAGES) - tokens_of(changed)).abs().amax((0, 1)) > 1e-12
     assert differs[0, 0]
-    assert differs[-1, -1] == (tokens != "convolution")
+    assert differs[-1, -1] == (tokens in ("performer", "transformer"))
+    assert (differs.sum() == 1) == (tokens == "patch")
 
 
 def test_t2t_scale_reaches_the_blocks_alone():
@@ -229,7 +230,7 @@ def test_conformer_taps():
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("t2t_vit_14", {"tokens": "linear"}, "tokens: expected one of performer, transformer, convolution, got"),
+        ("t2t_vit_14", {"tokens": "linear"}, "tokens: expected one of performer, transformer, convolution, patch, got"),
         ("t2t_vit_14", {"block": "mixer"}, "block: expected one of plain, se, ghost, got 'mixer'"),
         ("t2t_vit_14", {"global_pool": "max"}, "global_pool: expected one of 'token', 'avg', '', got 'max'"),
         ("cvt_13", {"embed": "slice"}, "embed: expected one of conv, patch, got 'slice'"),

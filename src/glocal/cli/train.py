@@ -43,7 +43,7 @@ def train(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or fashion-mini.")
     ],
-    model: Annotated[str, typer.Option(help="Name of a glocal or timm model.")],
+    model: Annotated[str, typer.Option(help="Name of a glocal or timm model, with keywords: cvt_micro:kv_stride=1.")],
     recipe: Annotated[
         str | None,
         typer.Option(metavar="FILE|NAME", help="Default: micro from scratch, finetune from weights, probe if frozen."),
@@ -104,7 +104,7 @@ def train(
             ("on-error", on_error, ("stop", "skip")),
         ):
             check_choice(name, value, choices)
-        check_model(model)
+        check_model(model, with_keywords=True)
         start: Any = None
         if weights == "pretrained":
             if not has_weights(model):

@@ -16,11 +16,11 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import t2t_vit as names
-from glocal.layers import ConvolutionTokens, TokensToToken, map_to_tokens, sinusoid, tokens_to_map
+from glocal.layers import ConvolutionTokens, PatchEmbed, TokensToToken, map_to_tokens, sinusoid, tokens_to_map
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 from glocal.models._t2t_blocks import ATTENTIONS, Block, dense_blocks
 
-TOKENS = ("performer", "transformer", "convolution")
+TOKENS = ("performer", "transformer", "convolution", "patch")
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # kernel, stride, padding of the three soft splits (§4.1)
 
 
@@ -32,7 +32,8 @@ class T2TViT(Backbone):
         depth: blocks; for a dense model the blocks of each group.
         num_heads: heads of each block.
         mlp_ratio: hidden width of the MLP over dim.
-        tokens: re-structurization by "performer", "transformer" or "convolution".
+        tokens: re-structurization by "performer", "transformer" or "convolution" (Tab. 6), or none: "patch" cuts the
+            image once into patches that do not overlap, as ViT does.
         token_dim: channels inside the tokens-to-token module.
         splits: kernel, stride and padding of the three soft splits.
         block: "plain", "se" or "ghost".
@@ -86,11 +87,13 @@ class T2TViT(Backbone):
             raise ValueError(f"block: expected one of {', '.join(ATTENTIONS)}, got {block!r}")
         self.num_prefix_tokens = 1
         self.patch_size = splits[0][1] * splits[1][1] * splits[2][1]
-        self.tokens_to_token = (
-            ConvolutionTokens(in_chans, token_dim, dim, splits=splits)
-            if tokens == "convolution"
-            else TokensToToken(in_chans, token_dim, dim, kind=tokens, splits=splits)
-        )
+        self.tokens_to_token: nn.Module
+        if tokens == "patch":
+            self.tokens_to_token = PatchEmbed(self.patch_size, in_chans, dim)
+        elif tokens == "convolution":
+            self.tokens_to_token = ConvolutionTokens(in_chans, token_dim, dim, splits=splits)
+        else:
+            self.tokens_to_token = TokensToToken(in_chans, token_dim, dim, kind=tokens, splits=splits)
         self.grid_size = self.grid(*to_2tuple(img_size))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         table = sinusoid(1 + self.grid_size[0] * self.grid_size[1], dim)[None] if position else None

@@ -1,5 +1,6 @@
 """Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints, metrics."""
 
+from glocal.training.architecture import parse_model, spell_model
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
 from glocal.training.classification import Classification, Normalize
@@ -66,11 +67,13 @@ __all__ = [
     "load_recipe",
     "model_args",
     "normalisation",
+    "parse_model",
     "predict",
     "recipe_names",
     "resolve_device",
     "save_model",
     "score",
+    "spell_model",
     "train",
     "training_flop",
     "training_loader",

@@ -13,9 +13,13 @@ from torch import nn
 
 from glocal.bench import count_macs
 from glocal.errors import GlocalError, nearest
+from glocal.training.architecture import parse_model
+from glocal.training.saved_config import known_keywords
 
 Weights = Path | Literal["pretrained"] | None
 """A checkpoint to start from, timm's own weights, or random ones."""
+_OWN_KEYWORDS = ("num_classes", "img_size", "in_chans")
+"""Follow from the data and the image size, so nobody names them."""
 
 
 def create(
@@ -24,7 +28,7 @@ def create(
     """A model with a new head, its random weights drawn from ``seed``, the others loaded.
 
     Args:
-        name: that timm knows, after ``import glocal``.
+        name: that timm knows, after ``import glocal``, or one with keywords (`parse_model`).
         num_classes: of the head.
         image_size: side in pixels of what it will be given.
         seed: of the random weights.
@@ -58,27 +62,36 @@ def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def default_image_size(name: str) -> int:
     """Side in pixels that a model is made for."""
-    cfg: Any = timm.get_pretrained_cfg(name)
+    cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
     return int(cfg.input_size[-1])
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, *, with_keywords: bool = False) -> None:
     """Refuse a name that timm does not know.
+
+    Args:
+        name: of a model.
+        with_keywords: whether it may have keywords (`parse_model`); they are checked by their names alone.
 
     Raises:
         GlocalError: with the nearest names.
     """
+    name, keywords = parse_model(name) if with_keywords else (name, {})
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         hint = nearest(name, timm.list_models())
         raise GlocalError(f"unknown model {name!r}{hint}; `glocal models` lists ours, timm's work too")
+    known = known_keywords(architecture).difference(_OWN_KEYWORDS)
+    for keyword in keywords:
+        if keyword not in known:
+            raise GlocalError(f"{architecture} has no keyword {keyword!r}{nearest(keyword, known)}")
     if tag and name not in (known := timm.list_models(f"{architecture}.*", pretrained=True)):
         raise GlocalError(f"{architecture} has no weights {tag!r}; it has {', '.join(known) or 'none'}")
 
 
 def has_weights(name: str) -> bool:
     """Whether timm can load weights of this model by itself."""
-    cfg: Any = timm.get_pretrained_cfg(name)
+    cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
     return bool(cfg.has_weights)
 
 
@@ -153,7 +166,8 @@ def _create(name: str, num_classes: int, image_size: int, weights: Weights, drop
         kwargs["pretrained_cfg_overlay"] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     if drop_path:
         kwargs["drop_path_rate"] = drop_path
-    return _with_image_size(name, image_size, kwargs)
+    name, keywords = parse_model(name)
+    return _with_image_size(name, image_size, kwargs | keywords)
 
 
 def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:
@@ -167,14 +181,15 @@ def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:
 
 def model_args(name: str, image_size: int) -> dict[str, Any]:
     """Keywords that a model must be given to be made again for images of this size."""
+    name, keywords = parse_model(name)
     try:
         with torch.device("meta"):
-            timm.create_model(name, img_size=image_size)
+            timm.create_model(name, img_size=image_size, **keywords)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return {}
-    return {"img_size": image_size}
+        return keywords
+    return keywords | {"img_size": image_size}
 
 
 def _check_all_loaded(model: Any, other: Any, path: Path) -> None:

@@ -138,7 +138,7 @@ def _classes(names: Any, num_classes: int) -> tuple[str, ...]:
 
 def _keyword(architecture: str, key: str, value: Any, num_tensors: int) -> Any:
     """A keyword of a model that is known and plain; lists as tuples."""
-    known = _keywords(architecture)
+    known = known_keywords(architecture)
     if key not in known:
         raise FileError(
             f"model_args: {architecture} has no keyword {short(key)} that a file may set{nearest(key[:100], known)}"
@@ -153,7 +153,8 @@ def _keyword(architecture: str, key: str, value: Any, num_tensors: int) -> Any:
     return _as_tuple(value)
 
 
-def _keywords(architecture: str) -> frozenset[str]:
+def known_keywords(architecture: str) -> frozenset[str]:
+    """Keywords that say what a model is: for glocal's all of its class, for timm's a list of usual ones."""
     cls = inspect.signature(model_entrypoint(architecture)).return_annotation
     if not (isinstance(cls, type) and cls.__module__.startswith("glocal.")):
         return _TIMM_KEYWORDS

@@ -1,0 +1,54 @@
+"""A model with keywords as one word: ``cvt_micro:projection=linear:kv_stride=1``.
+
+The word stands wherever a name of timm does: a comparison trains the forms of a model side by side, each under its own.
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from glocal.errors import GlocalError
+
+_KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.+)")
+_WORDS = {"true": True, "false": False}
+"""As YAML writes them."""
+
+
+def parse_model(text: str) -> tuple[str, dict[str, Any]]:
+    """A word -> the name and its keywords: numbers, True, False, None, tuples such as (3,4), and else text.
+
+    Raises:
+        GlocalError: if what follows a colon is not ``keyword=value``, or a keyword is named twice.
+    """
+    name, *parts = text.split(":")
+    keywords: dict[str, Any] = {}
+    for part in parts:
+        match = _KEYWORD.fullmatch(part.strip())
+        if match is None or match[1] in keywords:
+            reason = "named twice" if match else "expected keyword=value, such as cvt_micro:projection=linear"
+            raise GlocalError(f"model {text!r}: {part!r}: {reason}")
+        keywords[match[1]] = _value(match[2].strip())
+    return name.strip(), keywords
+
+
+def spell_model(name: str, keywords: Mapping[str, Any]) -> str:
+    """Name and keywords -> the word, the same one for the same keywords in any order; `parse_model` reads it back."""
+    parts = [f"{key}={_spelt(value)}" for key, value in sorted(keywords.items())]
+    return ":".join([name, *parts])
+
+
+def _value(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _spelt(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value).replace(" ", "")
+    if ":" in text or _value(text.strip()) != value:
+        raise GlocalError(f"keyword: expected a number, True, False, None, a tuple or a plain text, got {value!r}")
+    return text
