@@ -1,6 +1,7 @@
 """Comparison of models under one recipe and budget: runs, records, statistics, verdict."""
 
-from glocal.comparison.job import Observer, Results, compare, pictures_of_mistakes
+from glocal.comparison.job import Observer, Results, compare
+from glocal.comparison.pictures import pictures, pictures_of_mistakes
 from glocal.comparison.settings import DEFAULT_MODELS, Run, Settings, make_settings
 from glocal.comparison.statistics import Interval, accuracy_interval, paired_difference
 from glocal.comparison.verdict import judge, summarise
@@ -17,6 +18,7 @@ __all__ = [
     "judge",
     "make_settings",
     "paired_difference",
+    "pictures",
     "pictures_of_mistakes",
     "summarise",
 ]

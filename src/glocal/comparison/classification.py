@@ -1,7 +1,5 @@
 """Classifiers compared: fine-tuned or from scratch, or a linear head on a frozen backbone."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from glocal.bench import peak_training_memory
+from glocal.bench import count_macs, peak_training_memory
 from glocal.comparison.measure import TOP1
 from glocal.comparison.settings import Run, Settings
-from glocal.comparison.task import Setup
+from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.training import (
@@ -34,10 +32,6 @@ from glocal.training import (
     predict,
     save_model,
 )
-
-SPLIT_SEED = 0
-"""Which images are in a fraction of the training set is the same for every model and seed."""
-PREDICTIONS = "predictions.safetensors"
 
 
 class Classifiers:
@@ -68,6 +62,10 @@ class Classifiers:
     def create(self, name: str) -> Any:
         """With the weights and the head of the first seed."""
         return self._create(name, seed=0)
+
+    def count_macs(self, name: str, model: Any) -> int:
+        """At the size of the comparison."""
+        return count_macs(model, self.settings.image_size)
 
     def training_memory(self, model: Any) -> float:
         """Of the recipe's batch; in a linear probe only the head is trained."""
@@ -204,8 +202,3 @@ def _check_head(
     expected = predict(model, prepare, first)
     if not torch.allclose(head.cpu()(features[: len(first)]), expected, rtol=1e-3, atol=1e-4):
         raise GlocalError(f"probe: {name} is more than its features and a linear classifier; use --mode finetune")
-
-
-def digest_of_paths(paths: tuple[str, ...]) -> str:
-    """SHA-256 over paths in their order: which images predictions belong to."""
-    return hashlib.sha256(json.dumps(paths).encode()).hexdigest()

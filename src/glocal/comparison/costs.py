@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from glocal.bench import count_macs, count_params, measure_together
+from glocal.bench import count_params, measure_together
 from glocal.comparison.settings import Settings
 from glocal.comparison.task import ComparedTask
 
@@ -13,12 +13,12 @@ TIMING_SECONDS = 1.0
 Costs = dict[str, dict[str, Any]]
 
 
-def count_costs(models: Mapping[str, Any], settings: Settings, task: ComparedTask) -> Costs:
+def count_costs(models: Mapping[str, Any], task: ComparedTask) -> Costs:
     """Parameters, MACs and training memory by model."""
     return {
         name: {
             "params": count_params(model),
-            "macs": count_macs(model, settings.image_size),
+            "macs": task.count_macs(name, model),
             "peak_memory_mib": task.training_memory(model),
         }
         for name, model in models.items()
@@ -26,7 +26,10 @@ def count_costs(models: Mapping[str, Any], settings: Settings, task: ComparedTas
 
 
 def time_inference(models: Mapping[str, Any], settings: Settings, batch_size: int) -> Costs:
-    """Inference at batch 1 and a larger one by model; an untrained model is as fast as a trained one."""
+    """Inference at batch 1 and a larger one by model.
+
+    An untrained model is as fast as a trained one; of a detector it finds less, so less is to be sorted out in the end.
+    """
     size, device = settings.image_size, settings.device
     single = measure_together(models, size, 1, device, seconds=TIMING_SECONDS)
     batch = measure_together(models, size, batch_size, device, seconds=TIMING_SECONDS)

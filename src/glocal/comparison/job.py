@@ -8,23 +8,30 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from PIL import Image
 
 import glocal
 from glocal.bench import describe_environment
 from glocal.comparison.classification import Classifiers
 from glocal.comparison.costs import Costs, count_costs, time_inference
+from glocal.comparison.detection import Detectors
 from glocal.comparison.execution import Runner
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
+from glocal.comparison.segmentation import Segmenters
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
 from glocal.comparison.task import ComparedTask
 from glocal.comparison.verdict import judge, summarise
-from glocal.data import DataSource
+from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.training import Progress
 
 SCHEMA = "glocal.compare/1"
+TASKS: dict[str, Callable[[Settings, Any], ComparedTask]] = {
+    "classification": Classifiers,
+    "detection": Detectors,
+    "segmentation": Segmenters,
+}
+Source = DataSource | DetectionSource | SegmentationSource
 Results = dict[str, Any]
 
 
@@ -58,7 +65,7 @@ class _Silent:
 
 
 def compare(
-    data: DataSource,
+    data: Source,
     settings: Settings,
     out: Path,
     *,
@@ -73,7 +80,7 @@ def compare(
     missing or failed; on a CPU, with a budget in epochs or FLOP, scores are the same as without the stop.
 
     Args:
-        data: from `glocal.data.load_data`.
+        data: from `glocal.data.load_data`, `load_detection` or `load_segmentation`, by the task of the settings.
         settings: from `make_settings`.
         out: folder of the comparison.
         resume: go on with what is in ``out``; a folder without a comparison is begun.
@@ -89,7 +96,7 @@ def compare(
         GlocalError: if a model cannot be made, or ``out`` cannot be used.
     """
     observer = observer or _Silent()
-    task = Classifiers(settings, data)
+    task = TASKS[settings.task](settings, data)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
     models = {name: task.create(name) for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
@@ -141,7 +148,7 @@ def _measure(
     if saved is not None:
         return _Measured(**saved)
     observer.say("Measuring parameters, multiply-accumulates, memory and speed side by side ...")
-    costs = count_costs(models, settings, task)
+    costs = count_costs(models, task)
     jobs, threads = 1, torch.get_num_threads()
     if side_by_side:
         machine = describe_environment()
@@ -191,7 +198,7 @@ class _Job:
     """A comparison that has its folder: runs, and what is known of them."""
 
     def __init__(
-        self, data: DataSource, settings: Settings, task: ComparedTask, store: Store, measured: _Measured, command: str
+        self, data: Source, settings: Settings, task: ComparedTask, store: Store, measured: _Measured, command: str
     ) -> None:
         self.data, self.settings, self.task, self.store = data, settings, task, store
         self.measured, self.command = measured, command
@@ -248,10 +255,3 @@ class _Job:
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
             **task.about(runs, self.evidence),
         }
-
-
-def pictures_of_mistakes(results: Results, data: DataSource) -> dict[str, Image.Image]:
-    """The images that ``mistakes`` of the results name, by their key."""
-    position = {path: i for i, path in enumerate(data.val.paths)}
-    keys = {mistake["picture"] for run in results["runs"] for mistake in run["mistakes"]}
-    return {key: data.val.image(position[key]) for key in sorted(keys)}

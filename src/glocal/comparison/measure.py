@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from glocal.comparison.statistics import Answers, Evidence
+from glocal.comparison.statistics import Answers, Evidence, Resampled
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,30 @@ def gather_answers(rights: Sequence[np.ndarray]) -> Answers:
     return Answers(np.stack(rights))
 
 
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What a run says of the test images, where a score is no mean over images.
+
+    Attributes:
+        score: on all test images.
+        drawn: (resamples,) on images drawn with replacement.
+        of_image: (images,) a score of each alone, to choose by what is shown; NaN where there is nothing to score.
+    """
+
+    score: float
+    drawn: np.ndarray
+    of_image: np.ndarray
+
+
+def gather_tested(runs: Sequence[Tested]) -> Resampled:
+    """Of each run."""
+    return Resampled(np.array([run.score for run in runs]), np.stack([run.drawn for run in runs], axis=1))
+
+
 TOP1 = Measure("top1", "top-1", ("top5", "ece"), 32, gather_answers)
+MEASURES = {
+    "classification": TOP1,
+    "detection": Measure("map", "box AP", ("map50", "map75", "mask_map"), 8, gather_tested),
+    "segmentation": Measure("miou", "mIoU", ("pixel_accuracy",), 8, gather_tested),
+}
+"""By task."""

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from glocal.comparison.measure import MEASURES
 from glocal.errors import GlocalError, check_choice
 from glocal.files import sha256
+from glocal.tasks import HeadSettings
+from glocal.tasks.architecture import HEADS
+from glocal.tasks.architecture import IMAGE_SIZES as HEAD_IMAGE_SIZES
+from glocal.tasks.settings import DEFAULT_RECIPES as HEAD_RECIPES
+from glocal.tasks.settings import MEANINGLESS
 from glocal.training import (
     DEFAULT_RECIPES,
     Budget,
@@ -21,6 +27,7 @@ from glocal.training import (
     resolve_device,
 )
 from glocal.training.creation import Weights
+from glocal.training.saved_file import find_model
 
 DEFAULT_MODELS = (
     "resnet_micro", "botnet_micro", "vit_micro", "t2t_vit_micro", "cvt_micro", "cat_micro", "conformer_micro",
@@ -28,6 +35,7 @@ DEFAULT_MODELS = (
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
 DEFAULT_BUDGET = "5ep"
+DEFAULT_HEADS = {"detection": "faster_rcnn", "segmentation": "semantic_fpn"}
 NOT_COMPARED = ("epochs", "image_size", "checkpoint_every_steps", "log_every_steps", "evaluate_every_epochs")
 """Settings of a recipe that a comparison has its own of."""
 
@@ -61,6 +69,8 @@ class Settings:
         recipe: of each run.
         device: such as ``cpu`` or ``cuda``.
         on_error: what to do with images that cannot be read.
+        task: ``classification``, ``detection`` or ``segmentation``.
+        head: the detector or segmenter that each model is the backbone of.
     """
 
     models: tuple[str, ...]
@@ -73,6 +83,8 @@ class Settings:
     recipe: Recipe
     device: str
     on_error: Literal["stop", "skip"]
+    task: str = "classification"
+    head: HeadSettings | None = None
 
     def weights_of(self, model: str) -> Weights:
         """What a model starts from."""
@@ -87,7 +99,10 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """As JSON; weights by the digest of their file."""
+        head = {} if self.head is None else {"task": self.task, "head": self.head.plan()}
+        left_out = NOT_COMPARED if self.head is None else (*NOT_COMPARED, *MEANINGLESS)
         return {
+            **head,
             "models": list(self.models),
             "budget": str(self.budget),
             "seeds": list(self.seeds),
@@ -96,7 +111,7 @@ class Settings:
             "image_size": self.image_size,
             "fractions": list(self.fractions),
             "device": self.device,
-            "recipe": {k: v for k, v in self.recipe.to_dict().items() if k not in NOT_COMPARED},
+            "recipe": {k: v for k, v in self.recipe.to_dict().items() if k not in left_out},
         }
 
 
@@ -112,27 +127,41 @@ def make_settings(
     recipe: Recipe | None = None,
     device: str = "auto",
     on_error: Literal["stop", "skip"] = "stop",
+    task: str = "classification",
+    head: HeadSettings | None = None,
 ) -> Settings:
     """Check a request and fill in its defaults.
 
     Args:
-        models: names that ``timm.list_models()`` knows.
+        models: names that ``timm.list_models()`` knows; of a head, its backbones.
         budget: of each run, see `glocal.training.Budget`; by default the epochs of a recipe that is given, else 5.
         seeds: how many; 3 means 0, 1 and 2.
         mode: see `Settings`.
         weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
-        image_size: side in pixels; by default the recipe's, else the largest default of the models.
+        image_size: side in pixels; by default the recipe's, else the largest default of the models. Of a head, the
+            shorter side that images are resized to.
         fractions: of the training set, each above 0 and at most 1.
-        recipe: by default that of the mode.
+        recipe: by default that of the mode, or of the task.
         device: ``auto`` for CUDA, else Apple's MPS, else the CPU.
         on_error: ``stop`` at images that cannot be read, or ``skip`` and list them.
+        task: see `Settings`.
+        head: for detection and segmentation; by default Faster R-CNN or Semantic FPN.
 
     Raises:
         GlocalError: for whatever cannot be done.
     """
+    check_choice("task", task, tuple(MEASURES))
+    if task in HEADS:
+        head = head or HeadSettings(DEFAULT_HEADS[task])
+        check_choice("detector" if task == "detection" else "segmenter", head.head, HEADS[task])
+        weights = {model: find_model(path) for model, path in (weights or {}).items()}
     weights = dict(weights or {})
-    _check_models(models)
+    _check_models(models, with_keywords=head is None)
     check_choice("mode", mode, get_args(Mode))
+    if head is not None and mode == "probe":
+        raise GlocalError(
+            f"mode: probe is for classification; `freeze: [backbone]` in a recipe trains the head alone for {task}"
+        )
     check_choice("on-error", on_error, ("stop", "skip"))
     _check_weights(models, mode, weights)
     if not 1 <= seeds <= MAX_SEEDS:
@@ -144,12 +173,13 @@ def make_settings(
         )
     if budget is None:
         budget = DEFAULT_BUDGET if recipe is None else f"{recipe.epochs:g}ep"
-    recipe = recipe or load_recipe(DEFAULT_RECIPES[mode])
+    recipe = recipe or load_recipe(DEFAULT_RECIPES[mode] if head is None else HEAD_RECIPES[task])
     image_size = image_size or recipe.image_size or None
     if image_size is None:
         image_size = max(default_image_size(model) for model in models)
-    if image_size not in IMAGE_SIZES:
-        low, high = IMAGE_SIZES[0], IMAGE_SIZES[-1]
+    sizes = IMAGE_SIZES if head is None else HEAD_IMAGE_SIZES
+    if image_size not in sizes:
+        low, high = sizes[0], sizes[-1]
         raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
     return Settings(
         models=tuple(models),
@@ -162,14 +192,16 @@ def make_settings(
         recipe=recipe,
         device=resolve_device(device),
         on_error=on_error,
+        task=task,
+        head=head,
     )
 
 
-def _check_models(models: Sequence[str]) -> None:
+def _check_models(models: Sequence[str], *, with_keywords: bool) -> None:
     if not models:
         raise GlocalError("models: expected at least one name; `glocal models` lists ours")
     for model in models:
-        check_model(model)
+        check_model(model, with_keywords=with_keywords)
         if models.count(model) > 1:
             raise GlocalError(f"model {model!r} is named twice")
 

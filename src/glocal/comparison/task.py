@@ -1,5 +1,7 @@
 """What a comparison asks of its task; `Classifiers` is one, `Detectors` and `Segmenters` are others."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,10 @@ from glocal.comparison.settings import Run
 from glocal.training import TrainResult
 from glocal.training.loader import Batched
 from glocal.training.objective import Objective
+
+PREDICTIONS = "predictions.safetensors"
+SPLIT_SEED = 0
+"""Which images are in a fraction of the training set is the same for every model and seed."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class ComparedTask(Protocol):
         """A model as the first seed has it, to measure what it costs."""
         ...
 
+    def count_macs(self, name: str, model: Any) -> int:
+        """Multiply-accumulates of a forward pass for one image."""
+        ...
+
     def training_memory(self, model: Any) -> float:
         """Peak of one training step, MiB."""
         ...
@@ -88,3 +98,8 @@ class ComparedTask(Protocol):
     def about(self, runs: list[dict[str, Any]], evidence: Mapping[str, Any]) -> dict[str, Any]:
         """What else the results say; ``evidence`` by the id of a run that has finished."""
         ...
+
+
+def digest_of_paths(paths: tuple[str, ...]) -> str:
+    """SHA-256 over paths in their order: which images predictions belong to."""
+    return hashlib.sha256(json.dumps(paths).encode()).hexdigest()

@@ -1,0 +1,130 @@
+"""The pictures that results name: mistakes of classifiers, and what detectors and segmenters found beside the truth."""
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+
+from glocal.comparison.task import PREDICTIONS
+from glocal.data import DataSource, DetectionSample, ImageError, SegmentationSample
+from glocal.data.rle import decode_counts, mask_from_counts
+from glocal.tasks.drawing import draw_label_map, draw_objects
+from glocal.tasks.views import resize_labels
+
+SIDE = 320
+"""Pixels of the longer side of a picture; names on it can be read then."""
+Results = Mapping[str, Any]
+
+
+def pictures(results: Results, source: Any, out: Path) -> dict[str, Image.Image]:
+    """All pictures that the results of a comparison name, by their key; of an image that went bad there is none.
+
+    Args:
+        results: of `compare`.
+        source: the data that were compared on.
+        out: the comparison's folder.
+    """
+    if "examples" not in results:
+        return pictures_of_mistakes(results, source)
+    draw_truth, draw_prediction = _DRAW[results["metric"]]
+    position = {path: i for i, path in enumerate(source.val.paths)}
+    runs = {run["id"]: run for run in results["runs"]}
+    predictions: dict[str, Any] = {}
+    drawn = {}
+    for example in results["examples"]:
+        path = example["path"]
+        try:
+            sample = source.val[position[path]]
+        except ImageError:
+            continue
+        drawn[example["truth"]] = draw_truth(sample, source.classes)
+        for key in example["predictions"].values():
+            run = runs[key.removesuffix(f"/{path}")]
+            if run["id"] not in predictions:
+                predictions[run["id"]] = load_file(out / "runs" / run["id"] / PREDICTIONS)
+            drawn[key] = draw_prediction(sample, predictions[run["id"]], position[path], run, source.classes)
+    return drawn
+
+
+def pictures_of_mistakes(results: Results, data: DataSource) -> dict[str, Image.Image]:
+    """The images that ``mistakes`` of the results name, by their key."""
+    position = {path: i for i, path in enumerate(data.val.paths)}
+    keys = {mistake["picture"] for run in results["runs"] for mistake in run["mistakes"]}
+    return {key: data.val.image(position[key]) for key in sorted(keys)}
+
+
+def _resized(image: np.ndarray) -> tuple[Image.Image, float]:
+    """At `SIDE`, and the scale."""
+    scale = SIDE / max(image.shape[:2])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), scale
+
+
+def _draw_objects(
+    sample: DetectionSample,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    masks: np.ndarray | None,
+    classes: tuple[str, ...],
+) -> Image.Image:
+    picture, scale = _resized(sample.image)
+    if masks is not None:
+        masks = resize_labels(masks, picture.height, picture.width)
+    return draw_objects(picture, boxes * scale, labels, scores, masks, classes)
+
+
+def _true_objects(sample: DetectionSample, classes: tuple[str, ...]) -> Image.Image:
+    one = ~sample.crowd
+    return _draw_objects(sample, sample.boxes[one], sample.labels[one], None, None, classes)
+
+
+def _found_objects(
+    sample: DetectionSample,
+    predictions: Mapping[str, np.ndarray],
+    position: int,
+    run: Results,
+    classes: tuple[str, ...],
+) -> Image.Image:
+    """Those from the run's threshold on, the surest first."""
+    there = np.flatnonzero((predictions["image"] == position) & (predictions["score"] >= run["threshold"]))
+    there = there[np.argsort(-predictions["score"][there], kind="stable")]
+    masks = None
+    if "masks" in predictions:
+        height, width = sample.image.shape[:2]
+        texts = predictions["masks"].tobytes().decode("ascii").split("\n")
+        masks = np.array([mask_from_counts(decode_counts(texts[i]), height, width) for i in there], bool)
+        masks = masks.reshape(-1, height, width)
+    boxes, labels, scores = (predictions[name][there] for name in ("boxes", "label", "score"))
+    return _draw_objects(sample, boxes, labels, scores, masks, classes)
+
+
+def _draw_pixels(sample: SegmentationSample, label_map: np.ndarray, classes: tuple[str, ...]) -> Image.Image:
+    picture, _ = _resized(sample.image)
+    return draw_label_map(picture, resize_labels(label_map, picture.height, picture.width), classes)
+
+
+def _true_pixels(sample: SegmentationSample, classes: tuple[str, ...]) -> Image.Image:
+    return _draw_pixels(sample, sample.label_map, classes)
+
+
+def _predicted_pixels(
+    sample: SegmentationSample,
+    predictions: Mapping[str, np.ndarray],
+    position: int,
+    run: Results,
+    classes: tuple[str, ...],
+) -> Image.Image:
+    start, end = predictions["starts"][position : position + 2]
+    return _draw_pixels(sample, np.asarray(Image.open(io.BytesIO(predictions["maps"][start:end].tobytes()))), classes)
+
+
+_DRAW: dict[str, tuple[Callable[..., Image.Image], Callable[..., Image.Image]]] = {
+    "map": (_true_objects, _found_objects),
+    "miou": (_true_pixels, _predicted_pixels),
+}
+"""By metric: the truth of an image, and what a run says of it."""
