@@ -143,6 +143,19 @@ def test_a_wrong_call_is_one_message(call, arguments, message, tmp_path):
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
+def test_after_a_wrong_call_the_folder_is_free(call):
+    """Its plan was written, but nothing trained: the next call need not be of the same settings."""
+    wrong = ("--detector", "detr", "--option", "d_model=33")
+    for again in ((), ("--resume",)):
+        code, _, err = call("train", "coco", *QUICK, "--out", "run", *wrong, *again)
+        assert code == 2
+        assert "detr on resnet_micro does not take an image of 64 pixels: " in err
+        assert "choose another image_size, or other options of the head" in err
+    code, _, err = call("train", "coco", *QUICK, "--out", "run")
+    assert code == 0, err
+    assert "has a run already" in call("train", "coco", *QUICK, "--out", "run")[2]
+
+
 def test_objects_that_cannot_be_used_stop_or_are_listed(call, tmp_path):
     file = tmp_path / "coco/annotations/instances_train2017.json"
     content = json.loads(file.read_text())

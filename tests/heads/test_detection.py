@@ -1,14 +1,18 @@
 """Detectors behind one interface: labels, sizes, targets with nothing in them, and that they learn."""
 
+import sys
+
 import pytest
 import torch
 from benchmarks.heads_matrix import by_heart
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from glocal.errors import GlocalError
-from glocal.heads import Detector, create_detector
+from glocal.heads import Detector, create_detector, create_segmenter
 from glocal.heads.detection import DETR, KINDS, ONE_STAGE, TWO_STAGE
+from glocal.heads.transform import of_any_proportions
 from tests.heads.scenes import RESNET, extractor, scene, tiny
 
 MASKS = ("mask_rcnn", "cascade_mask_rcnn")
@@ -243,6 +247,57 @@ def test_anchors_and_levels_follow_the_strides():
 def test_mistakes_at_the_door(call, message):
     with pytest.raises(GlocalError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "library"),
+    [
+        (lambda: tiny("detr"), "glocal.heads.detr", "transformers"),
+        (
+            lambda: create_segmenter("smp_unet", "resnet_micro", 3, backbone_kwargs=RESNET),
+            "glocal.heads.smp",
+            "segmentation_models_pytorch",
+        ),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(monkeypatch, make, module, library):
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(GlocalError, match=rf"{library} is not installed; pip install 'glocal\["):
+        make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("height", "width"), [(1, 500), (300, 2), (1, 1)])
+def test_lines_and_dots(kind, height, width):
+    """A side that torchvision would scale to nothing; the box is the whole image, before and after."""
+    torch.manual_seed(0)
+    model = tiny(kind)
+    image = torch.rand(3, height, width)
+    box = torch.tensor([[0.0, 0.0, width, height]])
+    target = {"boxes": box, "labels": torch.tensor([1]), "masks": torch.ones(1, height, width, dtype=torch.bool)}
+    losses = model([image, image], [target, target])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    _, (resized, _) = model.network.transform([image, image], [target, target])
+    inner = model.network.transform([image])[0].image_sizes[0]
+    assert min(inner) >= 1
+    assert torch.allclose(resized["boxes"], torch.tensor([[0.0, 0.0, inner[1], inner[0]]]))
+    with torch.no_grad():
+        (found,) = model.eval()([image])
+    assert (found["boxes"] <= torch.tensor([width, height] * 2) + 1e-3).all()
+    assert "masks" not in found or found["masks"].shape[1:] == (height, width)
+
+
+def test_images_of_common_proportions_are_resized_as_torchvision_does():
+    theirs = GeneralizedRCNNTransform(48, 64, [0.5] * 3, [0.2] * 3)
+    ours = of_any_proportions(theirs)
+    for size in ((40, 60), (64, 64), (7, 400), (333, 21)):
+        image, target = scene(*size)
+        (a, of_a), (b, of_b) = theirs([image], [dict(target)]), ours([image], [dict(target)])
+        assert torch.equal(a.tensors, b.tensors)
+        assert a.image_sizes == b.image_sizes
+        assert all(torch.equal(of_a[0][name], of_b[0][name]) for name in target)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from glocal.data.rle import counts_from_mask, encode_counts
+from glocal.errors import GlocalError
 from glocal.tasks.detection import Detection, Outcome
 from glocal.tasks.precision import Found, Truth, average_precision, encode_masks
 
@@ -166,3 +168,9 @@ def test_the_objective_scores_what_it_joined(images):
         score.columns["val_mask_map"]
         == average_precision([t for t, _ in images], [f for _, f in images], K, masks=True).map
     )
+
+
+def test_what_scores_is_asked_for_before_anything_is_trained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(GlocalError, match="faster-coco-eval is not installed; pip install"):
+        Detection(K, masks=False)

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from glocal.data import IGNORE
-from glocal.tasks.views import FILL, View, look_at_objects, look_at_pixels, place_of, put, resize_labels, view_of
+from glocal.tasks.views import (
+    FILL,
+    LONGEST,
+    View,
+    look_at_objects,
+    look_at_pixels,
+    place_of,
+    put,
+    resize_labels,
+    size_at,
+    view_of,
+)
 from glocal.training.augment import draws
 from tests.tasks.making import box_of, objects
 
@@ -102,3 +113,14 @@ def test_scales_and_sides_are_drawn():
     assert abs(scales.mean()) < 0.05
     assert abs(np.mean([view.flip for view in views]) - 0.5) < 0.03
     assert not any(view_of(drawn, flip=False, scales=None).flip for drawn in draws(1, 2, np.arange(50)))
+
+
+def test_the_shorter_side_and_no_endless_longer_one():
+    assert size_at(40, 60, 20) == (20, 30)
+    assert size_at(60, 40, 10.4) == (16, 10)
+    assert size_at(1, 2000, 512) == (512, 512 * LONGEST)
+    assert size_at(2000, 1, 0.4) == (6, 1)
+    image, label_map = np.zeros((1, 2000, 3), np.uint8), np.ones((1, 2000), np.int64)
+    seen, labels = look_at_pixels(image, label_map, View(False, 2.0, 0.5, 0.5), 64)
+    assert seen.shape == (64, 64, 3)
+    assert (labels == 1).all()

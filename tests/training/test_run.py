@@ -192,6 +192,18 @@ def test_a_run_is_not_overwritten(unbroken):
         train_run(ClassifyImages(SOURCE), request(), unbroken[0])
 
 
+def test_a_run_that_trained_nothing_is_begun_anew(unbroken, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copy(unbroken[0] / "plan.json", out)
+    results = train_run(ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, epochs=1)), out)
+    assert results["plan"]["recipe"]["epochs"] == 1
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/plan.json").write_text('{"of": "somebody else"}')
+    with pytest.raises(GlocalError, match="has a run already"):
+        train_run(ClassifyImages(SOURCE), request(), tmp_path / "other")
+
+
 def test_what_changed_is_listed_and_refused(unbroken, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)

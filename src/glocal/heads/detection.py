@@ -202,7 +202,7 @@ def create_detector(
             torchvision's class, or of transformers' configuration for the DETR kinds (`num_queries`, `d_model`, ...).
 
     Raises:
-        GlocalError: if the kind, a keyword or the backbone is unknown.
+        GlocalError: if the kind, a keyword or the backbone is unknown, or a library is not installed.
     """
     check_choice("detector", kind, KINDS)
     check_choice("preset", preset, tuple(PRESETS))
@@ -220,8 +220,10 @@ def create_detector(
     mean, std = image_statistics(features)
     kwargs = {"image_mean": mean, "image_std": std, **kwargs}
     if kind in DETR:
-        from glocal.heads.detr import create_detr  # transformers is an extra
-
+        try:
+            from glocal.heads.detr import create_detr
+        except ModuleNotFoundError as error:
+            raise GlocalError(f"{kind}: {error.name} is not installed; pip install 'glocal[detect]'") from error
         return Detector(create_detr(kind, features, num_classes, strides=strides, **kwargs), num_classes)
     make = _one_stage if kind in ONE_STAGE else _two_stage
     network = make(kind, features, num_classes, strides=strides, **kwargs)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from glocal.errors import check_choice
+from glocal.errors import GlocalError, check_choice
 from glocal.heads.backbone import check_keywords, create_backbone
 from glocal.heads.norm import num_groups
 from glocal.heads.pyramid import STRIDES, PyramidAdapter
@@ -206,7 +206,7 @@ def create_segmenter(
         kwargs: of `SemanticFPN`, `UPerNet` or smp's class.
 
     Raises:
-        GlocalError: if the kind, a keyword or the backbone is unknown.
+        GlocalError: if the kind, a keyword or the backbone is unknown, or a library is not installed.
     """
     check_choice("segmenter", kind, KINDS)
     features = create_backbone(
@@ -218,8 +218,10 @@ def create_segmenter(
         **(backbone_kwargs or {}),
     )
     if kind.startswith("smp_"):
-        from glocal.heads.smp import create_smp  # segmentation_models_pytorch is an extra
-
+        try:
+            from glocal.heads.smp import create_smp
+        except ModuleNotFoundError as error:
+            raise GlocalError(f"{kind}: {error.name} is not installed; pip install 'glocal[segment]'") from error
         return SmpSegmenter(create_smp(kind.removeprefix("smp_"), features, num_classes, **kwargs))
     decoder = {"semantic_fpn": SemanticFPN, "upernet": UPerNet}[kind]
     check_keywords(kind, kwargs, decoder)

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from glocal.bench import count_macs
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.heads import create_detector, create_segmenter
 from glocal.heads.detection import KINDS as DETECTORS
@@ -266,6 +267,23 @@ def create(architecture: Architecture, settings: HeadSettings, request: Request)
     return model, transfer
 
 
+def macs_of(model: nn.Module, architecture: Architecture) -> int:
+    """Multiply-accumulates for a black square image of the architecture's size.
+
+    Raises:
+        GlocalError: if the model does not take such an image.
+    """
+    try:
+        return count_macs(model, architecture.image_size)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise GlocalError(
+            f"{architecture.name} does not take an image of {architecture.image_size} pixels: {first_line(error)}; "
+            "choose another image_size, or other options of the head"
+        ) from error
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """What a detector or segmenter sits on."""
     return next(module for module in model.modules() if isinstance(module, PyramidAdapter)).backbone
@@ -387,10 +405,9 @@ def build(architecture: Architecture) -> nn.Module:
             return architecture.build()
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except ModuleNotFoundError as error:
-        raise FileError(f"{architecture.name} needs a package that is not installed ({error.name})",
-                        "pip install 'glocal[detect,segment]'") from error  # fmt: skip
     except Exception as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise  # it says what to install
         raise FileError(f"no {architecture.name} can be made as it says ({first_line(error)})") from error
 
 

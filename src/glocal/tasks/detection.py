@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from glocal.bench import count_macs
 from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageError, Skipped
 from glocal.data.pasted import Pasted
 from glocal.errors import GlocalError
-from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design
-from glocal.tasks.precision import Found, Precision, Truth, average_precision, encode_masks
+from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design, macs_of
+from glocal.tasks.precision import Found, Precision, Truth, average_precision, coco_library, encode_masks
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
 from glocal.tasks.views import JITTER, look_at_objects, view_of
@@ -137,6 +136,9 @@ class Detection(Objective):
     Args:
         num_classes: of the model.
         masks: whether masks are scored.
+
+    Raises:
+        GlocalError: if what scores is not installed.
     """
 
     metric: ClassVar[str] = "map"
@@ -144,6 +146,7 @@ class Detection(Objective):
 
     def __init__(self, num_classes: int, *, masks: bool) -> None:
         super().__init__()
+        coco_library()  # not after an epoch of training
         self.num_classes, self.masks = num_classes, masks
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -235,7 +238,7 @@ class DetectObjects:
 
     def count_macs(self, model: nn.Module, request: Request) -> int:
         """For a black square image of the recipe's size, on which a second stage sees its own random proposals."""
-        return count_macs(model, request.image_size)
+        return macs_of(model, self.architecture(request))
 
     def batches(self, request: Request) -> tuple[Batched, Batched]:
         """Augmented images with targets, and plain ones with the truth."""

@@ -85,7 +85,7 @@ class Precision:
 
 def encode_masks(masks: np.ndarray) -> list[str]:
     """(N, H, W) bool -> N compressed run lengths."""
-    encode = _coco().mask.encode
+    encode = coco_library().mask.encode
     if not len(masks):
         return []
     found = encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
@@ -101,7 +101,7 @@ def average_precision(truths: Sequence[Truth], founds: Sequence[Found], num_clas
         num_classes: labels are below.
         masks: overlaps are those of masks, not of boxes.
     """
-    library = _coco()
+    library = coco_library()
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for image_id, (truth, found) in enumerate(zip(truths, founds, strict=True), 1):
@@ -145,7 +145,12 @@ def average_precision(truths: Sequence[Truth], founds: Sequence[Found], num_clas
     )
 
 
-def _coco() -> Any:
+def coco_library() -> Any:
+    """Faster-coco-eval.
+
+    Raises:
+        GlocalError: if it is not installed.
+    """
     try:
         import faster_coco_eval  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:

@@ -13,10 +13,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from glocal.bench import count_macs
 from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
 from glocal.data.pasted import Pasted
-from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design
+from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design, macs_of
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
 from glocal.tasks.views import SCALES, look_at_pixels, resize_image, size_at, view_of
@@ -284,7 +283,7 @@ class SegmentImages:
 
     def count_macs(self, model: nn.Module, request: Request) -> int:
         """For a square image of the recipe's size."""
-        return count_macs(model, request.image_size)
+        return macs_of(model, self.architecture(request))
 
     def batches(self, request: Request) -> tuple[Batched, Batched]:
         """Squares, and whole images."""

@@ -146,7 +146,8 @@ def look_at_pixels(image: np.ndarray, label_map: np.ndarray, view: View, size: i
     """
     if view.flip:
         image, label_map = image[:, ::-1], label_map[:, ::-1]
-    inner = size_at(*label_map.shape, view.scale * size)
+    height, width = label_map.shape
+    inner = size_at(height, width, view.scale * size)
     place = place_of(view, inner, (size, size))
     return (
         put(resize_image(np.ascontiguousarray(image), *inner), place, size, size, FILL),

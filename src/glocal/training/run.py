@@ -138,7 +138,7 @@ def _plan(assignment: Assignment, request: Request) -> dict[str, Any]:
 def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Write or compare the plan; the results, if the run is finished already."""
     path = out / PLAN
-    if path.exists():
+    if path.exists() and not _trained_nothing(out):
         if not request.resume:
             raise GlocalError(f"out: {printable(out)} has a run already; go on with --resume or choose another --out")
         try:
@@ -166,6 +166,15 @@ def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str
     atomic_write_text(path, json.dumps(plan, indent=1))
     atomic_write_text(out / RECIPE, request.recipe.to_yaml())
     return None
+
+
+def _trained_nothing(out: Path) -> bool:
+    """Whether a run of ours was begun and nothing is lost with it, as when the model could not be made."""
+    try:
+        ours = json.loads((out / PLAN).read_text(encoding="utf-8")).get("schema") == SCHEMA
+    except (OSError, ValueError, AttributeError):
+        return False
+    return ours and not (out / RESULTS).exists() and not any(out.glob("checkpoints/step-*"))
 
 
 def _train(
