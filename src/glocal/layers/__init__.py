@@ -2,7 +2,8 @@
 
 from glocal.layers.attention import Attend, ConvAttention, MHSA2d, NonLocal2d, SelfAttention
 from glocal.layers.coupling import FCUDown, FCUUp
-from glocal.layers.mlp import QuickGELU
+from glocal.layers.linear import Linear
+from glocal.layers.mlp import Mlp, QuickGELU
 from glocal.layers.performer import RandomFeatureAttention
 from glocal.layers.position import (
     AbsolutePosition2d,
@@ -25,7 +26,9 @@ __all__ = [
     "CrossPatchAttention",
     "FCUDown",
     "FCUUp",
+    "Linear",
     "MHSA2d",
+    "Mlp",
     "NoPosition2d",
     "NonLocal2d",
     "PatchEmbed",

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glocal.layers.linear import Linear
 from glocal.layers.position import AbsolutePosition2d, NoPosition2d, RelativePosition2d
 from glocal.layers.tokens import map_to_tokens, tokens_to_map
 
@@ -60,9 +61,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = _head_dim(dim, num_heads)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.attend = Attend(scale=scale, dropout=dropout)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
@@ -111,11 +112,11 @@ class ConvAttention(nn.Module):
         self.conv_proj_q = PROJECTIONS[projection](dim, 1)
         self.conv_proj_k = PROJECTIONS[projection](dim, kv_stride)
         self.conv_proj_v = PROJECTIONS[projection](dim, kv_stride)
-        self.proj_q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.proj_k = nn.Linear(dim, dim, bias=qkv_bias)
-        self.proj_v = nn.Linear(dim, dim, bias=qkv_bias)
+        self.proj_q = Linear(dim, dim, bias=qkv_bias)
+        self.proj_k = Linear(dim, dim, bias=qkv_bias)
+        self.proj_v = Linear(dim, dim, bias=qkv_bias)
         self.attend = Attend(scale=dim**-0.5, dropout=dropout)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, prefix + HW, dim) -> the same shape, for tokens of a map of this height and width."""

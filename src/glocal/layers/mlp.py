@@ -1,7 +1,11 @@
-"""What the MLPs of the families need beside timm's."""
+"""The MLP of the families and what it needs."""
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from glocal.layers.linear import Linear
 
 
 class QuickGELU(nn.Module):
@@ -16,3 +20,23 @@ class QuickGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same."""
         return F.silu(1.702 * x).mul_(1 / 1.702)
+
+
+class Mlp(nn.Module):
+    """Two linear layers and an activation between them (Vaswani et al. 2017, §3.3), named as in timm.
+
+    Args:
+        dim: channels of a token.
+        hidden_dim: channels between the layers.
+        act_layer: makes the activation.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, act_layer: Callable[[], nn.Module] = nn.GELU):
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.act = act_layer()
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> the same shape."""
+        return self.fc2(self.act(self.fc1(x)))

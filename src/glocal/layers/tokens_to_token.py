@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.layers.attention import Attend
+from glocal.layers.linear import Linear
 from glocal.layers.performer import RandomFeatureAttention
 from glocal.layers.tokens import tokens_to_map
 
@@ -16,7 +17,7 @@ Splits = tuple[tuple[int, int, int], ...]
 
 
 def _mlp(dim: int, dropout: float = 0.0) -> nn.Sequential:
-    layers = {"fc1": nn.Linear(dim, dim), "act": nn.GELU(), "fc2": nn.Linear(dim, dim), "drop": nn.Dropout(dropout)}
+    layers = {"fc1": Linear(dim, dim), "act": nn.GELU(), "fc2": Linear(dim, dim), "drop": nn.Dropout(dropout)}
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -41,9 +42,9 @@ class TokenAttention(nn.Module):
 
     def __init__(self, in_dim: int, dim: int):
         super().__init__()
-        self.qkv = nn.Linear(in_dim, 3 * dim, bias=False)
+        self.qkv = Linear(in_dim, 3 * dim, bias=False)
         self.attend = Attend(scale=in_dim**-0.5)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, in_dim) -> (B, N, dim)."""
@@ -60,9 +61,9 @@ class TokenPerformer(nn.Module):
     def __init__(self, in_dim: int, dim: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(in_dim)
-        self.kqv = nn.Linear(in_dim, 3 * dim)
+        self.kqv = Linear(in_dim, 3 * dim)
         self.attend = RandomFeatureAttention(dim, num_features=dim // 2)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = _mlp(dim, dropout=0.1)
         self.dropout = nn.Dropout(0.1)
@@ -84,7 +85,7 @@ class TokensToToken(nn.Module):
         (first, _, _), (second, _, _), (third, _, _) = splits
         self.attention1 = layer(in_chans * first**2, token_dim)
         self.attention2 = layer(token_dim * second**2, token_dim)
-        self.project = nn.Linear(token_dim * third**2, dim)
+        self.project = Linear(token_dim * third**2, dim)
 
     def soft_split(self, x: Tensor, index: int) -> tuple[Tensor, int, int]:
         """(B, C, H, W) map -> (B, hw, C k^2) overlapping patches, and their rows h and columns w.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.layers.attention import Attend
+from glocal.layers.linear import Linear
 
 
 def to_windows(x: Tensor, side: int) -> Tensor:
@@ -95,10 +96,10 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.side = side
         self.shift = shift
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.position = RelativeBias(side, num_heads)
         self.attend = Attend(dropout=dropout)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim) map, or its (B, h, w, side, side, dim) windows -> the same shape."""
@@ -155,9 +156,9 @@ class CrossPatchAttention(nn.Module):
             raise ValueError(f"num_heads: expected a divisor of {side}^2, got {num_heads}")
         self.side = side
         self.num_heads = num_heads
-        self.qkv = nn.Linear(side**2, 3 * side**2, bias=qkv_bias)
+        self.qkv = Linear(side**2, 3 * side**2, bias=qkv_bias)
         self.attend = Attend(dropout=dropout)
-        self.proj = nn.Linear(side**2, side**2)
+        self.proj = Linear(side**2, side**2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) map, or its (B, h, w, side, side, C) windows -> the same shape."""

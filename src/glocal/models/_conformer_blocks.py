@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from glocal.layers import SelfAttention
+from glocal.layers import Mlp, SelfAttention
 
 Pair = tuple[Tensor, Tensor]
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from glocal.layers import Attend, SelfAttention
+from glocal.layers import Attend, Linear, Mlp, SelfAttention
 from glocal.models._backbone import drop_path_rates
 
 
@@ -16,7 +16,7 @@ class SEAttention(SelfAttention):
     def __init__(self, dim: int, num_heads: int, **kwargs: Any):
         super().__init__(dim, num_heads, **kwargs)
         self.se = nn.Sequential(
-            nn.Linear(dim, dim // 16, bias=False), nn.ReLU(), nn.Linear(dim // 16, dim, bias=False), nn.Sigmoid()
+            Linear(dim, dim // 16, bias=False), nn.ReLU(), Linear(dim // 16, dim, bias=False), nn.Sigmoid()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,10 +30,10 @@ class GhostAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, scale: float | None, dropout: float):
         super().__init__()
         self.num_heads = num_heads
-        self.q, self.k, self.v = (nn.Linear(dim, dim // 2, bias=qkv_bias) for _ in "qkv")
+        self.q, self.k, self.v = (Linear(dim, dim // 2, bias=qkv_bias) for _ in "qkv")
         self.cheap_q, self.cheap_k, self.cheap_v = (Cheap(dim // 2) for _ in "qkv")
         self.attend = Attend(scale=scale, dropout=dropout)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def heads(self, x: Tensor, cheap: nn.Module) -> Tensor:
         """(B, N, dim / 2) -> (B, n, N, d): computed channels, then cheap ones, split into heads together."""
@@ -65,10 +65,10 @@ class GhostMlp(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, dim)
+        self.fc1 = Linear(dim, dim)
         self.cheap2, self.cheap3 = Cheap(dim), Cheap(dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(3 * dim, dim)
+        self.fc2 = Linear(3 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.fc1(x))
@@ -110,7 +110,7 @@ class DenseBlock(Block):
 
     def __init__(self, dim: int, num_heads: int, *, growth: int, **kwargs: Any):
         super().__init__(dim, num_heads, **kwargs)
-        self.dense_linear = nn.Linear(dim, growth)
+        self.dense_linear = Linear(dim, growth)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim + growth)."""
@@ -122,7 +122,7 @@ class Transition(nn.Sequential):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.add_module("linear", nn.Linear(dim, dim // 2))
+        self.add_module("linear", Linear(dim, dim // 2))
         self.add_module("act", nn.GELU())
 
 

@@ -9,12 +9,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, to_2tuple, trunc_normal_
+from timm.layers import DropPath, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import cat as names
-from glocal.layers import CrossPatchAttention, WindowAttention, from_windows, full_windows, resample_map, to_windows
+from glocal.layers import (
+    CrossPatchAttention,
+    Linear,
+    Mlp,
+    WindowAttention,
+    from_windows,
+    full_windows,
+    resample_map,
+    to_windows,
+)
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 
 EMBEDS = ("conv", "slice")
@@ -57,7 +66,7 @@ class PatchProjection(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim) -> (B, ceil(H / 2), ceil(W / 2), 2 dim)."""

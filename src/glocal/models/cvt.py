@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, global_pool_nlc, to_2tuple, trunc_normal_
+from timm.layers import DropPath, global_pool_nlc, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import cvt as names
-from glocal.layers import ConvAttention, QuickGELU, map_to_tokens, resample_map, tokens_to_map
+from glocal.layers import ConvAttention, Mlp, QuickGELU, map_to_tokens, resample_map, tokens_to_map
 from glocal.models._backbone import Backbone, StateDict, build, cfg, channels_last_on_cpu, drop_path_rates, init_linears
 
 EMBEDS = ("conv", "patch")

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.layers import Mlp
+from timm.layers import Mlp as TimmMlp
 from timm.layers import QuickGELU as TimmQuickGELU
 from torch import Tensor, fx, nn
 
 from glocal.errors import GlocalError
-from glocal.layers import FCUUp, MHSA2d, NonLocal2d, QuickGELU, SelfAttention
+from glocal.layers import FCUUp, Linear, MHSA2d, Mlp, NonLocal2d, QuickGELU, SelfAttention
 from glocal.models._backbone import Backbone
 from glocal.models._conformer_blocks import ConvBlock
 from glocal.models._t2t_blocks import Block as T2TBlock
@@ -77,7 +77,7 @@ def optimize(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         _fold_norms(model)
         for module in model.modules():
-            if type(module) is Mlp:
+            if type(module) in (Mlp, TimmMlp):
                 _fold_quick_gelu(module)
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
@@ -166,12 +166,14 @@ def _traced(model: nn.Module) -> list[tuple[str, str]]:
 # QuickGELU
 
 
-def _fold_quick_gelu(mlp: Mlp) -> None:
+def _fold_quick_gelu(mlp: Any) -> None:
     """fc2(silu(1.702 fc1(x)) / 1.702) with the constants in the layers."""
     layers = (mlp.fc1, mlp.fc2)
-    if not isinstance(mlp.act, QuickGELU | TimmQuickGELU) or type(mlp.norm) is not nn.Identity:
+    if not isinstance(mlp.act, QuickGELU | TimmQuickGELU):
         return
-    if any(type(layer) is not nn.Linear for layer in layers):
+    if any(type(layer) not in (Linear, nn.Linear) for layer in layers):
+        return
+    if type(getattr(mlp, "norm", nn.Identity())) is not nn.Identity:  # timm's has one
         return
     mlp.fc1, mlp.fc2 = (copy.copy(layer) for layer in layers)
     for layer in (mlp.fc1, mlp.fc2):
@@ -195,7 +197,7 @@ class TokenBlock(nn.Module):
         self.attend, self.proj = attn.attend, attn.proj
         self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
         weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.qkv.in_features
-        self.q, self.kv = (nn.Linear(dim, width, bias=bias is not None) for width in (dim, 2 * dim))
+        self.q, self.kv = (Linear(dim, width, bias=bias is not None) for width in (dim, 2 * dim))
         self.q.weight, self.kv.weight = _frozen(weight[:dim]), _frozen(weight[dim:])
         if bias is not None:
             self.q.bias, self.kv.bias = _frozen(bias[:dim]), _frozen(bias[dim:])

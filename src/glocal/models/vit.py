@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.layers import DropPath, Mlp, global_pool_nlc, resample_abs_pos_embed, to_2tuple, trunc_normal_
+from timm.layers import DropPath, global_pool_nlc, resample_abs_pos_embed, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from glocal.checkpoints import vit as names
-from glocal.layers import PatchEmbed, SelfAttention, map_to_tokens, sincos_position_2d, tokens_to_map
+from glocal.layers import Mlp, PatchEmbed, SelfAttention, map_to_tokens, sincos_position_2d, tokens_to_map
 from glocal.models._backbone import Backbone, StateDict, build, cfg, drop_path_rates, init_linears
 
 POSITIONS = ("learned", "sincos", "none")
