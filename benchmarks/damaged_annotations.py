@@ -582,16 +582,17 @@ def commands(name: str, form: str, root: Path, log: Path) -> Iterator[tuple[str,
 
 def page(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = ["# Damaged annotations, label maps and images", "", *(__doc__ or "").split("\n\n")[2].splitlines(), ""]
+    about = (__doc__ or "").replace("``", "`").split("\n\n")[2].splitlines()
+    lines = ["# Damaged annotations, label maps and images", "", *about, ""]
     rows, total = found["ways"], found["total"]
     lines += [
         f"**{total['cases']} cases: {total['clear error']} clear errors, {total['listed skip']} listed skips, "
         f"{total['loaded']} loaded (what was changed does no harm), {total['traceback']} tracebacks; the longest took "
-        f"{total['longest']:.2f} s.** Seed {found['seed']}.",
+        f"{total['longest']:.2f} s.**",
         "",
-        "A clear error says what was expected, fits on a screen and can be printed. With `skip`, what is left is",
-        "sound: boxes inside their image, labels among the classes, finite areas, masks of the image's size. With",
-        "`stop`, loading ends where, and only where, `skip` lists something.",
+        "A clear error says what was expected, fits on a screen and can be printed. With `skip` what is left is sound:",
+        "boxes inside their image, labels among the classes, finite areas, masks of the image's size. With `stop`",
+        "loading ends where, and only where, `skip` lists something.",
         "",
         "| what is damaged | cases | clear error | listed skip | loaded | tracebacks | longest, s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -611,7 +612,7 @@ def page(found: dict[str, Any]) -> str:
         "with 0 or 2.",
         "",
         f"`{found['command']}` took {found['seconds']:.0f} s on {found['date']} ({machine.get('cpu', '')}, "
-        f"{machine.get('cores', '?')} cores, python {machine.get('python')}, pillow {machine.get('pillow', '?')}).",
+        f"{machine.get('cores', '?')} cores, python {machine.get('python')}).",
         "",
     ]
     return "\n".join(lines)
