@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from glocal.layers import Linear, linear
-from glocal.layers.linear import MANY_TOKENS, MANY_VALUES
+from glocal.layers.linear import MANY_TO_TRAIN, MANY_TOKENS, MANY_VALUES
 
-LARGE = (2, 150, 128)
+LARGE = (2, 300, 128)
 
 
 def pair(in_features=128, out_features=96, bias=True):
@@ -27,12 +27,12 @@ def convolutions(monkeypatch):
     seen = []
     real = F.conv2d
     monkeypatch.setattr(F, "conv2d", lambda *args, **kwargs: seen.append(args) or real(*args, **kwargs))
-    monkeypatch.setattr(linear, "X86", True)
+    monkeypatch.setattr(linear, "SUITED", True)
     return seen
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [LARGE, (300, 128), (1, 3, 10, 20, 128)])
+@pytest.mark.parametrize("shape", [LARGE, (600, 128), (1, 3, 10, 20, 128)])
 def test_output_and_gradients_are_those_of_the_linear_layer(convolutions, shape, bias):
     layer, plain = pair(bias=bias)
     x = torch.randn(shape)
@@ -50,7 +50,7 @@ def test_output_and_gradients_are_those_of_the_linear_layer(convolutions, shape,
 
 def test_tokens_in_any_layout(convolutions):
     layer, plain = pair()
-    x = torch.randn(2, 128, 150).transpose(1, 2)  # of a map that was flattened
+    x = torch.randn(2, 128, 300).transpose(1, 2)  # of a map that was flattened
     for tokens in (x, x[:, 1:]):
         torch.testing.assert_close(layer(tokens), plain(tokens), rtol=1e-4, atol=1e-5)
     assert len(convolutions) == 2
@@ -84,12 +84,26 @@ def test_small_inputs_and_other_types_go_the_usual_way(convolutions, width, shap
     assert not convolutions
 
 
-@pytest.mark.parametrize("how", ["not x86", "no oneDNN"])
+def test_with_a_backward_pass_it_takes_more_tokens(convolutions):
+    layer, plain = pair(512)
+    x = torch.randn(MANY_TO_TRAIN - 1, 512)
+    assert torch.equal(layer(x), plain(x))
+    assert not convolutions
+    with torch.no_grad():
+        layer(x)
+    assert len(convolutions) == 1
+    layer.requires_grad_(False)(x)
+    assert len(convolutions) == 2
+    layer(x.requires_grad_())
+    assert len(convolutions) == 2
+
+
+@pytest.mark.parametrize("how", ["another processor", "no oneDNN"])
 def test_elsewhere_it_is_the_linear_layer(convolutions, monkeypatch, how):
     layer, plain = pair()
     x = torch.randn(LARGE)
-    if how == "not x86":
-        monkeypatch.setattr(linear, "X86", False)
+    if how == "another processor":
+        monkeypatch.setattr(linear, "SUITED", False)
     else:
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     assert torch.equal(layer(x), plain(x))
