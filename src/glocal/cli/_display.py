@@ -16,6 +16,7 @@ from glocal.files import atomic_write_text, printable
 
 if TYPE_CHECKING:
     from glocal.comparison import Run, Settings
+    from glocal.comparison.measure import Measure
     from glocal.data import DataSource
     from glocal.training import CurvePoint
     from glocal.training import Progress as TrainingProgress
@@ -35,9 +36,10 @@ def introduce_data(console: Console, source: "DataSource") -> None:
 
 def introduce(console: Console, source: "DataSource", settings: "Settings", out: Path) -> None:
     introduce_data(console, source)
-    number = len(list(settings.runs()))
+    runs = f"{len(list(settings.runs()))} runs of {settings.budget} each"
+    head = "" if settings.head is None else f"{settings.head.head}, "
     console.print(
-        f"{number} runs of {settings.budget} each ({settings.mode}, {settings.image_size} px, {settings.device}): "
+        f"{runs} ({head}{settings.mode}, {settings.image_size} px, {settings.device}): "
         f"{', '.join(settings.models)}; results in {escape(str(out))}"
     )
 
@@ -45,8 +47,10 @@ def introduce(console: Console, source: "DataSource", settings: "Settings", out:
 class Watcher:
     """Shows a bar for each run on a terminal, a line for each evaluation elsewhere; writes results as they come."""
 
-    def __init__(self, console: Console, out: Path, source: "DataSource") -> None:
-        self.console, self.out, self.source = console, out, source
+    def __init__(self, console: Console, out: Path, source: "DataSource", measure: "Measure | None" = None) -> None:
+        from glocal.comparison.measure import TOP1
+
+        self.console, self.out, self.source, self.measure = console, out, source, measure or TOP1
         self.finished = 0
         self.all: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
@@ -70,8 +74,8 @@ class Watcher:
 
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
-        top1 = f"{100 * point.val_score:.1f} %" if point else "..."
-        state = f"loss {progress.loss:.2f}, top-1 {top1}, {progress.images_per_s:,.0f} images/s"
+        score = f"{100 * point.val_score:.1f} %" if point else "..."
+        state = f"loss {progress.loss:.2f}, {self.measure.name} {score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = _clock(progress.seconds_left)
             self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}, {left} left")
@@ -87,16 +91,16 @@ class Watcher:
             self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error']))}")
         else:
             took = _clock(entry["budget"]["seconds_to_budget"])
-            self.console.print(f"{run.id}: top-1 {100 * entry['top1']:.1f} % after {took}")
+            self.console.print(f"{run.id}: {self.measure.name} {100 * entry[self.measure.key]:.1f} % after {took}")
 
     def publish(self, results: dict[str, Any]) -> None:
-        from glocal.comparison import pictures_of_mistakes
+        from glocal.comparison import pictures
         from glocal.report import write_csv, write_report
 
         self.finished = sum(run["status"] == "ok" for run in results["runs"])
         atomic_write_text(self.out / "results.json", json.dumps(results, indent=1, allow_nan=False))
         write_csv(results, self.out / "results.csv")
-        write_report(results, self.out, pictures=pictures_of_mistakes(results, self.source))
+        write_report(results, self.out, pictures=pictures(results, self.source, self.out))
 
     def close(self) -> None:
         self.bars.stop()
@@ -179,29 +183,29 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
 
-def conclude(console: Console, results: dict[str, Any], out: Path) -> None:
+def conclude(console: Console, results: dict[str, Any], out: Path, measure: "Measure") -> None:
     for fraction in results["settings"]["fractions"]:
         rows = [row for row in results["summary"] if row["fraction"] == fraction]
         if rows:
-            console.print(_leaderboard(rows, fraction, len(results["settings"]["fractions"]) > 1))
+            console.print(_leaderboard(rows, fraction, len(results["settings"]["fractions"]) > 1, measure))
     console.print(f"[bold]{escape(results['verdict']['sentence'])}[/]")
     for caveat in results["verdict"]["caveats"]:
         console.print(f"[yellow]Note:[/] {escape(printable(caveat))}")
     console.print(f"Report: {escape(str(out / 'report.html'))}")
 
 
-def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool) -> Table:
+def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool, measure: "Measure") -> Table:
     title = f"trained on {100 * fraction:g} % of the training images" if several else None
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
-    for name in ("top-1 %", "95 %", "behind", "M MACs", "ms/image", "train s"):
+    for name in (f"{measure.name} %", "95 %", "behind", "M MACs", "ms/image", "train s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        low, high = row["top1_ci"]
+        low, high = row[f"{measure.key}_ci"]
         behind = f"{-100 * row['difference_to_best']:.1f}{' (tie)' if row['tied_with_best'] else ''}"
         table.add_row(
             f"[bold]{row['model']}[/]" if row["tied_with_best"] else row["model"],
-            f"{100 * row['top1_mean']:.1f}",
+            f"{100 * row[f'{measure.key}_mean']:.1f}",
             f"{100 * low:.1f}–{100 * high:.1f}",
             "best" if row is rows[0] else behind,
             f"{row['macs'] / 1e6:,.1f}",

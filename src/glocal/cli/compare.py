@@ -4,14 +4,19 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glocal.cli import app
-from glocal.errors import GlocalError
+from glocal.cli._tasks import FrozenNorm, FrozenStages, Options
+from glocal.errors import GlocalError, check_choice
 from glocal.files import check_writable
 
+if TYPE_CHECKING:
+    from glocal.training import Recipe
+
+TASKS = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
 EPILOG = """\
 \b
 Examples:
@@ -20,6 +25,8 @@ Examples:
   glocal compare photos --budget 600s --fraction 1.0,0.3,0.1 --out study
   glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
   glocal compare photos --out study --resume
+  glocal compare items-on-photos --task detect --detector fcos --models resnet_micro,vit_micro
+  glocal compare ade20k --task segment --segmenter upernet --models cat_small,cvt_13 --image-size 512
 
 \b
 Exit codes:
@@ -33,8 +40,14 @@ Exit codes:
 @app.command(epilog=EPILOG)
 def compare(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder of images, shards (train-{000..099}.tar), or a built-in set; for other tasks, what "
+            "`glocal detect` and `glocal segment` take.",
+        ),
     ],
+    task: Annotated[str, typer.Option(help="classify, detect or segment: docs/compare.md.")] = "classify",
     models: Annotated[
         str, typer.Option(metavar="A,B,C", help="Names of glocal's or timm's models; default: the micro ones.")
     ] = "resnet_micro,botnet_micro,vit_micro,t2t_vit_micro,cvt_micro,cat_micro,conformer_micro",
@@ -62,6 +75,18 @@ def compare(
         str | None,
         typer.Option(metavar="FILE|NAME", help="YAML of settings that replace the default's, or a name: deit."),
     ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Of --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")
+    ] = None,
+    segmenter: Annotated[
+        str | None, typer.Option(help="Of --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Sizes of a detector: small or coco; default: by the image size.")
+    ] = None,
+    frozen_norm: FrozenNorm = False,
+    frozen_stages: FrozenStages = 0,
+    option: Options = None,
     on_error: Annotated[str, typer.Option(help="At images that cannot be read: stop, or skip and list them.")] = "stop",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links in the folder.")] = False,
     split_seed: Annotated[int, typer.Option(help="Picks the test images of a folder that has no val folder.")] = 0,
@@ -73,6 +98,8 @@ def compare(
 ) -> None:
     """Train and measure models on your images under one recipe and budget, and say which to take.
 
+    With --task detect or segment each model is the backbone of one detector or segmenter.
+
     Writes results.json, results.csv, report.html and the trained models. Stop at any time: --resume goes on.
     """
     from rich.console import Console
@@ -81,12 +108,17 @@ def compare(
     from glocal.cli._display import Watcher, conclude, introduce
     from glocal.comparison import compare as run_comparison
     from glocal.comparison import make_settings
-    from glocal.data import load_data
-    from glocal.training import DEFAULT_RECIPES, load_recipe
+    from glocal.data import load_data, load_detection, load_segmentation
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    check_choice("task", task, tuple(TASKS))
     if resume and out is None:
         raise GlocalError("--resume needs --out: the folder of the comparison to go on with")
+    given = {
+        "--detector": detector, "--segmenter": segmenter, "--preset": preset, "--frozen-norm": frozen_norm,
+        "--frozen-stages": frozen_stages, "--option": option,
+    }  # fmt: skip
+    head = _read_head(task, {name: value for name, value in given.items() if value})
     settings = make_settings(
         [name.strip() for name in models.split(",") if name.strip()],
         budget=budget,
@@ -95,15 +127,21 @@ def compare(
         weights=dict(_parse_weights(item) for item in weights or ()),
         image_size=image_size,
         fractions=[_parse_fraction(item) for item in fraction.split(",")],
-        recipe=load_recipe(recipe, DEFAULT_RECIPES.get(mode)) if recipe else None,  # type: ignore[call-overload]
+        recipe=_read_recipe(recipe, task, mode) if recipe else None,
         device=device,
         on_error=on_error,  # type: ignore[arg-type]
+        task=TASKS[task],
+        head=head,
     )
     out = out or Path("runs") / f"compare-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
     check_writable(out)
-    source = load_data(data, on_error=settings.on_error, split_seed=split_seed, follow_links=follow_links)
+    load = {"classify": load_data, "detect": load_detection, "segment": load_segmentation}[task]
+    try:
+        source = load(data, on_error=settings.on_error, split_seed=split_seed, follow_links=follow_links)  # type: ignore[operator]
+    except GlocalError as error:
+        raise GlocalError(f"{error}{_other_task(data, task)}") from error
     introduce(console, source, settings, out)
-    watcher = Watcher(console, out, source)
+    watcher = Watcher(console, out, source, settings.measure)
     try:
         results = run_comparison(
             source,
@@ -127,9 +165,66 @@ def compare(
         raise GlocalError(f"out: {error}; finished runs are kept and --resume goes on") from error
     finally:
         watcher.close()
-    conclude(Console(highlight=False, soft_wrap=True), results, out)
+    conclude(Console(highlight=False, soft_wrap=True), results, out, settings.measure)
     if any(run["status"] == "failed" for run in results["runs"]):
         raise typer.Exit(1)
+
+
+def _read_head(task: str, given: dict[str, Any]) -> Any:
+    """The head that options ask for; None for classification.
+
+    Raises:
+        GlocalError: for an option that is of another task.
+    """
+    from glocal.tasks import HeadSettings, read_options
+
+    of_task = {
+        "classify": (),
+        "detect": ("--detector", "--preset", "--frozen-norm", "--frozen-stages", "--option"),
+        "segment": ("--segmenter", "--frozen-norm", "--frozen-stages", "--option"),
+    }
+    for name in given:
+        if name not in of_task[task]:
+            others = " or ".join(f"--task {other}" for other, names in of_task.items() if name in names)
+            raise GlocalError(f"{name} is for {others}, got --task {task}")
+    if task == "classify":
+        return None
+    from glocal.comparison.settings import DEFAULT_HEADS
+
+    return HeadSettings(
+        given.get("--detector") or given.get("--segmenter") or DEFAULT_HEADS[TASKS[task]],
+        given.get("--preset", ""),
+        given.get("--frozen-norm", False),
+        given.get("--frozen-stages", 0),
+        read_options(TASKS[task], given.get("--option", ())),  # type: ignore[arg-type]
+    )
+
+
+def _read_recipe(recipe: str, task: str, mode: str) -> "Recipe":
+    """A shipped recipe of the task, or a file.
+
+    Raises:
+        GlocalError: for the recipe of another task, or one that cannot be read.
+    """
+    from glocal.tasks.settings import DEFAULT_RECIPES as OF_TASKS
+    from glocal.training import DEFAULT_RECIPES, load_recipe, recipe_names
+
+    by_task = {name: recipe_names(None if name == "classify" else name) for name in TASKS}
+    for other, names in by_task.items():
+        if other != task and recipe in names:
+            raise GlocalError(
+                f"recipe: expected one for --task {task} ({', '.join(by_task[task])}) or a file, got {recipe!r}, which "
+                f"is for --task {other}"
+            )
+    return load_recipe(recipe, OF_TASKS.get(TASKS[task]) or DEFAULT_RECIPES.get(mode))  # type: ignore[call-overload]
+
+
+def _other_task(data: str, task: str) -> str:
+    """A hint, where the data that one task cannot use are laid out for another."""
+    from glocal.data.layouts import tasks_of
+
+    others = [f"--task {name}" for name, of in TASKS.items() if name != task and of in tasks_of(data)]
+    return f"; it is laid out for {' or '.join(others)}" if others else ""
 
 
 def _parse_weights(item: str) -> tuple[str, Path]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from glocal.bench import peak_training_memory
 from glocal.comparison.examples import choose
-from glocal.comparison.measure import MEASURES, Tested
+from glocal.comparison.measure import Tested
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
 from glocal.tasks import DetectObjects, SegmentImages
@@ -40,7 +40,7 @@ class Headed:
 
     def __init__(self, settings: Settings, source: Any) -> None:
         self.settings, self.source = settings, source
-        self.measure = MEASURES[settings.task]
+        self.measure = settings.measure
         self.unscored: Mapping[str, Any] = {
             **dict.fromkeys((*self.numbers, "train_images_per_s", "budget", "weights")),
             **{name: [] for name in (*self.lists, "curve")},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from glocal.comparison.measure import MEASURES
+from glocal.comparison.measure import MEASURES, Measure
 from glocal.errors import GlocalError, check_choice
 from glocal.files import sha256
 from glocal.tasks import HeadSettings
@@ -85,6 +85,11 @@ class Settings:
     on_error: Literal["stop", "skip"]
     task: str = "classification"
     head: HeadSettings | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """What runs are ranked by."""
+        return MEASURES[self.task]
 
     def weights_of(self, model: str) -> Weights:
         """What a model starts from."""

@@ -7,7 +7,7 @@ mathematics. Every colour is drawn as a marker that becomes a CSS variable of th
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +20,8 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
+
+from glocal.report.words import Words
 
 # Okabe and Ito 2008, told apart with every kind of colour vision; their yellow, orange and sky blue darkened, so that
 # each has 3:1 on its paper (WCAG 2.2, 1.4.11). Light, dark.
@@ -87,23 +89,24 @@ class Looks:
         axes.plot(x, y, self.marker[model], color=colour, markerfacecolor=colour if filled else PAPER, markersize=8.5)
 
 
-def leaderboard(rows: Sequence[Row], looks: Looks, *, narrow: bool = False) -> Markup:
-    """Top-1 accuracy with its interval, best first; models tied with the best are filled, the others hollow.
+def leaderboard(rows: Sequence[Row], looks: Looks, words: Words, *, narrow: bool = False) -> Markup:
+    """The score with its interval, best first; models tied with the best are filled, the others hollow.
 
     Args:
-        rows: of the summary, one fraction, best first.
+        rows: of the summary, one fraction, best first; each with its ``score`` and ``interval``.
         looks: of the models.
+        words: what the score is called.
         narrow: for a phone: names stand above the intervals in the place of beside them.
     """
     with mpl.rc_context({**STYLE, "font.size": 12 if narrow else 14, "ytick.major.size": 0}):
         figure, axes = new_figure(*((5.0, 0.7 + 0.62 * len(rows)) if narrow else (14.0, 0.9 + 0.5 * len(rows))))
         beside = axes.get_yaxis_transform()  # x as a share of the axes, y as a row
         for y, row in enumerate(rows):
-            low, high = (100 * bound for bound in row["top1_ci"])
+            low, high = (100 * bound for bound in row["interval"])
             axes.plot([low, high], [y, y], color=looks.colour[row["model"]], linewidth=3, solid_capstyle="round")
-            looks.point(axes, 100 * row["top1_mean"], y, row["model"], filled=row["tied_with_best"])
+            looks.point(axes, 100 * row["score"], y, row["model"], filled=row["tied_with_best"])
             weight = "bold" if row["tied_with_best"] else "normal"
-            value = f"{100 * row['top1_mean']:.1f} %  {_standing(row, best=y == 0)}"
+            value = f"{100 * row['score']:.1f} %  {_standing(row, best=y == 0)}"
             if narrow:
                 axes.text(0, y - 0.3, row["model"], transform=beside, va="bottom", weight=weight)
                 axes.text(1, y - 0.3, value, transform=beside, va="bottom", ha="right", weight=weight)
@@ -119,10 +122,10 @@ def leaderboard(rows: Sequence[Row], looks: Looks, *, narrow: bool = False) -> M
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(rows) - 0.5, -0.85 if narrow else -0.5)
-        axes.set_xlabel("top-1 accuracy, %")
+        axes.set_xlabel(f"{words.long}, %")
         axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 9, steps=(1, 2, 5, 10)))
         name = "leaderboard-narrow" if narrow else "leaderboard"
-        return svg(figure, name, f"Top-1 accuracy with 95 % intervals: {_in_words(rows)}")
+        return svg(figure, name, f"{words.title} with 95 % intervals: {_in_words(rows)}")
 
 
 def _standing(row: Row, *, best: bool) -> str:
@@ -133,23 +136,23 @@ def _standing(row: Row, *, best: bool) -> str:
 
 def _in_words(rows: Sequence[Row]) -> str:
     return "; ".join(
-        f"{row['model']} {100 * row['top1_mean']:.1f} ({100 * row['top1_ci'][0]:.1f} to {100 * row['top1_ci'][1]:.1f})"
+        f"{row['model']} {100 * row['score']:.1f} ({100 * row['interval'][0]:.1f} to {100 * row['interval'][1]:.1f})"
         for row in rows
     )
 
 
-def trade_off(rows: Sequence[Row], looks: Looks, cost: str, label: str, unit: float = 1) -> Markup:
-    """Accuracy against a cost, with the Pareto front as a staircase: nothing measured lies above it.
+def trade_off(rows: Sequence[Row], looks: Looks, words: Words, cost: str, label: str, unit: float = 1) -> Markup:
+    """The score against a cost, with the Pareto front as a staircase: nothing measured lies above it.
 
     Models on the front are filled. A name stands by its mark where it finds room.
     """
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         xs = [row[cost] / unit for row in rows]
-        ys = [100 * row["top1_mean"] for row in rows]
+        ys = [100 * row["score"] for row in rows]
         front = pareto(xs, ys)
         for i, row in enumerate(rows):
-            low, high = (100 * bound for bound in row["top1_ci"])
+            low, high = (100 * bound for bound in row["interval"])
             axes.plot([xs[i], xs[i]], [low, high], color=looks.colour[row["model"]], linewidth=1.5, alpha=0.55)
             looks.point(axes, xs[i], ys[i], row["model"], filled=i in front)
         if max(xs) > 6 * min(xs) > 0:
@@ -162,11 +165,11 @@ def trade_off(rows: Sequence[Row], looks: Looks, cost: str, label: str, unit: fl
         axes.margins(x=0.16, y=0.1)
         left, right = axes.get_xlim()
         bottom, top = axes.get_ylim()
-        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=label, ylabel="top-1 accuracy, %")
+        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=label, ylabel=f"{words.long}, %")
         stairs = [xs[front[0]], *(xs[i] for i in front), right], [bottom, *(ys[i] for i in front), ys[front[-1]]]
         axes.plot(*stairs, color=INK, linewidth=1, linestyle=(0, (4, 3)), drawstyle="steps-post", zorder=1)
         _name_points(figure, axes, xs, ys, [row["model"] for row in rows])
-        described = f"Top-1 accuracy against {label}; on the Pareto front: {', '.join(rows[i]['model'] for i in front)}"
+        described = f"{words.title} against {label}; on the Pareto front: {', '.join(rows[i]['model'] for i in front)}"
         return svg(figure, f"trade-{cost}", described)
 
 
@@ -199,8 +202,8 @@ def _name_points(figure: Figure, axes: Axes, xs: Sequence[float], ys: Sequence[f
             text.remove()
 
 
-def curves(runs: Sequence[Row], looks: Looks, x: str, label: str) -> Markup:
-    """Accuracy on the test images over the training, a line a run."""
+def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) -> Markup:
+    """The score on the test images over the training, a line a run."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         for run in runs:
@@ -214,28 +217,52 @@ def curves(runs: Sequence[Row], looks: Looks, x: str, label: str) -> Markup:
                 markersize=4,
                 linewidth=1.6,
             )
-        axes.set(xlabel=label, ylabel="top-1 accuracy, %")
+        axes.set(xlabel=label, ylabel=f"{words.long}, %")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return svg(figure, f"curves-{x}", f"Top-1 accuracy on the test images against {label}, one line a run")
+        return svg(figure, f"curves-{x}", f"{words.title} on the test images against {label}, one line a run")
 
 
-def fractions(summary: Sequence[Row], looks: Looks) -> Markup:
-    """Accuracy against the share of the training images, on a logarithmic axis, with 95 % intervals."""
+def fractions(summary: Sequence[Row], looks: Looks, words: Words) -> Markup:
+    """The score against the share of the training images, on a logarithmic axis, with 95 % intervals."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
-        for model in dict.fromkeys(row["model"] for row in summary):
-            rows = sorted((row for row in summary if row["model"] == model), key=lambda row: row["fraction"])
-            xs, ys = [row["fraction"] for row in rows], [100 * row["top1_mean"] for row in rows]
-            low, high = np.array([row["top1_ci"] for row in rows]).T * 100
-            axes.fill_between(xs, low, high, color=looks.colour[model], alpha=0.14, linewidth=0)
-            axes.plot(xs, ys, color=looks.colour[model], marker=looks.marker[model], markersize=6, linewidth=1.8)
+        _bands(axes, summary, looks, lambda row: row["fraction"])
         axes.set_xscale("log")
         axes.set_xticks(sorted({row["fraction"] for row in summary}))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.minorticks_off()
-        axes.set(xlabel="share of the training images", ylabel="top-1 accuracy, %")
-        return svg(figure, "fractions", "Top-1 accuracy against the share of the training images")
+        axes.set(xlabel="share of the training images", ylabel=f"{words.long}, %")
+        return svg(figure, "fractions", f"{words.title} against the share of the training images")
+
+
+def distances(rows: Sequence[Row], looks: Looks, chance: float) -> Markup:
+    """Accuracy against the distance over which an answer must join what it sees, with 95 % intervals.
+
+    Args:
+        rows: of ``by_distance``, one fraction.
+        looks: of the models.
+        chance: accuracy of guessing, drawn as a dashed line.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(5.2, 3.6)
+        _bands(axes, rows, looks, lambda row: sum(row["distance"]) / 2)
+        axes.axhline(100 * chance, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate("guessing", (0.01, 100 * chance), xycoords=("axes fraction", "data"), va="bottom", size=9)
+        axes.set_ylim(top=101)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set(xlabel="distance needed, pixels of the drawn image", ylabel="top-1 accuracy, %")
+        return svg(figure, "distances", "Top-1 accuracy against the distance needed")
+
+
+def _bands(axes: Axes, rows: Sequence[Row], looks: Looks, x: Callable[[Row], float]) -> None:
+    """A line through the rows of each model, in a band of its intervals."""
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = sorted((row for row in rows if row["model"] == model), key=x)
+        xs, ys = [x(row) for row in own], [100 * row["score"] for row in own]
+        low, high = np.array([row["interval"] for row in own]).T * 100
+        axes.fill_between(xs, low, high, color=looks.colour[model], alpha=0.14, linewidth=0)
+        axes.plot(xs, ys, color=looks.colour[model], marker=looks.marker[model], markersize=6, linewidth=1.8)
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str, model: str) -> Markup:

@@ -15,15 +15,13 @@ from PIL import Image
 
 from glocal.files import atomic_write_text, printable
 from glocal.report import figures
+from glocal.report.words import WORDS, Words
 
 THUMBNAIL = 168  # pixels of a mistake's longer side
+EXAMPLE = 320  # of a picture with names on it
 PIXEL_ART = 2  # images enlarged at least this much keep their pixels sharp, and are PNG; photographs are JPEG
 SHOWN_SKIPPED = 500
 BUDGETS = (("ep", "epochs"), ("s", "seconds"), ("flop", "FLOP"))
-CSV_COLUMNS = (
-    "id", "model", "seed", "fraction", "status", "error", "top1", "top5", "ece", "nll", "params", "macs",
-    "train_images_per_s", "latency_ms_b1", "images_per_s_b32", "peak_memory_mib", "budget",
-)  # fmt: skip
 Results = Mapping[str, Any]
 
 
@@ -33,7 +31,7 @@ def write_report(results: Results, out: Path, *, pictures: Mapping[str, Image.Im
     Args:
         results: what results.json holds (docs/results-schema.md).
         out: an existing folder.
-        pictures: images of the mistakes, by their key in the results; re-encoded here, never passed through.
+        pictures: that the results name, by their key; re-encoded here, never passed through.
     """
     path = out / "report.html"
     atomic_write_text(path, render_report(results, pictures=pictures))
@@ -42,28 +40,38 @@ def write_report(results: Results, out: Path, *, pictures: Mapping[str, Image.Im
 
 def render_report(results: Results, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
     """The page as text: no script, no request, everything from data escaped."""
-    environment = Environment(
+    known = {printable(key): image for key, image in (pictures or {}).items()}
+    return environment().get_template("compare.html.j2").render(_context(shown(results), known))
+
+
+def environment() -> Environment:
+    """The templates of this room, everything from data escaped, and how they write numbers."""
+    made = Environment(
         loader=PackageLoader("glocal.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         percent=_percent, signed=_signed, si=_si, number=_number, pretty=_pretty, budget=_budget, clock=_clock
     )
-    known = {printable(key): image for key, image in (pictures or {}).items()}
-    return environment.get_template("compare.html.j2").render(_context(_shown(results), known))
+    return made
 
 
 def write_csv(results: Results, path: Path) -> None:
     """Write a row a run. A text that a spreadsheet would take for a formula begins with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    words = WORDS[results.get("metric", "top1")]
+    columns = (
+        "id", "model", "seed", "fraction", "status", "error", words.key, *words.csv, "params", "macs",
+        "train_images_per_s", "latency_ms_b1", f"images_per_s_b{words.batch}", "peak_memory_mib", "budget",
+    )  # fmt: skip
+    writer.writerow(columns)
     for run in results["runs"]:
         row = {**run, "budget": (run.get("budget") or {}).get("asked")}
-        writer.writerow([_cell(row.get(column)) for column in CSV_COLUMNS])
+        writer.writerow([_cell(row.get(column)) for column in columns])
     atomic_write_text(path, buffer.getvalue())
 
 
@@ -73,47 +81,84 @@ def _cell(value: object) -> object:
 
 def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
     """What the template shows: the largest fraction in full, the others in one figure and one table."""
-    summary, classes = results["summary"], results["data"]["classes"]
+    words = WORDS[results.get("metric", "top1")]
+    summary, classes = _scored(results["summary"], words), results["data"]["classes"]
     looks = figures.Looks(results["settings"]["models"])
     largest = max((row["fraction"] for row in summary), default=1.0)
     rows = [row for row in summary if row["fraction"] == largest]
     runs = [run for run in results["runs"] if run["status"] == "ok" and run["fraction"] == largest]
     by_model = {row["model"]: [run for run in runs if run["model"] == row["model"]] for row in rows}
+    by_distance = [row for row in results.get("by_distance", ()) if row["fraction"] == largest]
     return {
         "results": results,
+        "words": words,
+        "summary": summary,
+        "others": _others(rows, words),
         "colours": figures.COLOURS,
         "rows": rows,
         "largest": largest,
         "row_of": {row["model"]: row for row in rows},
         "swatch": {model: looks.swatch(model) for model in results["settings"]["models"]},
         "several_fractions": len({row["fraction"] for row in summary}) > 1,
-        "figures": _figures(rows, runs, summary, looks) if rows else {},
+        "figures": _figures(rows, runs, summary, looks, words) if rows else {},
+        "distances": _distances(rows, _scored(by_distance, words), looks, len(classes)) if by_distance else None,
         "confusions": [
             _confusion(by_model[row["model"]], classes, f"confusion-{i}", row["model"])
             for i, row in enumerate(rows)
-            if by_model[row["model"]][0]["confusion"]  # there is none where classes are very many
+            if by_model[row["model"]][0].get("confusion")  # there is none where classes are very many
         ],
         "per_class": _per_class(by_model, classes),
-        "mistakes": [(row["model"], *_mistakes(by_model[row["model"]][0], classes, pictures)) for row in rows],
+        "mistakes": [
+            (row["model"], *_mistakes(by_model[row["model"]][0], classes, pictures))
+            for row in rows
+            if "mistakes" in by_model[row["model"]][0]
+        ],
+        "examples": _examples(results, pictures),
+        "thresholds": {model: runs[0]["threshold"] for model, runs in by_model.items() if "threshold" in runs[0]},
         "failed": [run for run in results["runs"] if run["status"] != "ok"],
         "finished": sum(run["status"] == "ok" for run in results["runs"]),
         "shown_skipped": results["data"]["skipped"][:SHOWN_SKIPPED],
     }
 
 
+def _scored(rows: Sequence[Results], words: Words) -> list[dict[str, Any]]:
+    """Rows with their score and its interval under names of their own."""
+    return [{**row, "score": row[f"{words.key}_mean"], "interval": row[f"{words.key}_ci"]} for row in rows]
+
+
+def _others(rows: Sequence[Results], words: Words) -> dict[str, str]:
+    """Key in a row and head of each further column; one that is empty for all models is left out, but for top-5."""
+    named = {f"{key}_mean": head for key, head in words.others.items()}
+    return {key: head for key, head in named.items() if key == "top5_mean" or any(row[key] is not None for row in rows)}
+
+
 def _figures(
-    rows: Sequence[Results], runs: Sequence[Results], summary: Sequence[Results], looks: figures.Looks
+    rows: Sequence[Results], runs: Sequence[Results], summary: Sequence[Results], looks: figures.Looks, words: Words
 ) -> dict[str, Markup]:
     macs = max(row["macs"] for row in rows)
     factor, unit = (1e9, "billions") if macs >= 1e9 else (1e6, "millions")
     return {
-        "leaderboard": figures.leaderboard(rows, looks),
-        "leaderboard_narrow": figures.leaderboard(rows, looks, narrow=True),
-        "macs": figures.trade_off(rows, looks, "macs", f"MACs for an image, {unit}", factor),
-        "latency": figures.trade_off(rows, looks, "latency_ms_b1", "latency at batch 1, ms"),
-        "epochs": figures.curves(runs, looks, "epoch", "epochs"),
-        "seconds": figures.curves(runs, looks, "seconds", "seconds of training"),
-        "fractions": figures.fractions(summary, looks),
+        "leaderboard": figures.leaderboard(rows, looks, words),
+        "leaderboard_narrow": figures.leaderboard(rows, looks, words, narrow=True),
+        "macs": figures.trade_off(rows, looks, words, "macs", f"MACs for an image, {unit}", factor),
+        "latency": figures.trade_off(rows, looks, words, "latency_ms_b1", "latency at batch 1, ms"),
+        "epochs": figures.curves(runs, looks, words, "epoch", "epochs"),
+        "seconds": figures.curves(runs, looks, words, "seconds", "seconds of training"),
+        "fractions": figures.fractions(summary, looks, words),
+    }
+
+
+def _distances(
+    rows: Sequence[Results], by_distance: Sequence[Results], looks: figures.Looks, num_classes: int
+) -> dict[str, Any]:
+    """Accuracy against the distance needed, as a figure and as a table with a column for each distance."""
+    bins = sorted({(row["distance"][0], row["distance"][1]) for row in by_distance})
+    found = {(row["model"], row["distance"][0]): row for row in by_distance}
+    return {
+        "figure": figures.distances(by_distance, looks, 1 / num_classes),
+        "heads": [f"{low:g}" if low == high else f"{low:g}–{high:g}" for low, high in bins],
+        "images": [found[rows[0]["model"], low]["images"] for low, _ in bins],
+        "rows": [(row["model"], [found[row["model"], low] for low, _ in bins]) for row in rows],
     }
 
 
@@ -161,20 +206,33 @@ def _mistakes(
     run: Results, classes: Sequence[str], pictures: Mapping[str, Image.Image]
 ) -> tuple[int, list[dict[str, Any]]]:
     """The seed of a run and its most confident mistakes, with their pictures."""
-    shown = []
+    listed = []
     for mistake in run["mistakes"]:
         image = pictures.get(mistake["picture"])
         uri, sharp = _thumbnail(image) if image is not None else (None, False)
         true, predicted = classes[mistake["true"]], classes[mistake["predicted"]]
-        shown.append({**mistake, "true": true, "predicted": predicted, "uri": uri, "sharp": sharp})
-    return run["seed"], shown
+        listed.append({**mistake, "true": true, "predicted": predicted, "uri": uri, "sharp": sharp})
+    return run["seed"], listed
 
 
-def _thumbnail(image: Image.Image) -> tuple[str, bool]:
+def _examples(results: Results, pictures: Mapping[str, Image.Image]) -> list[dict[str, Any]]:
+    """Test images with the truth and what each model says of them, those whose picture is there."""
+    listed = []
+    for example in results.get("examples", ()):
+        if example["truth"] in pictures:
+            found = [
+                {"model": model, "score": example["scores"][model], "uri": _thumbnail(pictures[key], EXAMPLE)[0]}
+                for model, key in example["predictions"].items()
+            ]
+            listed.append({**example, "uri": _thumbnail(pictures[example["truth"]], EXAMPLE)[0], "found": found})
+    return listed
+
+
+def _thumbnail(image: Image.Image, side: int = THUMBNAIL) -> tuple[str, bool]:
     """A data URI of the image, encoded anew, and whether it is a small one shown enlarged."""
     image = image.convert("RGB")
     image.info = {}  # comments and profiles of the file would be written along
-    scale = THUMBNAIL / max(image.size)
+    scale = side / max(image.size)
     sharp = scale >= PIXEL_ART
     buffer = io.BytesIO()
     if sharp:
@@ -186,14 +244,14 @@ def _thumbnail(image: Image.Image) -> tuple[str, bool]:
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode(), sharp
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """The results with every text made safe to show: control, bidirectional and undecodable characters escaped."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
-        return {printable(str(key)): _shown(item) for key, item in value.items()}
+        return {printable(str(key)): shown(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shown(item) for item in value]
+        return [shown(item) for item in value]
     return value
 
 

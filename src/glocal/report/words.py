@@ -1,0 +1,81 @@
+"""What the scores of each task are called, and explained as, on a page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Words:
+    """Of a metric.
+
+    Attributes:
+        key: of the score in a run's entry: ``top1_mean`` and ``top1_ci`` stand in the summary.
+        name: in a sentence, after a number.
+        long: on an axis.
+        title: at the beginning of a sentence.
+        others: heads of further columns of the leaderboard, by their keys in a run's entry.
+        csv: keys of a run's entry in the table for spreadsheets, beside ``key``.
+        note: what the columns mean.
+        batch: images that throughput was measured with.
+        by_class: what is given for each class.
+        counted: what is counted of each class in the data.
+        of_image: what the score of a single image is.
+    """
+
+    key: str
+    name: str
+    long: str
+    title: str
+    others: Mapping[str, str]
+    csv: tuple[str, ...]
+    note: str
+    batch: int
+    by_class: str
+    counted: str
+    of_image: str = ""
+
+
+WORDS = {
+    words.key: words
+    for words in (
+        Words(
+            key="top1",
+            name="top-1",
+            long="top-1 accuracy",
+            title="Top-1 accuracy",
+            others={"top5": "top\u20115", "ece": "ECE"},
+            csv=("top5", "ece", "nll"),
+            note="ECE: expected calibration error, how far stated confidence is from accuracy.",
+            batch=32,
+            by_class="Accuracy on each class",
+            counted="Images of each class",
+        ),
+        Words(
+            key="map",
+            name="box AP",
+            long="box AP",
+            title="Box AP",
+            others={"map50": "AP50", "map75": "AP75", "mask_map": "mask AP"},
+            csv=("map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold"),
+            note="AP: average precision as COCO has it, the mean over classes and overlaps of 0.5 to 0.95; AP50 and "
+            "AP75 at one overlap alone.",
+            batch=8,
+            by_class="Box AP of each class",
+            counted="Objects of each class",
+            of_image="F1",
+        ),
+        Words(
+            key="miou",
+            name="mIoU",
+            long="mIoU",
+            title="mIoU",
+            others={"pixel_accuracy": "pixel accuracy"},
+            csv=("pixel_accuracy", "loss"),
+            note="mIoU: overlap of predicted and true pixels (intersection over union), the mean over classes.",
+            batch=8,
+            by_class="Overlap (IoU) of each class",
+            counted="Images that show each class",
+            of_image="mIoU",
+        ),
+    )
+}
