@@ -116,10 +116,12 @@ def eager(name: str, seconds: float) -> dict[str, Any]:
     return found
 
 
-def runtimes(name: str, seconds: float) -> dict[str, Any]:
-    """Our exported files against the eager peers, and against the plain form exported alike."""
+def runtimes(name: str, seconds: float, eagerly: dict[str, Any]) -> dict[str, Any]:
+    """Our exported files against the quickest eager peers, and against the plain form exported alike."""
     model = ours(name)
-    others = peers(name, model)
+    every = peers(name, model)
+    quickest = {best(eagerly[str(batch)], is_peer)["name"] for batch in BATCHES} if eagerly else every
+    others = {label: other for label, other in every.items() if label == "plain" or label in quickest}
     found: dict[str, Any] = {"differences": {}}
     with tempfile.TemporaryDirectory() as folder:
         for batch in BATCHES:
@@ -368,8 +370,9 @@ def main() -> None:
         }
         for name in args.models.split(","):
             for part in args.parts.split(","):
-                measure: Callable[[str, float], dict[str, Any]] = globals()[part]
-                results["models"].setdefault(name, {})[part] = measure(name, args.seconds)
+                of_model = results["models"].setdefault(name, {})
+                known = (of_model.get("eager", {}),) if part == "runtimes" else ()
+                of_model[part] = globals()[part](name, args.seconds, *known)
                 atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
                 print(f"{name}: {part}", flush=True)
         results["models"] = {name: results["models"][name] for name in ASKED if name in results["models"]}

@@ -35,10 +35,10 @@ class ConvBlock(nn.Module):
         """(B, in_chs, H, W) and what adds the tokens -> output, and what the 3x3 convolution gave."""
         y = self.act(self.bn1(self.conv1(x)))
         y = couple(y) if couple else y
-        inner = self.act(self.bn2(self.conv2(y)))  # (B, out_chs / 4, H / s, W / s)
-        out = self.bn3(self.conv3(inner))
+        y = self.act(self.bn2(self.conv2(y)))  # (B, out_chs / 4, H / s, W / s)
+        out = self.bn3(self.conv3(y))
         out += self.residual(x)
-        return self.act(out), inner
+        return self.act(out), y
 
 
 class TransBlock(nn.Module):
@@ -96,6 +96,7 @@ class ConvTransBlock(nn.Module):
         """(B, C, H, W) map and (B, 1 + hw, dim) tokens -> both, a block further."""
         x, inner = self.cnn_block(x)
         tokens = self.trans_block(self.squeeze_block(inner, tokens))
+        del inner  # at high resolution the memory is wanted below
         for block in self.med_block:
             x, _ = block(x)
         x, _ = self.fusion_block(x, partial(self.expand_block, tokens))
