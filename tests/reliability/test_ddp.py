@@ -1,5 +1,6 @@
 """Two processes of which one dies, or that become one. The quick form of benchmarks/reliability/ddp.py."""
 
+import json
 import os
 import signal
 import time
@@ -8,6 +9,10 @@ import pytest
 from benchmarks.reliability import ddp, forked, watched
 
 from glocal import signals
+from glocal.data import load_detection, load_segmentation
+from glocal.tasks import evaluate_detector, evaluate_segmenter, load_task_model
+from tests.data.annotating import coco_folder
+from tests.tasks.extremes import segmentation_folder
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +89,79 @@ def test_a_signal_while_the_second_process_starts(place, number, everybody):
     seconds, code = ddp.stopped(place, f"stop{number}", number, everybody)
     assert seconds < ddp.GONE
     assert code == 75
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory):
+    """A small COCO folder, and the generated label maps as files."""
+    root = tmp_path_factory.mktemp("annotated")
+    coco_folder(root / "detect", [2, 1, 0, 3, 2, 5, 1, 1, 2, 3, 1, 2], [2, 0, 3, 1, 4], kinds=("runs",))
+    segmentation_folder(root / "segment")
+    return root
+
+
+def task_call(root, out, task, *more):
+    """``glocal detect train`` or ``glocal segment train``; ``--resume`` begins a run too."""
+    heads = {"detect": ["--detector", "mask_rcnn"], "segment": ["--option", "dim=32", "--option", "head_dim=32"]}
+    settings = ["epochs=4", "batch_size=4", "image_size=64", "log_every_steps=1", "checkpoint_every_steps=2"]
+    return [
+        task, "train", str(root / task), "--model", "resnet_micro", *heads[task], "--device", "cpu", "--workers", "0",
+        "--out", str(out), "--resume", *(part for setting in settings for part in ("-s", setting)), *more,
+    ]  # fmt: skip
+
+
+def same_as_saved(annotated, out, task):
+    """What a run says it has measured is what its saved model gives, though each process has seen other images."""
+    results = json.loads((out / "results.json").read_text())
+    saved = load_task_model(out)
+    if task == "detect":
+        measured = evaluate_detector(saved, load_detection(str(annotated / task), progress=False).val)
+        return (measured["map"], measured["mask"]["map"]) == (results["map"], results["mask"]["map"])
+    measured = evaluate_segmenter(saved, load_segmentation(str(annotated / task), progress=False).val)
+    return measured["confusion"] == results["confusion"]
+
+
+def test_what_is_measured_is_what_is_saved(annotated, tmp_path):
+    """The statistics of BatchNorm are of the images that a process has seen; those of the first are saved."""
+    out = tmp_path / "run"
+    assert ddp.together(task_call(annotated, out, "segment", "-s", "epochs=2"), tmp_path / "log", 2) == [0, 0]
+    assert same_as_saved(annotated, out, "segment")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_other_tasks_on_two_processes(annotated, tmp_path, task):
+    """The images of one process in its order; killed after a checkpoint, resumed to the bits of the unbroken run."""
+
+    def go(name, world, plant=lambda: None):
+        log = tmp_path / f"{name}.order"
+        codes = ddp.together(task_call(annotated, tmp_path / name.split("-")[0], task), log, world, plant)
+        return codes, ddp.merged(watched.read(log), world), log.with_suffix(".said").read_text()
+
+    codes, expected, said = go("one", 1)
+    assert codes == [0], said
+    codes, order, said = go("two", 2)
+    assert codes == [0, 0], said
+    assert order == expected
+    codes, before, said = go("killed", 2, ddp.die_at(4))
+    assert codes == [-signal.SIGKILL] * 2, said
+    codes, after, said = go("killed-again", 2)
+    assert codes == [0, 0], said
+    assert min(after) == 4
+    assert before | after == expected
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("two", "killed")]
+    assert weights[0] == weights[1]
+    results = json.loads((tmp_path / "two/results.json").read_text())
+    assert results["processes"] == 2
+    assert same_as_saved(annotated, tmp_path / "two", task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_the_command_starts_the_second_process_of_other_tasks(annotated, tmp_path, task):
+    log = tmp_path / "log.order"
+    process = ddp.start([], task_call(annotated, tmp_path / "run", task, "--devices", "2", "-s", "epochs=1"), log)
+    assert process.wait(300) == 0, log.with_suffix(".said").read_text()
+    assert {line["rank"] for line in watched.read(log)} == {0, 1}
+    assert json.loads((tmp_path / "run/results.json").read_text())["processes"] == 2
+    assert ddp.survivors(log, process) < ddp.GONE

@@ -348,6 +348,9 @@ class Pace(pl.Callback):
         context = trainer.precision_plugin.forward_context() if trainer is not None else contextlib.nullcontext()
         objective, mine = self.task.objective, []
         with torch.no_grad(), context:
+            if share.world > 1:  # each process has seen other images: test what the first one saves
+                for buffer in self.task.tested.buffers():
+                    torch.distributed.broadcast(buffer, 0)
             for part, batch in evaluations(objective, self.task.tested, self.val_data, device, share):
                 if self.on_error == "stop" or objective.needs_every_image:
                     refuse_bad(batch)
