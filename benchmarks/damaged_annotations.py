@@ -413,6 +413,7 @@ def _map_values(root: Path, rng: Rng) -> None:
 def _classes(root: Path, rng: Rng) -> None:
     names = [
         b"", b"\n\n\n", b"sky\n", b"sky\nsky\ncar\n", b"\xff\xfe\x00", b"sky\n\nroad\ncar\n", b"a\n" * 10**6,
+        "\n".join(map(str, range(10**6))).encode(), b"y" * 999 + b"\nroad\ncar\n", b"y" * 2000 + b"\nroad\ncar\n",
         "\n".join(map(str, range(300))).encode(), b"s\0y\nroad\ncar\n", b"\x1b[2Jsky\nroad\ncar\n", b"x" * 10**7,
         "\n".join(map(str, range(254))).encode(),
     ]  # fmt: skip

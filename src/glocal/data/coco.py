@@ -23,7 +23,7 @@ from glocal.data.annotated import (
     collect,
     measure_images,
 )
-from glocal.data.listing import Inside, check_no_link, read_json
+from glocal.data.listing import LONGEST_CLASS, Inside, check_no_link, read_json
 from glocal.data.measured import Measured
 from glocal.data.objects import SkippedObject
 from glocal.data.rle import MaskError, check_counts, check_polygon, decode_counts
@@ -162,6 +162,8 @@ def _categories(entries: list[object], file: Path) -> dict[int, str]:
             problem = "an id that is no integer"
         elif not isinstance(name, str) or not name.strip() or not _is_text(name):
             problem = "no name"
+        elif len(name) > LONGEST_CLASS:
+            problem = f"a name of {len(name)} characters"
         elif key in names:
             problem = f"the id {key} a second time"
         if problem:
@@ -263,7 +265,7 @@ def _object(entry: dict[str, Any], measured: Measured, labels: dict[int, int]) -
     width, height = measured.size
     category = entry.get("category_id")
     if type(category) is not int or category not in labels:
-        raise ObjectError("unknown category" + (f" ({category})" if type(category) is int else ""))
+        raise ObjectError("unknown category" + (f" ({str(category)[:100]})" if type(category) is int else ""))
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1) or not isinstance(crowd, int):
         raise ObjectError("iscrowd that is neither 0 nor 1")

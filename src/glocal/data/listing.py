@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,9 @@ from glocal.errors import GlocalError
 from glocal.files import printable
 
 MOST_BYTES = 2 * 2**30  # of an annotation file; COCO's largest has 0.5 GB
+LONGEST_PATH, LONGEST_PART = 4095, 255  # bytes of a path and of each name in it: Linux takes no longer ones
+LONGEST_CLASS = 1000  # characters of a class name
+LONGEST_SHOWN = 300  # characters of a path or a reason in a message
 
 
 def read_annotations(file: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
@@ -79,7 +83,13 @@ def read_classes(file: Path) -> tuple[str, ...]:
     if not names or "" in names:
         where = f" in line {names.index('') + 1}" if names else ""
         raise GlocalError(f"data: expected a class name in each line of {printable(file)}, got nothing{where}")
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+    if long := next((number for number, name in enumerate(names, 1) if len(name) > LONGEST_CLASS), None):
+        raise GlocalError(
+            f"data: expected class names of at most {LONGEST_CLASS} characters in {printable(file)}, got one of "
+            f"{len(names[long - 1])} in line {long}"
+        )
+    twice, number = Counter(names).most_common(1)[0]
+    if number > 1:
         raise GlocalError(f"data: expected each class once in {printable(file)}, got {printable(twice)} twice")
     return tuple(names)
 
@@ -103,15 +113,18 @@ class Inside:
         if not isinstance(name, str) or not name:
             return "no name of a file"
         try:
-            if b"\0" in os.fsencode(name):
+            encoded = os.fsencode(name)
+            if b"\0" in encoded:
                 return "no name of a file (it has a zero byte)"
+            if len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_PART for part in encoded.split(b"/")):
+                return f"no name of a file (it has {len(name)} characters)"
         except UnicodeEncodeError:  # half of a pair, which JSON can hold
             return "no name of a file (it has half of a character)"
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            return f"a file outside the folder of images ({printable(name)})"
+            return f"a file outside the folder of images ({_short(name)})"
         parent = os.path.dirname(name)
         if not self.follow_links and not self.known.setdefault(parent, self._holds(parent)):
-            return f"a file that a link leads to ({printable(name)}; --follow-links follows it)"
+            return f"a file that a link leads to ({_short(name)}; --follow-links follows it)"
         return None
 
     def _holds(self, parent: str) -> bool:
@@ -192,5 +205,12 @@ def nothing_left(name: str, part: str, skipped: Sequence[Skipped]) -> GlocalErro
 
 
 def _first_lines(skipped: Sequence[Skipped]) -> str:
-    lines = [f"\n  {printable(where(bad))}: {printable(bad.reason)}" for bad in skipped[:5]]
+    lines = [f"\n  {_short(where(bad))}: {_short(bad.reason)}" for bad in skipped[:5]]
     return "".join(lines) + f"\n  and {len(skipped) - 5} more" * (len(skipped) > 5)
+
+
+def _short(text: str) -> str:
+    """Safe to print, and no longer than `LONGEST_SHOWN`: what is in the middle goes."""
+    text = printable(text)
+    half = LONGEST_SHOWN // 2
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: half - 2]}...{text[1 - half :]}"

@@ -20,7 +20,7 @@ from glocal.data.annotated import (
     collect,
     measure_images,
 )
-from glocal.data.listing import Inside, check_no_link, read_annotations, read_lines, walk
+from glocal.data.listing import LONGEST_CLASS, Inside, check_no_link, read_annotations, read_lines, walk
 from glocal.data.objects import SkippedObject
 from glocal.data.sets import Skipped
 from glocal.errors import GlocalError
@@ -72,7 +72,8 @@ class VocPart:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the objects that have one, sorted."""
-        return tuple(sorted({one.value("name") for of_image in self.objects.values() for one in of_image} - {""}))
+        names = {one.value("name") for of_image in self.objects.values() for one in of_image}
+        return tuple(sorted(name for name in names if 0 < len(name) <= LONGEST_CLASS))
 
 
 def parse_xml(content: bytes) -> Element:
