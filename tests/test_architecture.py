@@ -24,6 +24,7 @@ ROOMS = (
     "analysis",
     "heads",
     "tasks",
+    "claims",
 )
 
 # A room, and the parts of glocal that it may import beside itself and glocal.errors.
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "export": {"models", "checkpoints", "training", "data", "files"},
     "tasks": {"training", "heads", "data", "bench", "files"},
     "inference": {"export", "training", "data", "files"},
+    "claims": {"", "comparison", "training", "analysis", "layers", "data", "bench", "files"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
     "cli": set(ROOMS) | {"", "files", "signals"},
     # single files
@@ -54,6 +56,7 @@ MAY_IMPORT = {
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}
 HEAVY |= {f"glocal.{room}" for room in ("layers", "checkpoints", "models", "data", "report", "bench", "training")}
 HEAVY |= {"glocal.comparison", "glocal.inference", "glocal.export", "glocal.analysis", "glocal.heads", "glocal.tasks"}
+HEAVY |= {"glocal.claims"}
 
 
 def room_of(module: str) -> str:

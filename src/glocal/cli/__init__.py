@@ -41,6 +41,7 @@ def main() -> None:
         analyze,
         bench,
         check,
+        claims,
         compare,
         convert,
         detect,

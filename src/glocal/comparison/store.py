@@ -22,6 +22,7 @@ from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync
 
 PLAN, COSTS, RECORD = "plan.json", "costs.json", "record.json"
+COSTS_HOLD = ("costs", "jobs", "threads")
 _UNFINISHED = ".unfinished-"
 
 
@@ -76,9 +77,21 @@ class Store:
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 
     def costs(self) -> dict[str, Any] | None:
-        """What `save_costs` was given."""
+        """What `save_costs` was given.
+
+        Raises:
+            GlocalError: if the file is damaged.
+        """
         path = self.out / COSTS
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            costs = json.loads(path.read_text())
+            if not isinstance(costs, dict) or set(costs) != set(COSTS_HOLD):
+                raise ValueError(f"expected an object of {', '.join(COSTS_HOLD)}")
+        except ValueError as error:
+            raise GlocalError(f"out: {path} is damaged ({error}); remove it: costs are then measured again") from error
+        return costs
 
     def save_costs(self, costs: Mapping[str, Any]) -> None:
         """Keep what models cost, so that a resumed comparison does not measure again."""

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from glocal.files import atomic_write_text, printable
 from glocal.report.analysis_pages import PAGES, Page, Subject
 from glocal.report.figures import COLOURS
+from glocal.report.page import environment
 
 PAPER_COLOURS = {"ink": "#18202c", "grid": "#dbe0e8", "paper": "#ffffff", "right": "#0072b2", "wrong": "#d55e00"} | {
     f"series-{i}": light for i, (light, _) in enumerate(COLOURS)
@@ -37,18 +37,10 @@ def write_analysis(out: Path, subject: Subject, result: Any, other: Any = None) 
 
 def render(page: Page, subject: Subject) -> str:
     """The page as text: no script, no request, everything from data escaped."""
-    environment = Environment(
-        loader=PackageLoader("glocal.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = [[printable(cell) for cell in row] for row in page.rows]
     words = {name: printable(str(getattr(subject, name) or "")) for name in _SHOWN}
-    return environment.get_template("analysis.html.j2").render(
-        page=page, rows=rows, subject=words, colours=COLOURS, finding=printable(page.finding)
-    )
+    template = environment().get_template("analysis.html.j2")
+    return template.render(page=page, rows=rows, subject=words, colours=COLOURS, finding=printable(page.finding))
 
 
 _SHOWN = ("kind", "model", "weights", "data", "command", "glocal", "created", "versus")

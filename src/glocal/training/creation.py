@@ -81,10 +81,10 @@ def check_model(name: str, *, with_keywords: bool = False) -> None:
     if not timm.is_model(architecture):
         hint = nearest(name, timm.list_models())
         raise GlocalError(f"unknown model {name!r}{hint}; `glocal models` lists ours, timm's work too")
-    known = known_keywords(architecture).difference(_OWN_KEYWORDS)
+    takes = known_keywords(architecture).difference(_OWN_KEYWORDS)
     for keyword in keywords:
-        if keyword not in known:
-            raise GlocalError(f"{architecture} has no keyword {keyword!r}{nearest(keyword, known)}")
+        if keyword not in takes:
+            raise GlocalError(f"{architecture} has no keyword {keyword!r}{nearest(keyword, takes)}")
     if tag and name not in (known := timm.list_models(f"{architecture}.*", pretrained=True)):
         raise GlocalError(f"{architecture} has no weights {tag!r}; it has {', '.join(known) or 'none'}")
 

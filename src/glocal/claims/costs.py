@@ -1,0 +1,123 @@
+"""What models cost, measured before anything is trained, and from it how long the training will take."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from glocal.bench import count_macs, count_params, describe_environment
+from glocal.comparison import Observer, Run, Settings
+from glocal.comparison.processes import share_cores
+from glocal.comparison.store import Store
+from glocal.comparison.task import ComparedTask
+from glocal.data import DataSource
+
+TIMED_STEPS = 3
+RUN_SECONDS = 3.0
+"""Of a run beside its steps and tests: a process, the model, its record. Measured: docs/claims.md."""
+FORWARD = 1 / 3
+"""A test's share of the time of a training step, of as many images."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What models cost, and how the cores are shared.
+
+    Attributes:
+        costs: by model: ``params``, ``macs``, ``peak_memory_mib`` and ``step_seconds``.
+        jobs: runs at a time.
+        threads: of each.
+    """
+
+    costs: dict[str, dict[str, Any]]
+    jobs: int
+    threads: int
+
+    @property
+    def macs(self) -> dict[str, int]:
+        """By model."""
+        return {model: costs["macs"] for model, costs in self.costs.items()}
+
+
+def measure_costs(
+    settings: Settings, task: ComparedTask, store: Store, side_by_side: bool, observer: Observer
+) -> Costs:
+    """Measure the models that a folder does not know yet.
+
+    How cores are shared stays as it was when the folder was begun: a run must have as many threads after a stop as
+    before, to be the same.
+    """
+    saved = store.costs()
+    known = Costs(**saved) if saved is not None else None
+    by_model = dict(known.costs) if known else {}
+    missing = [model for model in settings.models if model not in by_model]
+    if missing:
+        observer.say(f"Measuring {len(missing)} models: parameters, multiply-accumulates, memory, a training step ...")
+    for name in missing:
+        model = task.create(name)
+        by_model[name] = {
+            "params": count_params(model),
+            "macs": count_macs(model, settings.image_size),
+            "peak_memory_mib": task.training_memory(model),
+        }
+    jobs, threads = (known.jobs, known.threads) if known else _share(by_model, settings, task, side_by_side)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for name in missing:
+            by_model[name]["step_seconds"] = step_seconds(task.create(name), settings)
+    finally:
+        torch.set_num_threads(before)
+    costs = Costs(by_model, jobs, threads)
+    store.save_costs(asdict(costs))
+    return costs
+
+
+def _share(
+    by_model: dict[str, dict[str, Any]], settings: Settings, task: ComparedTask, side_by_side: bool
+) -> tuple[int, int]:
+    if not side_by_side:
+        return 1, torch.get_num_threads()
+    machine = describe_environment()
+    run_mib = max((costs["peak_memory_mib"] for costs in by_model.values()), default=0) + task.kept_bytes / 2**20
+    return share_cores(machine["cores"], machine["cores"], machine["memory_gib"] * 1024, run_mib)
+
+
+def step_seconds(model: Any, settings: Settings) -> float:
+    """The fastest of a few training steps, without the optimizer's."""
+    size, device = settings.image_size, torch.device(settings.device)
+    model = model.to(device=device, memory_format=torch.channels_last).train()
+    images = torch.randn(settings.recipe.batch_size, 3, size, size, device=device)
+    seconds = []
+    for _ in range(1 + TIMED_STEPS):
+        start = time.perf_counter()
+        model(images).square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def seconds_needed(runs: Iterable[Run], settings: Settings, data: DataSource, costs: Costs) -> float:
+    """What runs will take, by the clock.
+
+    Args:
+        runs: to be trained.
+        settings: of those on all training images; on a share a run takes as many steps.
+        data: images.
+        costs: measured.
+    """
+    batch = settings.recipe.batch_size
+    per_epoch = -(-len(data.train) // batch)
+    total = 0.0
+    for run in runs:
+        of_model = costs.costs[run.model]
+        steps = settings.budget.steps(len(data.train), per_epoch, of_model["macs"])
+        if steps is None:
+            total += settings.budget.amount + RUN_SECONDS
+            continue
+        tests = max(1, min(10, round(steps / per_epoch)))
+        total += of_model["step_seconds"] * (steps + FORWARD * tests * len(data.val) / batch) + RUN_SECONDS
+    return total / costs.jobs

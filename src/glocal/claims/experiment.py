@@ -1,0 +1,246 @@
+"""Claims from request to results: what they need is trained once, on the comparison's engine, and then measured."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import glocal
+from glocal.bench import describe_environment
+from glocal.claims.catalogue import CLAIMS, words
+from glocal.claims.claim import Claim
+from glocal.claims.costs import Costs, measure_costs, seconds_needed
+from glocal.claims.measures import MEASURES
+from glocal.claims.results import macs_of, tested, untested
+from glocal.claims.trials import Trials
+from glocal.claims.verdict import decide
+from glocal.comparison import DEFAULT_MODELS, Observer, Run, Settings, make_settings
+from glocal.comparison.classification import Classifiers
+from glocal.comparison.execution import Runner
+from glocal.comparison.job import execute_all
+from glocal.comparison.statistics import CONFIDENCE
+from glocal.comparison.store import Store, open_store
+from glocal.comparison.task import SPLIT_SEED
+from glocal.data import DataSource
+from glocal.errors import GlocalError
+from glocal.training import Budget, Progress
+from glocal.training.loader import num_batches
+
+SCHEMA = "glocal.claims/1"
+FILE = "claims.json"
+BUDGETS = {"quick": "1.5ep", "default": "20ep"}
+"""Of each run on all training images; sized for fashion-mini and two cores, see docs/claims.md."""
+GROWS = ("models", "seeds", "fractions", "weights")
+"""What may differ from call to call in one folder: claims share the runs that they have in common."""
+
+
+def run_claims(
+    claims: Sequence[Claim],
+    data: DataSource,
+    out: Path,
+    *,
+    budget: str = "default",
+    seeds: int = 3,
+    image_size: int | None = None,
+    device: str = "auto",
+    side_by_side: bool = False,
+    command: str = "glocal.claims.run_claims",
+    observer: Observer,
+) -> dict[str, Any]:
+    """Train what the claims need, measure it, and say what became of each.
+
+    A model of the same keywords, images and seed is trained once for all claims of a folder, now or earlier: the same
+    call goes on after a stop, and another claim adds what it lacks.
+
+    Args:
+        claims: of `glocal.claims.choose`.
+        data: from `glocal.data.load_data`.
+        out: folder for runs and results.
+        budget: ``quick``, ``default``, or an amount of training of each run (`glocal.training.Budget`). A budget in
+            epochs is of all training images: on a share of them a run takes as many steps.
+        seeds: how many; 3 means 0, 1 and 2.
+        image_size: side in pixels; by default that of the micro models.
+        device: see `glocal.comparison.make_settings`.
+        side_by_side: see `glocal.comparison.compare`.
+        command: what to call this in the results.
+        observer: is told of runs; its ``publish`` of the results, once, at the end.
+
+    Returns:
+        What ``claims.json`` holds, see docs/claims.md.
+
+    Raises:
+        GlocalError: for whatever cannot be done.
+    """
+    experiment = Experiment(claims, data, budget=budget, seeds=seeds, image_size=image_size, device=device)
+    with open_store(out, experiment.plan, resume=True) as store:
+        earlier = read_results(out) if (out / FILE).exists() else None
+        side_by_side = side_by_side and experiment.settings.device == "cpu"
+        costs = measure_costs(experiment.settings, experiment.task, store, side_by_side, observer)
+        trials = experiment.train(store, costs, side_by_side, observer)
+        results = experiment.results(trials, costs, earlier, command)
+        observer.publish(results)
+    return results
+
+
+def read_results(out: Path) -> dict[str, Any]:
+    """What ``claims.json`` of a folder holds.
+
+    Raises:
+        GlocalError: if there is none, or it is damaged.
+    """
+    path = out / FILE
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["schema"] != SCHEMA or not all(claim["id"] for claim in results["claims"]):
+            raise ValueError(f"schema {results['schema']!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GlocalError(
+            f"out: expected results of claims in {path}, got a damaged or another file ({error}); remove it (the runs "
+            "are kept and measured again) or choose another --out"
+        ) from error
+    return results
+
+
+class Experiment:
+    """What some claims need: settings and runs.
+
+    Args:
+        claims: to be tested.
+        data: images.
+        budget, seeds, image_size, device: see `run_claims`.
+    """
+
+    def __init__(
+        self,
+        claims: Sequence[Claim],
+        data: DataSource,
+        *,
+        budget: str = "default",
+        seeds: int = 3,
+        image_size: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.claims, self.data = tuple(claims), data
+        self.words = words(claims)
+        models = dict.fromkeys(model for models in self.words.values() for model in models)
+        self.settings = make_settings(
+            list(models) or DEFAULT_MODELS[:1],
+            budget=BUDGETS.get(budget, budget),
+            seeds=seeds,
+            fractions=list(self.words) or [1.0],
+            image_size=image_size,
+            device=device,
+        )
+        if not models:
+            self.settings = dataclasses.replace(self.settings, models=())
+        self.task = Classifiers(self.settings, data)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What must be the same in every call for a folder."""
+        settings = {key: value for key, value in self.settings.describe().items() if key not in GROWS}
+        return {"schema": "glocal.claims-plan/1", "data": self.data.fingerprint, **settings}
+
+    def of_fraction(self, fraction: float) -> Settings:
+        """Settings of the runs on a share of the training images: as many steps and tests as on all of them."""
+        budget, recipe = self.settings.budget, self.settings.recipe
+        if budget.unit == "ep" and fraction < 1:
+            size = recipe.batch_size
+            every = num_batches(len(self.data.train), size)
+            some = num_batches(len(self.data.train.fraction(fraction, SPLIT_SEED)), size)
+            budget = Budget((budget.steps(len(self.data.train), every, 0) or 1) / some, "ep")
+            recipe = dataclasses.replace(recipe, evaluate_every_epochs=recipe.evaluate_every_epochs * every / some)
+        return dataclasses.replace(
+            self.settings, models=self.words[fraction], fractions=(fraction,), budget=budget, recipe=recipe
+        )
+
+    def train(self, store: Store, costs: Costs, side_by_side: bool, observer: Observer) -> Trials:
+        """Execute the runs that have no record, or a failed one."""
+        groups = [self.of_fraction(fraction) for fraction in self.words]
+        every = [run for settings in groups for run in settings.runs()]
+        entries = {run: entry for run in every if (entry := store.record(run.id)) is not None}
+        for run_id, reason in store.damaged.items():
+            observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
+        missing = [run for run in every if entries.get(run, {}).get("status") != "ok"]
+        if missing:
+            needed = seconds_needed(missing, self.settings, self.data, costs)
+            observer.say(
+                f"{len(missing)} of {len(every)} runs are to be trained, {costs.jobs} at a time. By the measured time "
+                f"of a training step this takes about {_clock(needed)} on this machine when nothing else runs."
+            )
+
+        def tell(run: Run, event: Any) -> None:
+            if event is None:
+                observer.start(run, len(every) - len(missing) + missing.index(run) + 1, len(every))
+            elif isinstance(event, Progress):
+                observer.update(run, event)
+            else:
+                entries[run] = event
+                observer.finish(run, event)
+
+        for settings in groups:
+            runs = [run for run in settings.runs() if run in missing]
+            if runs:
+                runner = Runner(settings, Classifiers(settings, self.data), costs.macs)
+                execute_all(runner, runs, store, costs.jobs, costs.threads, side_by_side, tell)
+        return Trials(self.data, self.settings, store, entries)
+
+    def results(self, trials: Trials, costs: Costs, earlier: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
+        """Measure each claim, and put it beside those that the folder has from earlier calls."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        claims = {claim["id"]: claim for claim in (earlier or {}).get("claims", ())}
+        for claim in self.claims:
+            claims[claim.id] = {**_test(claim, trials, costs), "created": now, "command": command}
+        settings = self.settings.describe()
+        seconds = {
+            Run(*key, seed).id: trials.entry(*key, seed)["budget"]["seconds_to_budget"]
+            for claim in self.claims
+            for seed in trials.seeds(claim)
+            for key in claim.trained()
+        }
+        return {
+            "schema": SCHEMA,
+            "created": now,
+            "glocal": glocal.__version__,
+            "command": command,
+            "settings": {key: value for key, value in settings.items() if key not in GROWS}
+            | {"confidence": CONFIDENCE, "jobs": costs.jobs, "seeds": list(self.settings.seeds)},
+            "data": {
+                "name": self.data.name,
+                "classes": len(self.data.classes),
+                "train": len(self.data.train),
+                "val": len(self.data.val),
+                "fingerprint": self.data.fingerprint,
+            },
+            "environment": describe_environment(self.settings.device) | {"threads": costs.threads},
+            "seconds_of_runs": {**(earlier or {}).get("seconds_of_runs", {}), **seconds},
+            "claims": [claims[claim] for claim in sorted(claims, key=_order)],
+        }
+
+
+def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
+    """Measure a claim; one that cannot be measured does not stop the others."""
+    seeds, failures = trials.seeds(claim), trials.failures(claim)
+    if not seeds:
+        return untested(claim, failures[0])
+    try:
+        found = MEASURES[claim.measure].read(claim, trials)
+    except GlocalError as error:
+        return untested(claim, str(error))
+    macs = {arm.name: value for arm in claim.arms if (value := macs_of(arm, costs.costs)) is not None}
+    entries = {key: [trials.entry(*key, seed) for seed in seeds] for key in claim.trained()}
+    result = tested(claim, found, decide(claim, found, macs), entries, costs.costs, seeds)
+    return {**result, "failures": failures}
+
+
+def _order(claim_id: str) -> tuple[int, str]:
+    """As in the catalogue; what it no longer has, last."""
+    ids = [claim.id for claim in CLAIMS]
+    return (ids.index(claim_id) if claim_id in ids else len(ids)), claim_id
+
+
+def _clock(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,182 @@
+"""What is said of a claim that was measured, as JSON: verdict, effects, arms, costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from glocal.claims.claim import Arm, Claim, Comparison
+from glocal.claims.measures import MEASURES, Found, Measure
+from glocal.claims.verdict import Decision, expected_range, together
+from glocal.comparison.statistics import Answers, Interval, score_interval
+
+Entries = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
+"""By model and fraction: the entries of its finished runs, in the order of the seeds."""
+
+
+def describe(claim: Claim) -> dict[str, Any]:
+    """What a claim says, whether or not it was tested."""
+    measure = MEASURES[claim.measure]
+    return {
+        "id": claim.id,
+        "sentence": claim.sentence,
+        "background": claim.background,
+        "differ": claim.differ,
+        "note": claim.note,
+        "source": claim.source,
+        "url": claim.url,
+        "published": [{"text": p.text, "second_hand": p.second_hand} for p in claim.published],
+        "measure": {
+            "key": claim.measure,
+            "name": measure.name,
+            "unit": measure.unit,
+            "factor": measure.factor,
+            "units": measure.units,
+        },
+    }
+
+
+def untested(claim: Claim, reason: str) -> dict[str, Any]:
+    """A claim without a verdict."""
+    return {
+        **describe(claim), "verdict": None, "exact": False, "finding": f"Not tested: {reason}", "comparisons": [],
+        "arms": [], "details": {}, "seeds": [], "cost": {"runs": 0, "seconds": 0.0},
+    }  # fmt: skip
+
+
+def tested(
+    claim: Claim,
+    found: Found,
+    decisions: Sequence[Decision],
+    entries: Entries,
+    costs: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """A claim with its verdict.
+
+    Args:
+        claim: it.
+        found: what was measured.
+        decisions: of its comparisons.
+        entries: of the runs it needs.
+        costs: by model: ``params`` and ``macs``.
+        seeds: that were measured.
+    """
+    measure = MEASURES[claim.measure]
+    verdict = together([decision.verdict for decision in decisions])
+    runs = [entry for of_model in entries.values() for entry in of_model]
+    here = "" if found.exact else " on this data at this budget"
+    return {
+        **describe(claim),
+        "verdict": verdict,
+        "exact": found.exact,
+        "finding": f"{verdict.capitalize()}{here}: {_said(_deciding(decisions, verdict), found, measure)}.",
+        "comparisons": [_comparison(decision, found, measure) for decision in decisions],
+        "arms": [_arm(arm, found, entries, costs) for arm in claim.arms],
+        "details": dict(found.details),
+        "seeds": list(seeds),
+        "cost": {"runs": len(runs), "seconds": sum(run["budget"]["seconds_to_budget"] for run in runs)},
+    }
+
+
+def macs_of(arm: Arm, costs: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Multiply-accumulates of an arm for an image, mean over its models."""
+    return float(np.mean([costs[model]["macs"] for model in arm.models])) if arm.models else None
+
+
+def _arm(arm: Arm, found: Found, entries: Entries, costs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    values = found.values[arm.name]
+    interval = _range(values) if found.exact else score_interval(Answers(values))
+    runs = [run for model in arm.models for run in entries[model, arm.fraction]]
+    return {
+        "name": arm.name,
+        "models": list(arm.models),
+        "fraction": arm.fraction,
+        "mean": interval.mean,
+        "interval": [interval.low, interval.high],
+        "by_seed": values.mean(axis=1).tolist(),
+        "macs": macs_of(arm, costs),
+        "params": float(np.mean([costs[model]["params"] for model in arm.models])) if arm.models else None,
+        "seconds": float(np.mean([run["budget"]["seconds"] for run in runs])) if runs else None,
+        "steps": round(np.mean([run["budget"]["steps"] for run in runs])) if runs else None,
+        "runs": [run["id"] for run in runs],
+        "curves": [[{"step": point["step"], "score": point["val_score"]} for point in run["curve"]] for run in runs],
+    }
+
+
+def _range(values: np.ndarray) -> Interval:
+    return Interval(float(values.mean()), float(values.min()), float(values.max()), "smallest to largest")
+
+
+def _comparison(decision: Decision, found: Found, measure: Measure) -> dict[str, Any]:
+    comparison, effect = decision.comparison, decision.effect
+    low, high = expected_range(comparison)
+    return {
+        "first": comparison.first,
+        "second": comparison.second,
+        "expected": comparison.expected,
+        "margin": comparison.margin,
+        "of": comparison.of,
+        "expected_range": [low if math.isfinite(low) else None, high if math.isfinite(high) else None],
+        "effect": effect.mean,
+        "interval": [effect.low, effect.high],
+        "method": effect.method,
+        "verdict": decision.verdict,
+        "question": _question(comparison, measure),
+        "finding": _said(decision, found, measure),
+    }
+
+
+def _deciding(decisions: Sequence[Decision], verdict: str) -> Decision:
+    """The comparison that a reader should hear of first."""
+    return next(decision for decision in decisions if decision.verdict == verdict)
+
+
+def _question(comparison: Comparison, measure: Measure) -> str:
+    """What is expected, in words."""
+    first, second, margin = comparison.first, comparison.second, comparison.margin
+    if comparison.of == "macs":
+        by = f"{100 * margin:.0f} % of multiply-accumulates"
+        equal = comparison.expected == "equal"
+        return f"{first} and {second} differ by less than {by}" if equal else f"{first} costs more than {second}"
+    if second is None:
+        return f"{first} is {'above' if comparison.expected == 'more' else 'below'} 0"
+    by = f" by more than {_number(margin, measure)}" if margin else ""
+    return {
+        "more": f"{first} {measure.more} {second}{by}",
+        "less": f"{second} {measure.more} {first}{by}",
+        "not less": f"{first} is at most {_number(margin, measure)} behind {second}",
+        "equal": f"{first} and {second} differ by less than {_number(margin, measure)}",
+    }[comparison.expected]
+
+
+def _said(decision: Decision, found: Found, measure: Measure) -> str:
+    """What was found, in words: ``A 84.1 %, B 82.0 %: 2.1 points more (0.3 to 3.9)``."""
+    comparison, effect = decision.comparison, decision.effect
+    first, second = comparison.first, comparison.second
+    if comparison.of == "macs":
+        more = "more" if effect.mean >= 0 else "fewer"
+        return f"{first} takes {100 * abs(effect.mean):.0f} % {more} multiply-accumulates than {second}"
+    between = f"({_plain(effect.low, measure)} to {_plain(effect.high, measure)})"
+    mean = _level(float(found.values[first].mean()), measure)
+    if second is None:
+        return f"{first} {mean} {between}"
+    difference = _number(abs(effect.mean), measure)
+    than = "more" if effect.mean > 0 else "less"
+    apart = f"{difference} {than}" if difference != _number(0, measure) else "no difference"
+    of_second = _level(float(found.values[second].mean()), measure)
+    return f"{first} {mean}, {second} {of_second}: {apart} {between}"
+
+
+def _level(value: float, measure: Measure) -> str:
+    return f"{_plain(value, measure)} %" if measure.factor == 100 else _number(value, measure)
+
+
+def _number(value: float, measure: Measure) -> str:
+    return f"{_plain(value, measure)} {measure.unit}"
+
+
+def _plain(value: float, measure: Measure) -> str:
+    text = f"{measure.factor * value:.{1 if measure.factor == 100 else 2}f}"
+    return (text if float(text) else text.removeprefix("-")).replace("-", "\u2212")

@@ -1,0 +1,73 @@
+"""Trained models as measurements see them: which there are, what they answered, and where they lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glocal.claims.claim import Claim
+from glocal.comparison import Run, Settings
+from glocal.comparison.classification import Classifiers
+from glocal.comparison.store import Store
+from glocal.data import DataSource
+from glocal.training import ImageBatches, load_pixels
+
+
+@dataclass
+class Trials:
+    """The runs of a folder, and the images that they were tested on.
+
+    Attributes:
+        data: images.
+        settings: of all runs.
+        store: where they are.
+        entries: of the runs that were begun, ever.
+    """
+
+    data: DataSource
+    settings: Settings
+    store: Store
+    entries: Mapping[Run, Mapping[str, Any]]
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+        return self.settings.image_size
+
+    @property
+    def device(self) -> str:
+        """On which models run."""
+        return self.settings.device
+
+    @cached_property
+    def val_images(self) -> ImageBatches:
+        """The test images."""
+        return load_pixels(self.data.val, self.image_size, crop_pct=self.settings.recipe.crop_pct)
+
+    def seeds(self, claim: Claim) -> tuple[int, ...]:
+        """From which all runs of the claim are finished."""
+        return tuple(
+            seed
+            for seed in self.settings.seeds
+            if all(self.entry(model, fraction, seed)["status"] == "ok" for model, fraction in claim.trained())
+        )
+
+    def entry(self, model: str, fraction: float, seed: int) -> Mapping[str, Any]:
+        """Of a run."""
+        return self.entries[Run(model, fraction, seed)]
+
+    def folder(self, model: str, fraction: float, seed: int) -> Path:
+        """Of a run."""
+        return self.store.runs / Run(model, fraction, seed).id
+
+    def right(self, model: str, fraction: float, seed: int) -> np.ndarray:
+        """(images,) booleans."""
+        return Classifiers(self.settings, self.data).evidence(self.folder(model, fraction, seed))
+
+    def failures(self, claim: Claim) -> list[str]:
+        """Runs of the claim that failed, each with its reason."""
+        runs = [Run(model, fraction, seed) for model, fraction in claim.trained() for seed in self.settings.seeds]
+        return [f"{run.id} failed: {self.entries[run]['error']}" for run in runs if self.entries[run]["status"] != "ok"]

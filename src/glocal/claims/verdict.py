@@ -1,0 +1,99 @@
+"""Whether measurements agree with a claim: effects with intervals, and a verdict from where these lie."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from glocal.claims.claim import Claim, Comparison
+from glocal.claims.measures import Found
+from glocal.comparison.statistics import CONFIDENCE, Answers, Interval, score_difference
+
+Verdict = Literal["supported", "contradicted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the measurements say of one comparison.
+
+    Attributes:
+        comparison: it.
+        effect: the first arm minus the second, with its interval.
+        verdict: see `verdict_of`.
+    """
+
+    comparison: Comparison
+    effect: Interval
+    verdict: Verdict
+
+
+def decide(claim: Claim, found: Found, macs: Mapping[str, float]) -> tuple[Decision, ...]:
+    """Each comparison of a claim.
+
+    The intervals hold together with 95 % confidence: of m comparisons that chance has a part in, each has the
+    confidence 1 - 0.05 / m (Bonferroni). So a claim of many parts is not contradicted by the one that chance took.
+
+    Args:
+        claim: what is to be decided.
+        found: what was measured on its arms.
+        macs: multiply-accumulates by arm.
+    """
+    by_chance = sum(not found.exact and comparison.of == "value" for comparison in claim.comparisons)
+    confidence = 1 - (1 - CONFIDENCE) / max(1, by_chance)
+    decisions = []
+    for comparison in claim.comparisons:
+        if comparison.of == "macs":
+            assert comparison.second is not None
+            more = macs[comparison.first] / macs[comparison.second] - 1
+            effect = Interval(more, more, more, "counted")
+        else:
+            effect = difference(found, comparison.first, comparison.second, confidence)
+        decisions.append(Decision(comparison, effect, verdict_of(effect, comparison)))
+    return tuple(decisions)
+
+
+def difference(found: Found, first: str, second: str | None, confidence: float) -> Interval:
+    """One arm minus another, or minus 0.
+
+    A paired bootstrap over seeds and units (`glocal.comparison.score_difference`); where both arms are read off the
+    same trained models the pairs are of seeds too. Where nothing is drawn by chance the interval is from the smallest
+    to the largest difference.
+    """
+    one = found.values[first]
+    other = found.values[second] if second is not None else np.zeros((1, one.shape[1]))
+    if found.exact:
+        by_unit = (one - other).mean(axis=0)
+        return Interval(float(by_unit.mean()), float(by_unit.min()), float(by_unit.max()), "exact: smallest to largest")
+    if found.paired and second is not None:
+        one, other = one - other, np.zeros((1, one.shape[1]))
+    return score_difference(Answers(one), Answers(other), confidence)
+
+
+def verdict_of(effect: Interval, comparison: Comparison) -> Verdict:
+    """Supported where the whole interval is as expected, contradicted where none of it is, else inconclusive."""
+    low, high = expected_range(comparison)
+    if low < effect.low and effect.high < high:
+        return "supported"
+    if effect.high < low or high < effect.low:
+        return "contradicted"
+    return "inconclusive"
+
+
+def expected_range(comparison: Comparison) -> tuple[float, float]:
+    """Between which values the effect should be."""
+    margin = comparison.margin
+    return {
+        "more": (margin, math.inf),
+        "less": (-math.inf, -margin),
+        "not less": (-margin, math.inf),
+        "equal": (-margin, margin),
+    }[comparison.expected]
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """A claim is supported if all of its parts are, and contradicted if one of them is."""
+    if "contradicted" in verdicts:
+        return "contradicted"
+    return "supported" if all(verdict == "supported" for verdict in verdicts) else "inconclusive"

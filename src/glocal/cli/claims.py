@@ -1,0 +1,154 @@
+"""`glocal claims`: each published claim of the papers as an experiment that anyone can run."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glocal.cli import app
+from glocal.errors import GlocalError
+from glocal.files import atomic_write_text, check_writable, printable
+
+claims = typer.Typer(
+    name="claims",
+    help="What the papers claim, each as an experiment on your images: list, run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(claims)
+
+RUNNING = """\
+\b
+Examples:
+  glocal claims run all fashion-mini --budget quick           about an hour on two cores
+  glocal claims run cvt-cls fashion-mini                      one claim
+  glocal claims run coupling,two-heads photos --budget 30ep   some, on your own images
+
+\b
+The same command goes on after a stop: finished runs are kept in --out. Claims in one folder share their runs.
+
+\b
+Exit codes:
+  0 every claim has a verdict, whichever it is
+  1 a claim could not be tested: its page says why, the same command tries again
+  2 the call is wrong, or the images or the folder cannot be used
+  130 stopped by Ctrl-C: the same command goes on
+"""
+
+
+@claims.command("list")
+def list_claims(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """List the claims: what each says, and where it is published."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from glocal.claims import CLAIMS, describe
+
+    if as_json:
+        print(json.dumps([describe(claim) for claim in CLAIMS], indent=2))
+        return
+    table = Table(box=box.SIMPLE, show_edge=False)
+    for column in ("id", "claim", "source"):
+        table.add_column(column, no_wrap=column == "id")
+    for claim in CLAIMS:
+        table.add_row(claim.id, claim.sentence, claim.source)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+@claims.command("run", epilog=RUNNING)
+def run(
+    ids: Annotated[str, typer.Argument(metavar="ID|all", help="Claims of `glocal claims list`, commas between.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
+    ],
+    budget: Annotated[
+        str, typer.Option(help="quick, default, or an amount of training of each run: 5ep, 90s, 2e14flop.")
+    ] = "default",
+    seeds: Annotated[int, typer.Option(help="Runs of each model: 3 means seeds 0, 1 and 2.")] = 3,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels; default: that of the micro models.", show_default="32")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for runs and results; default: runs/claims-DATA-BUDGET.", show_default=False),
+    ] = None,
+) -> None:
+    """Test published claims on your images: supported, contradicted or inconclusive, with effect, interval and cost.
+
+    Writes claims.json, index.html and a page for each claim.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from glocal.claims import FILE, choose, run_claims
+    from glocal.cli._display import Watcher, introduce_data
+    from glocal.data import load_data
+    from glocal.report.claims import write_claims
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    chosen = choose(ids)
+    out = out or Path("runs") / f"claims-{Path(data).name or 'data'}-{budget}"
+    check_writable(out)
+    source = load_data(data)
+    introduce_data(console, source)
+    console.print(
+        f"{len(chosen)} claim{'s' if len(chosen) > 1 else ''}, budget {budget}; results in {escape(str(out))}"
+    )
+
+    class Publisher(Watcher):
+        def publish(self, results: dict[str, Any]) -> None:
+            atomic_write_text(self.out / FILE, json.dumps(results, indent=1, allow_nan=False))
+            write_claims(results, self.out)
+
+    watcher = Publisher(console, out, source)
+    try:
+        results = run_claims(
+            chosen,
+            source,
+            out,
+            budget=budget,
+            seeds=seeds,
+            image_size=image_size,
+            device=device,
+            side_by_side=True,
+            command=shlex.join(["glocal", *sys.argv[1:]]),
+            observer=watcher,
+        )
+    except KeyboardInterrupt:
+        watcher.close()
+        again = escape(shlex.join(["glocal", *sys.argv[1:]]))
+        console.print(f"\nStopped. Finished runs are kept; to go on:\n  {again}")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        raise GlocalError(f"out: {error}; finished runs are kept and the same command goes on") from error
+    finally:
+        watcher.close()
+    tested = [claim for claim in results["claims"] if claim["id"] in {claim.id for claim in chosen}]
+    _conclude(Console(highlight=False, soft_wrap=True), tested, out)
+    if any(claim["verdict"] is None for claim in tested):
+        raise typer.Exit(1)
+
+
+_STYLES = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", None: "dim"}
+
+
+def _conclude(console: Any, tested: list[dict[str, Any]], out: Path) -> None:
+    from rich.markup import escape
+
+    for claim in tested:
+        verdict = claim["verdict"] or "not tested"
+        finding = claim["finding"].partition(": ")[2]
+        console.print(
+            f"[{_STYLES[claim['verdict']]}]{verdict:<12}[/] [bold]{claim['id']}[/]  {escape(printable(finding))}"
+        )
+    console.print("Verdicts are about small models on these images at this budget, not about ImageNet.")
+    console.print(f"Pages: {escape(str(out / 'index.html'))}")

@@ -1,0 +1,91 @@
+"""The pages of `glocal claims`: one for each claim, and an overview of all."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from glocal.files import atomic_write_text
+from glocal.report import claims_figures as figures
+from glocal.report.figures import COLOURS
+from glocal.report.page import environment, shown
+
+Json = Mapping[str, Any]
+VERDICTS = ("supported", "contradicted", "inconclusive")
+OVERVIEW = "index.html"
+_BESIDE: Mapping[str, tuple[Callable[[Json], Markup], str, str]] = {
+    "frequencies": (
+        figures.blocks, "Block by block",
+        "Marks below the line blur the features, marks above it sharpen them; hollow ones are the same networks with "
+        "random weights.",
+    ),
+    "places": (
+        figures.depth, "By depth",
+        "How well a place can be read off the features after each block. Negative values are worse than a guess.",
+    ),
+    "costs": (
+        figures.sizes, "Over the size of the map",
+        "Lines are the formulas of the paper, marks what our layers were counted to cost; the scale is logarithmic.",
+    ),
+}  # fmt: skip
+"""By measure: the figure that is its own, with its title and what to see."""
+
+
+def write_claims(results: Json, out: Path) -> Path:
+    """Write OUT/ID.html for each claim and OUT/index.html; gives the overview's path.
+
+    Args:
+        results: what claims.json holds (docs/claims.md).
+        out: an existing folder.
+    """
+    results = shown(results)
+    for claim in results["claims"]:
+        atomic_write_text(out / f"{claim['id']}.html", render_claim(claim, results))
+    path = out / OVERVIEW
+    atomic_write_text(path, render_overview(results))
+    return path
+
+
+def render_claim(claim: Json, results: Json) -> str:
+    """The page of a claim as text: no script, no request, everything from data escaped."""
+    drawn = {}
+    if claim["verdict"]:
+        drawn = {"effects": figures.effects(claim), "arms": figures.arms(claim)}
+        if claim["measure"]["key"] == "top1":
+            drawn["curves"] = figures.curves(claim)
+    beside = _BESIDE.get(claim["measure"]["key"]) if claim["verdict"] else None
+    return _template("claim.html.j2").render(
+        claim=claim, results=results, figures=drawn, colours=COLOURS, overview=OVERVIEW,
+        beside=beside and {"figure": beside[0](claim), "title": beside[1], "text": beside[2]},
+    )  # fmt: skip
+
+
+def render_overview(results: Json) -> str:
+    """The overview as text."""
+    claims = results["claims"]
+    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
+    untested = sum(claim["verdict"] is None for claim in claims)
+    return _template("claims.html.j2").render(
+        results=results, claims=claims, counts=counts, untested=untested, colours=COLOURS,
+        seconds=sum(results["seconds_of_runs"].values()), runs=len(results["seconds_of_runs"]),
+    )  # fmt: skip
+
+
+def _template(name: str) -> Any:
+    made = environment()
+    made.filters.update(level=_level, words=_words)
+    return made.get_template(name)
+
+
+def _level(value: float | None, measure: Json) -> str:
+    """A value in the unit of its measure, without it."""
+    if value is None:
+        return "–"
+    text = f"{measure['factor'] * value:.{1 if measure['factor'] == 100 else 2}f}"
+    return (text if float(text) else text.removeprefix("-")).replace("-", "\u2212")
+
+
+def _words(model: str) -> Markup:
+    """A model with its keywords, which a line may break between."""
+    return Markup(":<wbr>").join(model.split(":"))
