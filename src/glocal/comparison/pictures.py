@@ -15,7 +15,7 @@ from glocal.data.rle import decode_counts, mask_from_counts
 from glocal.tasks.drawing import draw_label_map, draw_objects
 from glocal.tasks.views import resize_labels
 
-SIDE = 320
+SIDE = 256
 """Pixels of the longer side of a picture; names on it can be read then."""
 Results = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from glocal.report import figures
 from glocal.report.words import WORDS, Words
 
 THUMBNAIL = 168  # pixels of a mistake's longer side
-EXAMPLE = 320  # of a picture with names on it
+EXAMPLE = 256  # of a picture with names on it
 PIXEL_ART = 2  # images enlarged at least this much keep their pixels sharp, and are PNG; photographs are JPEG
 SHOWN_SKIPPED = 500
 BUDGETS = (("ep", "epochs"), ("s", "seconds"), ("flop", "FLOP"))
