@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from glocal.bench import count_macs, peak_training_memory
+from glocal.comparison.distance import accuracy_by_distance
 from glocal.comparison.measure import TOP1
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
@@ -167,8 +168,9 @@ class Classifiers:
         }
 
     def about(self, runs: list[dict[str, Any]], evidence: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing more."""
-        return {}
+        """Accuracy by the distance needed, where the test images have one."""
+        distances = self.source.val.distances
+        return {} if distances is None else {"by_distance": accuracy_by_distance(runs, evidence, distances)}
 
     def _create(self, name: str, seed: int) -> Any:
         settings = self.settings

@@ -66,6 +66,8 @@ class ImageSet:
         rows: (N,) int64, the row of each image in its store.
         groups: (N,) int64, the shard of each image, where images of one are best read together (`shards.shuffled`);
             None where any order is as cheap as another.
+        distances: (N,) pixels of the drawn image over which an answer must join what it sees, where that is known
+            (`glocal.data.probes`); None elsewhere.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ImageSet:
     store: Store
     rows: np.ndarray
     groups: np.ndarray | None = None
+    distances: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,7 +95,10 @@ class ImageSet:
         indices = np.asarray(indices, dtype=np.int64)
         paths = tuple(self.paths[i] for i in indices)
         groups = None if self.groups is None else self.groups[indices]
-        return replace(self, labels=self.labels[indices], paths=paths, rows=self.rows[indices], groups=groups)
+        distances = None if self.distances is None else self.distances[indices]
+        return replace(
+            self, labels=self.labels[indices], paths=paths, rows=self.rows[indices], groups=groups, distances=distances
+        )
 
     def fraction(self, fraction: float, seed: int) -> "ImageSet":
         """A share of each class, at least one image of each; a smaller one of the same seed is inside a larger one.
