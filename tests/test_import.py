@@ -101,7 +101,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
 
 def test_help_is_as_quick_as_its_libraries():
     ours, libraries = least_seconds(HELP + "main()", "import typer, rich", rounds=7)
-    assert ours <= 2 * libraries, f"glocal --help {ours:.2f} s, typer and rich {libraries:.2f} s"
+    assert ours <= 3 * libraries, f"glocal --help {ours:.2f} s, typer and rich {libraries:.2f} s"
 
 
 def test_import_costs_little_more_than_timm_and_torchvision():
