@@ -33,13 +33,15 @@ class Linear(nn.Linear):
 
     def by_convolution(self, x: Tensor) -> bool:
         """Whether that is the quicker way."""
-        if not SUITED or torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph must not ask for sizes
+        if (
+            not SUITED or torch.compiler.is_compiling() or torch._C._get_tracing_state()
+        ):  # a graph must not ask for sizes
             return False
         if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() <= MANY_VALUES:
             return False
         trains = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         many = MANY_TO_TRAIN if trains else MANY_TOKENS
-        return x.numel() >= many * self.in_features and torch.backends.mkldnn.enabled
+        return x.numel() >= many * self.in_features and bool(torch.backends.mkldnn.enabled)
 
 
 def _suited() -> bool:
