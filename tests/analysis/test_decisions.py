@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from glocal.analysis import cam, features, locality, position, robustness, similarity
+from glocal.analysis import cam, features, locality, position, robustness, similarity, to_json
 from glocal.analysis.position import Probe, padded
 from glocal.analysis.robustness import band_noise, occlude, phase_and_amplitude, shuffle
 from glocal.analysis.similarity import hsic
@@ -72,6 +72,17 @@ def test_modules_are_ablated_by_name():
     assert found[0].logit_change == pytest.approx(1, abs=1e-5)  # all images are alike then
     with pytest.raises(GlocalError, match="modules: expected names of modules, got 'stm'; nearest: stem"):
         locality(module, x, modules=("stm",))
+
+
+def test_kinds_alone_are_found_in_fewer_passes():
+    torch.manual_seed(0)
+    module, x, passes = TwoBranches(), torch.randn(8, 3, 6, 6), []
+    every = locality(module, x)
+    module.register_forward_hook(lambda *_: passes.append(1))
+    found = locality(module, x, each=False)
+    assert to_json(found.groups) == to_json(every.groups)
+    assert found.ablations == ()
+    assert len(passes) == 2 + 2  # the walk, the whole, and two kinds
 
 
 def test_grad_cam_is_cam_where_a_linear_layer_follows_pooling():

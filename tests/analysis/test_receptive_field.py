@@ -90,6 +90,15 @@ def test_it_does_not_depend_on_the_batch_and_grows_with_depth():
     np.testing.assert_allclose([point.field.sum() for point in whole.points], 1)
 
 
+def test_a_few_points_are_those_of_all_spread_over_the_depth():
+    module, x = ones(4), torch.randn(2, 3, 25, 25)
+    few, every = receptive_field(module, x, most=2).points, receptive_field(module, x).points[:4]
+    assert [point.name for point in receptive_field(module, x, most=1).points] == [every[3].name]
+    for of_few, of_all in zip(few, every[1::2], strict=True):
+        assert of_few.name == of_all.name
+        np.testing.assert_allclose(of_few.field, of_all.field, atol=1e-7)
+
+
 class ChannelNorm(nn.Module):
     def forward(self, x):
         return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)

@@ -91,6 +91,7 @@ def locality(
     *,
     way: str = "mean",
     modules: Sequence[str] = (),
+    each: bool = True,
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> Locality:
@@ -102,6 +103,7 @@ def locality(
         labels: (B,) classes, if they are known.
         way: "mean" puts the mean over the images of a batch in the place of a branch, "zero" leaves it out.
         modules: patterns of names of modules whose outputs are ablated as well (``*.conv_proj_q``).
+        each: ablate each operation alone, too, and not only all of a kind at once; a pass of all images each.
         batch_size: images that are run at once; "mean" needs several.
         progress: told how many ablations are done.
 
@@ -115,19 +117,19 @@ def locality(
         raise GlocalError("model: expected one with residual sums, got one without; name modules to ablate")
     whole = predict(model, images, batch_size)
     groups = _groups(points)
-    total = len(groups) + len(points) + len(names)
     jobs: list[tuple[str, str, int, Callable[[], Any]]] = [
         (name, members[0].kind, len(members), partial(_without, model, [p.call for p in members], points, way))
         for name, members in groups.items()
     ]
-    jobs += [(p.name, p.kind, 1, partial(_without, model, [p.call], points, way)) for p in points]
+    if each:
+        jobs += [(p.name, p.kind, 1, partial(_without, model, [p.call], points, way)) for p in points]
     jobs += [(name, "module", 1, partial(_replaced, model, name, way)) for name in names]
     measured = []
     for done, (name, kind, operations, ablated) in enumerate(jobs, start=1):
         with ablated():
             logits = predict(model, images, batch_size)
         measured.append(_compare(name, kind, operations, whole, logits, labels))
-        progress(done, total)
+        progress(done, len(jobs))
     return Locality(
         images=len(images),
         way=way,

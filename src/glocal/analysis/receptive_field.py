@@ -67,6 +67,7 @@ def receptive_field(
     images: Tensor,
     *,
     layers: Sequence[str] = (),
+    most: int | None = None,
     probes: int = 1,
     seed: int = 0,
     batch_size: int = 8,
@@ -80,6 +81,8 @@ def receptive_field(
         model: any classifier; left as it was.
         images: (B, 3, H, W) normalised images; a few tens make the field smooth.
         layers: patterns of module names, as in `walk`.
+        most: points that are measured, spread evenly over the depth, the last among them; by default all. Each takes
+            a backward pass of all images.
         probes: random signs drawn for each batch.
         seed: of the signs.
         batch_size: images that are run at once.
@@ -90,8 +93,9 @@ def receptive_field(
     points: tuple[Point, ...] = ()
     for start in range(0, len(images), batch_size):
         found = walk(model, images[start : start + batch_size], layers)
-        points = points or found.points
-        for point in found.points:
+        chosen = _spread(found.points, most)
+        points = points or chosen
+        for point in chosen:
             unit = point.output[:, :, point.output.shape[2] // 2, point.output.shape[3] // 2]  # (B, C)
             for _ in range(probes):
                 signs = torch.randint(2, unit.shape, generator=generator).to(unit) * 2 - 1
@@ -100,6 +104,11 @@ def receptive_field(
         progress(start + len(found.images), len(images))
     size = (images.shape[-2], images.shape[-1])
     return ReceptiveField(len(images), size, tuple(_describe(p, squared[p.name].sqrt()) for p in points))
+
+
+def _spread(points: tuple[Point, ...], most: int | None) -> tuple[Point, ...]:
+    count = len(points) if most is None else min(most, len(points))
+    return tuple(points[(i + 1) * len(points) // count - 1] for i in range(count))
 
 
 def _describe(point: Point, field: Tensor) -> FieldPoint:

@@ -20,8 +20,25 @@ from glocal.errors import GlocalError
 STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # of noise, relative to the deviation of the image
 OCCLUDED = (0.25, 0.5, 0.75)  # shares of the patches
 PATCHES = 8  # along a side, for occlusion
-SHUFFLES = (2, 4, 8)  # patches along a side
+SHUFFLES = (2.0, 4.0, 8.0)  # patches along a side
 LOW, HIGH = (0.0, 1 / 3), (2 / 3, 1.0)  # bands of frequency, in units of pi
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A way to disturb images.
+
+    Attributes:
+        name: such as "occlusion".
+        unit: of its levels.
+        levels: from weak to strong.
+        apply: (B, 3, H, W) images, a level and ``generator`` -> the disturbed images.
+    """
+
+    name: str
+    unit: str
+    levels: tuple[float, ...]
+    apply: Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,22 +107,15 @@ def robustness(
         raise GlocalError(f"images: expected at least {PATCHES}x{PATCHES} pixels, got {tuple(images.shape[-2:])}")
     answers = predict(model, images, batch_size).argmax(1)
     right = answers if labels is None else labels.to(answers.device)
-    disturbances: list[tuple[str, str, tuple[float, ...], Callable[..., Tensor]]] = [
-        ("low-frequency noise", "noise / deviation of the image", STRENGTHS, partial(band_noise, band=LOW)),
-        ("high-frequency noise", "noise / deviation of the image", STRENGTHS, partial(band_noise, band=HIGH)),
-        ("occlusion", "share of the patches", OCCLUDED, occlude),
-        ("shuffled patches", "patches along a side", SHUFFLES, shuffle),
-    ]
-    total = sum(len(levels) for _, _, levels, _ in disturbances) + 1
+    total = sum(len(disturbance.levels) for disturbance in DISTURBANCES) + 1
     done, curves = 0, []
-    for name, unit, levels, disturb in disturbances:
+    for disturbance in DISTURBANCES:
         scores = []
-        for level in levels:
-            generator = torch.Generator().manual_seed(seed)
-            disturbed = disturb(images, level, generator=generator)
+        for level in disturbance.levels:
+            disturbed = disturbance.apply(images, level, generator=torch.Generator().manual_seed(seed))
             scores.append(_share(predict(model, disturbed, batch_size).argmax(1) == right))
             progress(done := done + 1, total)
-        curves.append(Curve(name, unit, tuple(float(level) for level in levels), tuple(scores)))
+        curves.append(Curve(disturbance.name, disturbance.unit, disturbance.levels, tuple(scores)))
     shape, texture, pairs = _conflicts(model, images, right, seed, batch_size)
     progress(total, total)
     clean = _share(answers == right)
@@ -151,6 +161,14 @@ def shuffle(images: Tensor, grid: float, *, generator: torch.Generator) -> Tenso
     moved = moved.unflatten(2, (count, count)).transpose(3, 4)
     made[:, :, : count * height, : count * width] = moved.flatten(4).flatten(2, 3)
     return made
+
+
+DISTURBANCES = (
+    Disturbance("low-frequency noise", "noise / deviation of the image", STRENGTHS, partial(band_noise, band=LOW)),
+    Disturbance("high-frequency noise", "noise / deviation of the image", STRENGTHS, partial(band_noise, band=HIGH)),
+    Disturbance("occlusion", "share of the patches", OCCLUDED, occlude),
+    Disturbance("shuffled patches", "patches along a side", SHUFFLES, shuffle),
+)
 
 
 def phase_and_amplitude(shape: Tensor, texture: Tensor) -> Tensor:
