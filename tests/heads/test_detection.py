@@ -289,6 +289,22 @@ def test_lines_and_dots(kind, height, width):
     assert "masks" not in found or found["masks"].shape[1:] == (height, width)
 
 
+def test_masks_are_decided_as_torchvision_pastes_them():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(9, 2, generator=generator) * 40
+    boxes = torch.cat((corner, corner + 1 + torch.rand(9, 2, generator=generator) * 30), dim=1)
+    small = torch.rand(9, 1, 28, 28, generator=generator)
+    theirs = GeneralizedRCNNTransform(48, 64, [0.5] * 3, [0.2] * 3).eval()
+    ours = of_any_proportions(theirs).eval()
+    for number in (9, 0):
+        found = [{"boxes": boxes[:number], "masks": small[:number]}]
+        expected, got = (
+            one.postprocess([dict(found[0])], [(60, 70)], [(71, 83)])[0]["masks"] for one in (theirs, ours)
+        )
+        assert got.shape == expected.shape
+        assert torch.equal(got, expected >= 0.5)
+
+
 def test_images_of_common_proportions_are_resized_as_torchvision_does():
     theirs = GeneralizedRCNNTransform(48, 64, [0.5] * 3, [0.2] * 3)
     ours = of_any_proportions(theirs)

@@ -12,7 +12,7 @@ from glocal.data import IGNORE, DetectionSet, SegmentationSet
 from glocal.data.label_maps import SegmentationSample
 from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.tasks import DetectionBatches, SegmentationBatches
-from glocal.tasks.segmentation import Confusion, Segmentation, confusion
+from glocal.tasks.segmentation import Confusion, Segmentation, confusion, logits_at
 from glocal.training import Recipe, evaluation_loader, training_loader
 from glocal.training.loader import Key
 from tests.tasks.making import Fixed, objects
@@ -131,6 +131,34 @@ def test_the_overlap_of_classes_by_a_loop():
     assert joined.pixel_accuracy == pytest.approx(right / labelled)
     assert (len(joined), joined.loss) == (20, 20.0)
     assert objective.score(joined).value == joined.miou
+
+
+@pytest.mark.parametrize("size", [(50, 41), (7, 5), (90, 3), (1, 64), (12, 64)])
+@pytest.mark.parametrize("most", [1, 4 * 41 * 7, 4 * 64])
+def test_strips_are_the_whole(monkeypatch, size, most):
+    logits = torch.randn(1, 4, 12, 16)
+    asked = (lambda _: logits, torch.nn.Identity(), torch.zeros(3, 12, 16), size)
+    whole = list(logits_at(*asked))
+    monkeypatch.setattr("glocal.tasks.segmentation.MOST_LOGITS", most)
+    strips = list(logits_at(*asked))
+    rows = [row for part, _ in strips for row in range(size[0])[part]]
+    assert rows == list(range(size[0]))
+    assert torch.allclose(torch.cat([part for _, part in strips], dim=2), whole[0][1], atol=1e-6)
+    assert len(strips) > 1 or size[0] == 1 or 4 * size[0] * size[1] <= most
+
+
+def test_an_image_in_strips_is_measured_as_a_whole(monkeypatch):
+    sample = label_maps_of_items(64, train=1, val=2).val
+    data = SegmentationBatches(sample, 48)
+    batch = data[Key(0, np.arange(2))]
+    model, objective = torch.nn.Conv2d(3, 11, 5, stride=4), Segmentation(torch.nn.Identity(), 11)
+    floats = batch._replace(inputs=[image.float() / 255 for image in batch.inputs])
+    with torch.no_grad():
+        whole = objective.test(model, floats, torch.device("cpu"))
+        monkeypatch.setattr("glocal.tasks.segmentation.MOST_LOGITS", 11 * 64 * 10)
+        strips = objective.test(model, floats, torch.device("cpu"))
+    assert np.array_equal(strips.counts, whole.counts)
+    assert strips.loss == pytest.approx(whole.loss)
 
 
 def test_nothing_labelled_costs_nothing():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -14,6 +15,7 @@ from glocal.errors import GlocalError
 from glocal.tasks import DetectObjects, HeadSettings, load_task_model
 from glocal.training import Engine, Stopped, TrainingError
 from glocal.training.pace import Pace
+from glocal.training.run import train_run
 from tests.tasks.making import MAKE, SIZE, StopAt, detection, request, rows, run, segmentation, untimed
 
 TASKS = ("detect", "segment")
@@ -56,6 +58,23 @@ def test_a_stopped_run_is_the_unbroken_run(unbroken, tmp_path, step):
     again = run(task, tmp_path / "run", resume=True)
     assert weights(tmp_path / "run") == weights(out)
     assert rows(tmp_path / "run") == rows(out)
+    assert untimed(again) == untimed(results)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(unbroken, tmp_path, name):
+    task, out, results = unbroken
+    shutil.copytree(out, tmp_path / "run")
+    for gone in ("results.json", "model.safetensors"):
+        (tmp_path / "run" / gone).unlink()
+    path = tmp_path / "run/checkpoints/step-00000004" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    told = []
+    again = train_run(MAKE[task](), request(task, resume=True), tmp_path / "run", say=told.append)
+    assert any(str(path) in line and "has changed" in line for line in told)
+    assert weights(tmp_path / "run") == weights(out)
     assert untimed(again) == untimed(results)
 
 

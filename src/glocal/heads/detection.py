@@ -90,10 +90,9 @@ class Detector(nn.Module):
         network: as torchvision's detectors: images and targets -> losses in training, else predictions.
         num_classes: of objects.
         first_label: the network's label of class 0; 1 where 0 is its background.
-        mask_threshold: probability from which a pixel belongs to the object.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, first_label: int = 0, mask_threshold: float = 0.5):
+    def __init__(self, network: nn.Module, num_classes: int, first_label: int = 0):
         super().__init__()
         self.network = network
         for name, module in network.named_modules():
@@ -101,7 +100,6 @@ class Detector(nn.Module):
                 module.register_forward_hook(_in_float32)
         self.num_classes = num_classes
         self.first_label = first_label
-        self.mask_threshold = mask_threshold
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Losses in training, predictions in evaluation.
@@ -144,7 +142,7 @@ class Detector(nn.Module):
     def _found(self, found: Target) -> Target:
         found = {**found, "labels": found["labels"] - self.first_label}
         if "masks" in found:
-            found["masks"] = found["masks"][:, 0] >= self.mask_threshold
+            found["masks"] = found["masks"][:, 0]
         return found
 
 

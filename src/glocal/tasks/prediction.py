@@ -227,8 +227,8 @@ def _segment(
     small = shorter_side(image, architecture.image_size)
     pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
     prepare = normalize_of(architecture).to(device)
-    logits = logits_at(saved.model, prepare, pixels, (image.shape[0], image.shape[1]))
-    label_map = logits[0].argmax(0).cpu().numpy()
+    parts = logits_at(saved.model, prepare, pixels, (image.shape[0], image.shape[1]))
+    label_map = np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
     name = f"masks/{file_name(path)}"
     (out / "masks").mkdir(exist_ok=True)
     write_label_map(out / name, label_map)

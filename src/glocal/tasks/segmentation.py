@@ -1,7 +1,7 @@
 """Semantic segmentation: squares of images to learn from, whole images to test on, the mean overlap of classes."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,6 +27,8 @@ from glocal.training.recipe import Recipe
 from glocal.training.request import Request
 
 EVALUATION_BATCH = 4
+MOST_LOGITS = 2**28
+"""Numbers at once, 1 GiB."""
 
 
 class SegmentationBatches(Dataset[Batch]):
@@ -199,10 +201,11 @@ class Segmentation(Objective):
         """Each image on its own, its logits brought to the size of its label map; kept if every image is needed."""
         counts, loss, kept = np.zeros((self.num_classes, self.num_classes), np.int64), 0.0, []
         for image, truth in zip(batch.inputs, batch.labels, strict=True):
-            logits = logits_at(model, self.prepare, image.to(device), (truth.shape[-2], truth.shape[-1]))
-            labels = truth.to(device).long()[None]
-            loss += F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum").item()
-            predicted = logits[0].argmax(0).cpu().numpy()
+            labels, parts = truth.to(device).long()[None], []
+            for strip, logits in logits_at(model, self.prepare, image.to(device), (truth.shape[-2], truth.shape[-1])):
+                loss += F.cross_entropy(logits, labels[:, strip], ignore_index=IGNORE, reduction="sum").item()
+                parts.append(logits[0].argmax(0).cpu().numpy())
+            predicted = np.concatenate(parts)
             of_image = confusion(truth.numpy(), predicted, self.num_classes)
             counts += of_image
             if self.needs_every_image:
@@ -235,12 +238,41 @@ def _png(label_map: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def logits_at(model: nn.Module, prepare: nn.Module, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(3, h, w) uint8 -> (1, K, *size) float logits, bilinear."""
+def logits_at(
+    model: nn.Module, prepare: nn.Module, image: torch.Tensor, size: tuple[int, int]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Logits of an image at a size, bilinear; of a large one in strips, as 150 classes of 12 Mpx would take 7 GB.
+
+    Args:
+        model: of segmentation.
+        prepare: uint8 images -> its inputs.
+        image: (3, h, w) uint8.
+        size: (H, W).
+
+    Returns:
+        Rows from the top on, and their (1, K, rows, W) float logits.
+    """
     logits = model(prepare(image[None])).float()
+    height, width = size
+    rows = max(1, MOST_LOGITS // (logits.shape[1] * width))
     if tuple(logits.shape[-2:]) == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        yield slice(None), logits
+    elif rows >= height:
+        yield slice(None), F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    else:
+        for top in range(0, height, rows):
+            strip = slice(top, min(top + rows, height))
+            yield strip, F.interpolate(_rows(logits, height, strip), size=(strip.stop - top, width), mode="bilinear")
+
+
+def _rows(logits: torch.Tensor, height: int, strip: slice) -> torch.Tensor:
+    """Some of the rows that (1, K, h, w) logits have when they are brought to a height, (1, K, rows, w)."""
+    own = logits.shape[-2]
+    place = (torch.arange(strip.start, strip.stop, device=logits.device) + 0.5) * own / height - 0.5
+    above = place.clamp(min=0).floor().long()
+    below = (above + 1).clamp(max=own - 1)
+    weight = (place.clamp(min=0) - above)[:, None]
+    return logits[:, :, above] * (1 - weight) + logits[:, :, below] * weight
 
 
 class SegmentImages:
