@@ -155,3 +155,40 @@ def _picture(number: int) -> Image.Image:
     shape = np.abs(x) ** (1 + number % 4) + np.abs(y) ** (1 + number // 4 % 3) < 0.6
     colour = np.array([60 + 37 * number % 190, 90 + 61 * number % 160, 120 + 23 * number % 130])
     return Image.fromarray((shape[..., None] * colour).astype(np.uint8))
+
+
+OTHERS = {"map": ("map50", "map75", "mask_map"), "miou": ("pixel_accuracy",)}
+NAMED = {"map": ("detection", "fcos", "box AP"), "miou": ("segmentation", "semantic_fpn", "mIoU")}
+
+
+def of_task(metric: str, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """The same as a comparison of detectors (``map``) or segmenters (``miou``) has it, and the pictures it names."""
+    made, _ = results(**kwargs)
+    task, head, name = NAMED[metric]
+    made["settings"] |= {"task": task, "head": {"head": head, "options": {"channels": 64}, "frozen_norm": True,
+                                                "frozen_stages": 1, "preset": ""}}  # fmt: skip
+    made["verdict"]["sentence"] = made["verdict"]["sentence"].replace("top-1", name)
+    for run in made["runs"]:
+        for key in ("top5", "ece", "nll", "mistakes"):
+            del run[key]
+        run[metric] = run.pop("top1")
+        run["images_per_s_b8"] = run.pop("images_per_s_b32")
+        if task == "detection":
+            del run["confusion"]
+            run |= {"threshold": 0.31, "small": 0.1, "medium": None, "large": None, "recall": 0.6}
+        run |= dict.fromkeys(OTHERS[metric], run[metric]) | ({"mask_map": None} if task == "detection" else {})
+    for row in made["summary"]:
+        for key in ("mean", "ci"):
+            row[f"{metric}_{key}"] = row.pop(f"top1_{key}")
+        del row["top5_mean"], row["ece_mean"]
+        row["images_per_s_b8"] = row.pop("images_per_s_b32")
+        row |= {f"{key}_mean": row[f"{metric}_mean"] for key in OTHERS[metric]} | {"mask_map_mean": None}
+    shown = {run["model"]: run["id"] for run in reversed(made["runs"]) if run["status"] == "ok"}
+    made["metric"] = metric
+    made["examples"] = [
+        {"why": why, "path": path, "scores": {model: None if i == 1 else 0.2 for i, model in enumerate(shown)},
+         "truth": f"truth/{path}", "predictions": {model: f"{run_id}/{path}" for model, run_id in shown.items()}}
+        for why, path in (("differ", "<b>a.jpg"), ("differ", "b.jpg"), ("hard", "c.jpg"), ("typical", "d.jpg"))
+    ]  # fmt: skip
+    keys = [key for one in made["examples"] for key in (one["truth"], *one["predictions"].values())]
+    return made, {key: _picture(i).resize((256, 192)) for i, key in enumerate(keys)}

@@ -1,12 +1,13 @@
 """The report in a real browser, opened from disk: no error, no request, no sideways scrolling; with screenshots."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from glocal.report import write_report
-from tests.report.making import results
+from tests.report.making import of_task, results
 from tests.report.test_page import HOSTILE
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -27,14 +28,17 @@ VIEWS = {
     "phone-dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
 PAGES = {
-    "three-models": {},
-    "hostile-names": {"classes": HOSTILE},
-    "fractions-one-seed": {"fractions": (1.0, 0.3, 0.1), "seeds": 1, "failed": ("vit_micro",)},
-    "many": {
-        "models": tuple(f"a_rather_long_model_name_{i}" for i in range(10)),
-        "classes": tuple(f"class {i}" for i in range(100)),
-        "seeds": 1,
-    },
+    "three-models": results,
+    "hostile-names": partial(results, classes=HOSTILE),
+    "fractions-one-seed": partial(results, fractions=(1.0, 0.3, 0.1), seeds=1, failed=("vit_micro",)),
+    "many": partial(
+        results,
+        models=tuple(f"a_rather_long_model_name_{i}" for i in range(10)),
+        classes=tuple(f"class {i}" for i in range(100)),
+        seeds=1,
+    ),
+    "detection": partial(of_task, "map"),
+    "segmentation": partial(of_task, "miou", fractions=(1.0, 0.3), failed=("vit_micro",)),
 }
 
 
@@ -56,7 +60,7 @@ def browser():
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("view", VIEWS)
 def test_opens_without_error_or_request(browser, name, view, tmp_path):
-    made, pictures = results(**PAGES[name])
+    made, pictures = PAGES[name]()
     path = write_report(made, tmp_path, pictures=pictures)
     context = browser.new_context(**VIEWS[view])
     page = context.new_page()

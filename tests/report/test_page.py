@@ -11,7 +11,7 @@ from PIL import Image
 
 from glocal.report import render_report, write_csv, write_report
 from glocal.report.figures import Looks, pareto
-from tests.report.making import results
+from tests.report.making import of_task, results
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -249,3 +249,42 @@ def test_without_a_confusion_matrix_there_is_no_such_part():
     page = text_of(render_report(made, pictures=pictures))
     assert "Confusion" not in page
     assert "Per class" in page or "classes" in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("map", ("Box AP on the test images", "box AP, %", "AP50 AP75 para", "from 0.31", "F1 20 %", "with fcos")),
+        ("miou", ("mIoU on the test images", "mIoU, %", "pixel accuracy para", "pixel by pixel", "mIoU 20 %")),
+    ],
+)
+def test_a_page_of_another_task_has_its_words_and_pictures(metric, expected, tmp_path):
+    made, pictures = of_task(metric)
+    page = render_report(made, pictures=pictures)
+    text = text_of(page)
+    for words in (*expected, "images/s, batch\u00a08".replace("\u00a0", " "), "channels 64, its BatchNorm frozen"):
+        assert words in text, words
+    for words in ("top-1", "top\u20111", "ECE", "Most confident mistakes"):
+        assert words not in text, words
+    for row in made["summary"]:
+        low, high = row[f"{metric}_ci"]
+        assert f"{100 * row[f'{metric}_mean']:.1f} {100 * low:.1f}–{100 * high:.1f}" in text
+    images = [attributes["src"] for tag, attributes in Text(page).tags if tag == "img"]
+    assert len(images) == 4 * (1 + 3)
+    assert len(set(images)) > 4
+    assert "&lt;b&gt;a.jpg" in page
+    assert "botnet_micro –" not in text
+    assert "Confusion" in text if metric == "miou" else "Confusion" not in text
+    write_csv(made, tmp_path / "results.csv")
+    with open(tmp_path / "results.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert float(row[metric]) == made["runs"][0][metric]
+    assert float(row["images_per_s_b8"]) == made["runs"][0]["images_per_s_b8"]
+
+
+def test_an_example_whose_image_went_bad_is_left_out():
+    made, pictures = of_task("map")
+    del pictures["truth/b.jpg"]
+    text = text_of(render_report(made, pictures=pictures))
+    assert "c.jpg" in text
+    assert "b.jpg" not in text

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from glocal.comparison.heads import Headed
-from glocal.comparison.measure import Tested
+from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run
 from glocal.tasks import DetectObjects
 from glocal.tasks.detection import Outcome
@@ -41,11 +41,11 @@ class Detectors(Headed):
             saved["masks"] = np.frombuffer(text.encode("ascii"), np.uint8)  # run lengths, which have no line feeds
         return saved
 
-    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Tested:
+    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Examined:
         """Average precision; of an image alone F1 at an overlap of 0.5, of what is drawn."""
         matches = Matches(**{name: predictions[name] for name in MATCHES})
         score = float(matches.average_precision()[0])
-        return Tested(score, matches.average_precision(drawn), matches.f1_of_images(matches.best_threshold()))
+        return Examined(score, matches.average_precision(drawn), matches.f1_of_images(matches.best_threshold()))
 
 
 def match_all(outcomes: Sequence[Outcome], num_classes: int) -> Matches:

@@ -13,7 +13,7 @@ from torch import nn
 
 from glocal.bench import peak_training_memory
 from glocal.comparison.examples import choose
-from glocal.comparison.measure import Tested
+from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
 from glocal.tasks import DetectObjects, SegmentImages
@@ -90,7 +90,7 @@ class Headed:
             metadata={"paths_sha256": digest_of_paths(self.source.val.paths)},
         )
 
-    def evidence(self, folder: Path) -> Tested:
+    def evidence(self, folder: Path) -> Examined:
         """Its score on all images, on `RESAMPLES` draws of them, and on each alone."""
         return self.examine(load_file(folder / PREDICTIONS), draws(len(self.source.val)))
 
@@ -101,7 +101,7 @@ class Headed:
             f"{part}_per_class": None if count is None else np.asarray(count).tolist() for part, count in counts.items()
         }
 
-    def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Tested]) -> dict[str, Any]:
+    def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Examined]) -> dict[str, Any]:
         """What runs are ranked by, and images to show."""
         of_image = {run["id"]: evidence[run["id"]].of_image for run in runs if run["id"] in evidence}
         return {"metric": self.measure.key, "examples": choose(runs, of_image, self.source.val.paths)}
@@ -110,7 +110,7 @@ class Headed:
         """What the objective kept of the test images, to be saved."""
         raise NotImplementedError
 
-    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Tested:
+    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Examined:
         """Scores; ``drawn`` as `draws` gives them."""
         raise NotImplementedError
 

@@ -39,7 +39,7 @@ def gather_answers(rights: Sequence[np.ndarray]) -> Answers:
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class Examined:
     """What a run says of the test images, where a score is no mean over images.
 
     Attributes:
@@ -53,7 +53,7 @@ class Tested:
     of_image: np.ndarray
 
 
-def gather_tested(runs: Sequence[Tested]) -> Resampled:
+def gather_examined(runs: Sequence[Examined]) -> Resampled:
     """Of each run."""
     return Resampled(np.array([run.score for run in runs]), np.stack([run.drawn for run in runs], axis=1))
 
@@ -61,7 +61,7 @@ def gather_tested(runs: Sequence[Tested]) -> Resampled:
 TOP1 = Measure("top1", "top-1", ("top5", "ece"), 32, gather_answers)
 MEASURES = {
     "classification": TOP1,
-    "detection": Measure("map", "box AP", ("map50", "map75", "mask_map"), 8, gather_tested),
-    "segmentation": Measure("miou", "mIoU", ("pixel_accuracy",), 8, gather_tested),
+    "detection": Measure("map", "box AP", ("map50", "map75", "mask_map"), 8, gather_examined),
+    "segmentation": Measure("miou", "mIoU", ("pixel_accuracy",), 8, gather_examined),
 }
 """By task."""

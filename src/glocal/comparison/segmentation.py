@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from glocal.comparison.heads import Headed
-from glocal.comparison.measure import Tested
+from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run
 from glocal.tasks import SegmentImages
 from glocal.tasks.segmentation import Confusion
@@ -37,12 +37,12 @@ class Segmenters(Headed):
             "starts": np.cumsum([0, *map(len, maps)]),
         }
 
-    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Tested:
+    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Examined:
         """Mean overlap; of an image alone too."""
         pixels = predictions["pixels"].astype(np.float64)
         score = float(mean_overlap(pixels.sum(axis=0, keepdims=True))[0])
         of_image = np.where(pixels.any(axis=(1, 2)), mean_overlap(pixels), np.nan)
-        return Tested(score, mean_overlap(np.tensordot(drawn.astype(np.float64), pixels, 1)), of_image)
+        return Examined(score, mean_overlap(np.tensordot(drawn.astype(np.float64), pixels, 1)), of_image)
 
 
 def mean_overlap(pixels: np.ndarray) -> np.ndarray:
