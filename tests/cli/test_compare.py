@@ -128,6 +128,7 @@ def bad_places(tmp_path):
     ("arguments", "messages"),
     [
         (("data", "--models", "botnet5"), ("unknown model 'botnet5'", "nearest: botnet50")),
+        (("data", "--models", "cvt_micro:projektion=linear"), ("no keyword 'projektion'; nearest: projection",)),
         (("nowhere",), ("expected a folder or one of fashion-mini",)),
         (("fashion-mimi",), ("nearest: fashion-mini",)),
         (("empty class",), ("readable images in each class, got a (0)",)),

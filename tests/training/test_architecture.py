@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from glocal.errors import GlocalError
-from glocal.training import check_model, create, default_image_size, load_model, model_args, parse_model, save_model
+from glocal.training import (
+    check_model,
+    create,
+    default_image_size,
+    load_model,
+    model_args,
+    parse_model,
+    save_model,
+    split_models,
+)  # fmt: skip
 from glocal.training import spell_model as spell
 
 
@@ -27,6 +36,10 @@ def test_a_word_and_what_it_says(word, keywords):
 
 def test_words_are_read_as_people_write_them():
     assert parse_model(" vit_micro : class_token=true : depth= 3 ") == ("vit_micro", {"class_token": True, "depth": 3})
+
+
+def test_commas_stand_between_words_and_inside_brackets():
+    assert split_models("a, b:x=(1,2):y=3 ,c:z=((1,2),(3,4)),") == ["a", "b:x=(1,2):y=3", "c:z=((1,2),(3,4))"]
 
 
 @pytest.mark.parametrize("value", ["a:b", "True", "3", " x", object()])

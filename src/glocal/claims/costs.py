@@ -14,7 +14,7 @@ from glocal.comparison.store import Store
 from glocal.comparison.task import ComparedTask
 from glocal.data import DataSource
 
-TIMED_STEPS = 3
+TIMED_STEPS = 5
 RUN_SECONDS = 3.0
 """Of a run beside its steps and tests: a process, the model, its record. Measured: docs/claims.md."""
 FORWARD = 1 / 3

@@ -19,7 +19,7 @@ from glocal.claims.verdict import decide
 from glocal.comparison import DEFAULT_MODELS, Observer, Run, Settings, make_settings
 from glocal.comparison.classification import Classifiers
 from glocal.comparison.execution import Runner
-from glocal.comparison.job import execute_all
+from glocal.comparison.job import SILENT, execute_all
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
 from glocal.comparison.task import SPLIT_SEED
@@ -47,7 +47,7 @@ def run_claims(
     device: str = "auto",
     side_by_side: bool = False,
     command: str = "glocal.claims.run_claims",
-    observer: Observer,
+    observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Train what the claims need, measure it, and say what became of each.
 
@@ -65,7 +65,7 @@ def run_claims(
         device: see `glocal.comparison.make_settings`.
         side_by_side: see `glocal.comparison.compare`.
         command: what to call this in the results.
-        observer: is told of runs; its ``publish`` of the results, once, at the end.
+        observer: is told of runs; its ``publish`` of the results, once, at the end. By default nobody is.
 
     Returns:
         What ``claims.json`` holds, see docs/claims.md.
@@ -73,6 +73,7 @@ def run_claims(
     Raises:
         GlocalError: for whatever cannot be done.
     """
+    observer = observer or SILENT
     experiment = Experiment(claims, data, budget=budget, seeds=seeds, image_size=image_size, device=device)
     with open_store(out, experiment.plan, resume=True) as store:
         earlier = read_results(out) if (out / FILE).exists() else None

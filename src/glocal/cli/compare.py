@@ -23,6 +23,7 @@ Examples:
   glocal compare fashion-mini
   glocal compare photos --models resnet50,botnet50 --budget 30ep --image-size 128
   glocal compare photos --budget 600s --fraction 1.0,0.3,0.1 --out study
+  glocal compare photos --models 'cvt_micro,cvt_micro:projection=linear,botnet_micro:attention_stages=(3,4)'
   glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
   glocal compare photos --out study --resume
   glocal compare items-on-photos --task detect --detector fcos --models resnet_micro,vit_micro
@@ -109,6 +110,7 @@ def compare(
     from glocal.comparison import compare as run_comparison
     from glocal.comparison import make_settings
     from glocal.data import load_data, load_detection, load_segmentation
+    from glocal.training import split_models
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     check_choice("task", task, tuple(TASKS))
@@ -120,7 +122,7 @@ def compare(
     }  # fmt: skip
     head = _read_head(task, {name: value for name, value in given.items() if value})
     settings = make_settings(
-        [name.strip() for name in models.split(",") if name.strip()],
+        split_models(models),
         budget=budget,
         seeds=seeds,
         mode=mode,  # type: ignore[arg-type]

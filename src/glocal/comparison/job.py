@@ -64,6 +64,9 @@ class _Silent:
     def publish(self, results: Results) -> None: ...
 
 
+SILENT: Observer = _Silent()
+
+
 def compare(
     data: Source,
     settings: Settings,
@@ -95,7 +98,7 @@ def compare(
     Raises:
         GlocalError: if a model cannot be made, or ``out`` cannot be used.
     """
-    observer = observer or _Silent()
+    observer = observer or SILENT
     task = TASKS[settings.task](settings, data)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
     models = {name: task.create(name) for name in settings.models}

@@ -135,6 +135,6 @@ def _check_plan(out: Path, plan: Mapping[str, Any], resume: bool) -> None:
     changes = list(differences(before, json.loads(json.dumps(plan))))
     if changes:
         raise GlocalError(
-            f"--resume: {out} was started with other settings:\n  " + "\n  ".join(changes) + "\n"
+            f"out: {out} was started with other settings:\n  " + "\n  ".join(changes) + "\n"
             "Ask for the same again, or choose another --out."
         )

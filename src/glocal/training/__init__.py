@@ -1,6 +1,6 @@
 """Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints, metrics."""
 
-from glocal.training.architecture import parse_model, spell_model
+from glocal.training.architecture import parse_model, spell_model, split_models
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
 from glocal.training.classification import Classification, Normalize
@@ -74,6 +74,7 @@ __all__ = [
     "save_model",
     "score",
     "spell_model",
+    "split_models",
     "train",
     "training_flop",
     "training_loader",

@@ -32,6 +32,11 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), keywords
 
 
+def split_models(text: str) -> list[str]:
+    """Words with commas between them; a comma inside brackets is part of a value."""
+    return [word.strip() for word in re.split(r",(?![^()]*\))", text) if word.strip()]
+
+
 def spell_model(name: str, keywords: Mapping[str, Any]) -> str:
     """Name and keywords -> the word, the same one for the same keywords in any order; `parse_model` reads it back."""
     parts = [f"{key}={_spelt(value)}" for key, value in sorted(keywords.items())]
