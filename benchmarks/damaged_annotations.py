@@ -385,7 +385,7 @@ def _map_mode(root: Path, rng: Rng) -> None:
         image = Image.fromarray(values.astype(np.uint16) * drawn(rng, [1, 257]))
     else:
         image = Image.fromarray(values).convert(mode)
-    kind = "TIFF" if mode in ("CMYK", "F") else drawn(rng, ["PNG", "PNG", "TIFF" if mode != "LA" else "PNG"])
+    kind = "TIFF" if mode in ("CMYK", "F", "I") else drawn(rng, ["PNG", "PNG", "TIFF" if mode != "LA" else "PNG"])
     file.write_bytes(encoded(image, kind))
 
 
