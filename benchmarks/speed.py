@@ -1,14 +1,18 @@
 """Speed and memory of our models against what a user could take instead, on this machine.
 
     python benchmarks/speed.py [--models botnet50,...] [--parts eager,runtimes,training,memory,sides] [--seconds 6]
+    python benchmarks/speed.py --parts files --files DIR; python benchmarks/speed.py --parts runtimes --files DIR
+
+The second way exports first, which takes long and needs no quiet machine, and measures then.
 
 Beside ours, in interleaved rounds of one process: the plain writing of each paper's formula (`benchmarks/baselines`),
 and what timm, torchvision and transformers have of the same function; all with the same weights, and their outputs
-compared. Written after each model into docs/results/speed.json, and docs/results/speed.md from it.
+compared. Written after each model into docs/results/speed.json, and docs/results/speed.md and a figure from it.
 """
 
 import argparse
 import copy
+import io
 import json
 import math
 import os
@@ -16,12 +20,16 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it: threads sleep while they wait
 
+import matplotlib as mpl
 import torch
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,13 +41,16 @@ from glocal.bench import Row, compare, count_macs, describe_environment, measure
 from glocal.bench.peers import is_installed, make_peer, peers_of, stir
 from glocal.export import export_model, load_exported
 from glocal.files import atomic_write_text
+from glocal.report.figures import STYLE, Looks, stand_alone
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "speed.json"
+FIGURE = OUT.parents[1] / "figures" / "speed-sides.svg"
 BATCHES = (1, 8)
 TRAINED = 4
 """Images of a training step."""
 SIDES = (224, 320, 448, 640, 896, 1024)
 PARTS = ("eager", "runtimes", "training", "memory", "sides")
+ENDS = {"onnx": ".onnx", "openvino": ".xml"}
 
 # Model -> asked: eager against the best eager peer, exported against it, a training step against the plain form, and
 # the side in pixels at which memory is measured with the share of the plain form's that it may take.
@@ -116,28 +127,42 @@ def eager(name: str, seconds: float) -> dict[str, Any]:
     return found
 
 
-def runtimes(name: str, seconds: float, eagerly: dict[str, Any]) -> dict[str, Any]:
+def files(name: str, folder: Path) -> dict[str, Path | str]:
+    """Our model and the plain form as files of both runtimes, unless they are there: by label, or why there is none.
+
+    Files have a fixed batch and size, as one who wants speed exports them.
+    """
+    found: dict[str, Path | str] = {}
+    model = ours(name)
+    for (label, source), batch in product((("ours", model), ("plain", plain(name, model))), BATCHES):
+        for to, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+            file = folder / f"{name}-{label}-{batch}{ENDS[to]}"
+            key = f"{label} in {runtime}, batch {batch}"
+            found[key] = file
+            if not file.exists():
+                try:
+                    export_model(source, file, to=to, image_size=224, batch_size=batch)
+                except Exception as error:  # the plain form may not export: that is a finding too
+                    found[key] = str(error).splitlines()[0][:200]
+    return found
+
+
+def runtimes(name: str, seconds: float, eagerly: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Our exported files against the quickest eager peers, and against the plain form exported alike."""
     model = ours(name)
     every = peers(name, model)
     quickest = {best(eagerly[str(batch)], is_peer)["name"] for batch in BATCHES} if eagerly else every
     others = {label: other for label, other in every.items() if label == "plain" or label in quickest}
-    found: dict[str, Any] = {"differences": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        for batch in BATCHES:
-            contenders: dict[str, Any] = {"ours": model, **others}
-            for label, source in (("ours", model), ("plain", others["plain"])):
-                for to, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
-                    end = {"onnx": ".onnx", "openvino": ".xml"}[to]
-                    file = Path(folder) / f"{label}-{batch}{end}"
-                    try:
-                        export_model(source, file, to=to, image_size=224, batch_size=batch)
-                        run = load_exported(file, runtime=runtime, threads=torch.get_num_threads())
-                    except Exception as error:  # the plain form may not export: that is a finding too
-                        found["differences"][f"{label} in {runtime}, batch {batch}"] = str(error).splitlines()[0][:200]
-                        continue
-                    contenders[f"{label} in {runtime}"] = run
-            found[str(batch)] = rows(compare(contenders, "ours", batch_size=batch, seconds=seconds))
+    exported = files(name, folder)
+    found: dict[str, Any] = {"missing": {key: file for key, file in exported.items() if isinstance(file, str)}}
+    for batch in BATCHES:
+        contenders: dict[str, Any] = {"ours": model, **others}
+        for label, runtime in product(("ours", "plain"), ("onnxruntime", "openvino")):
+            file = exported[f"{label} in {runtime}, batch {batch}"]
+            if isinstance(file, Path):
+                run = load_exported(file, runtime=runtime, threads=torch.get_num_threads())
+                contenders[f"{label} in {runtime}"] = run
+        found[str(batch)] = rows(compare(contenders, "ours", batch_size=batch, seconds=seconds))
     return found
 
 
@@ -334,6 +359,8 @@ def _sides_table(results: dict[str, Any]) -> list[str]:
         "Milliseconds / MiB (weights included) for one image, and the exponents between the smallest and largest side: "
         "2 is in proportion to the number of pixels.",
         "",
+        f"![time and memory against the side](../figures/{FIGURE.name})",
+        "",
         "| model | " + " | ".join(map(str, SIDES)) + " | exponent of time | of memory | of MACs |",
         "| --- " * (len(SIDES) + 4) + "|",
     ]
@@ -349,6 +376,31 @@ def _sides_table(results: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def figure(results: dict[str, Any]) -> str:
+    """Time and memory of one image against its side, both axes in powers, as SVG."""
+    measured = {name: parts["sides"] for name, parts in results["models"].items() if "sides" in parts}
+    looks = Looks(list(measured))
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "sides"}):
+        drawn = Figure(figsize=(11, 5), layout="constrained")
+        FigureCanvasSVG(drawn)
+        for axes, (key, unit) in zip(
+            drawn.subplots(1, 2), (("ms", "ms"), ("mib", "MiB, weights included")), strict=True
+        ):
+            for name, found in measured.items():
+                points = [(side, found[str(side)][key]) for side in SIDES if found[str(side)][key]]
+                x, y = zip(*points, strict=True)
+                label = f"{name}: {found['exponents'][key]:.2f}" if "exponents" in found else name
+                axes.plot(x, y, color=looks.colour[name], marker=looks.marker[name], label=label)
+            axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels", ylabel=unit)
+            axes.set_xticks(SIDES, list(map(str, SIDES)))
+            axes.minorticks_off()
+            axes.legend(title="exponent", fontsize=8)
+        buffer = io.StringIO()
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    return stand_alone(buffer.getvalue())
+
+
 def main() -> None:
     """Measure what is asked for, keep the rest of what was measured before."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -357,7 +409,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="for each contender of a measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="only write the page again")
+    parser.add_argument("--files", type=Path, help="where exported files are kept; by default they are not")
     args = parser.parse_args()
+    temporary = tempfile.TemporaryDirectory()
+    folder = args.files or Path(temporary.name)
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"models": {}}
     if not args.page:
@@ -368,16 +424,19 @@ def main() -> None:
             "limits": vars(measure_limits()),
             "note": "Its cores are shared with other work: ratios hold, times vary by 20 to 30 %.",
         }
-        for name in args.models.split(","):
-            for part in args.parts.split(","):
+        for name, part in product(args.models.split(","), args.parts.split(",")):
+            if part == "files":
+                files(name, folder)
+            else:
                 of_model = results["models"].setdefault(name, {})
-                known = (of_model.get("eager", {}),) if part == "runtimes" else ()
-                of_model[part] = globals()[part](name, args.seconds, *known)
+                more = (of_model.get("eager", {}), folder) if part == "runtimes" else ()
+                of_model[part] = globals()[part](name, args.seconds, *more)
                 atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
-                print(f"{name}: {part}", flush=True)
+            print(f"{name}: {part}", flush=True)
         results["models"] = {name: results["models"][name] for name in ASKED if name in results["models"]}
         atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
     atomic_write_text(OUT.with_suffix(".md"), page(results))
+    atomic_write_text(FIGURE, figure(results))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -162,7 +161,7 @@ def plot(rows: Sequence[Row]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    from glocal.report.figures import STYLE, Looks
+    from glocal.report.figures import STYLE, Looks, stand_alone
 
     panels = [(name, list(of_panel)) for name, of_panel in groupby(rows, _configuration)]
     looks = Looks(list(dict.fromkeys(row["model"] for row in rows)))
@@ -178,7 +177,7 @@ def plot(rows: Sequence[Row]) -> str:
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    return _stand_alone(buffer.getvalue())
+    return stand_alone(buffer.getvalue())
 
 
 def _panel(axes: Any, rows: Sequence[Row], looks: Any) -> None:
@@ -196,19 +195,3 @@ def _panel(axes: Any, rows: Sequence[Row], looks: Any) -> None:
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
-
-
-def _stand_alone(svg: str) -> str:
-    """A figure of the house's colours, which are variables of a page, with the page's values for light and dark."""
-    from glocal.report.figures import COLOURS, GRID, INK, PAPER, VARIABLES
-
-    # ink, grid and paper as in report/templates/style.css
-    light = {VARIABLES[INK]: "#18202c", VARIABLES[GRID]: "#dbe0e8", VARIABLES[PAPER]: "#fff"}
-    dark = {VARIABLES[INK]: "#e7eaf0", VARIABLES[GRID]: "#343d4c", VARIABLES[PAPER]: "#12161d"}
-    for i, (on_light, on_dark) in enumerate(COLOURS):
-        light[f"series-{i}"], dark[f"series-{i}"] = on_light, on_dark
-    styles = ["".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (light, dark)]
-    at_night = f"@media(prefers-color-scheme:dark){{svg{{{styles[1]}}}}}"
-    style = f"<style>svg{{{styles[0]}background:var(--paper)}}{at_night}</style>"
-    svg = re.sub("#[0-9a-f]{6}", lambda m: f"var(--{VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], svg)
-    return re.sub(r"(<svg[^>]*>)", lambda match: match[1] + style, svg, count=1)

@@ -344,3 +344,17 @@ def _adapt(tag: str, name: str) -> str:
 
 def _variable(colour: str) -> str:
     return f"var(--{VARIABLES[colour]})" if colour in VARIABLES else colour
+
+
+def stand_alone(svg: str) -> str:
+    """A figure of the house's colours, which are variables of a page, with the page's values for light and dark."""
+    # ink, grid and paper as in report/templates/style.css
+    light = {VARIABLES[INK]: "#18202c", VARIABLES[GRID]: "#dbe0e8", VARIABLES[PAPER]: "#fff"}
+    dark = {VARIABLES[INK]: "#e7eaf0", VARIABLES[GRID]: "#343d4c", VARIABLES[PAPER]: "#12161d"}
+    for i, (on_light, on_dark) in enumerate(COLOURS):
+        light[f"series-{i}"], dark[f"series-{i}"] = on_light, on_dark
+    styles = ["".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (light, dark)]
+    at_night = f"@media(prefers-color-scheme:dark){{svg{{{styles[1]}}}}}"
+    style = f"<style>svg{{{styles[0]}background:var(--paper)}}{at_night}</style>"
+    svg = re.sub("#[0-9a-f]{6}", lambda colour: _variable(colour[0]), svg)
+    return re.sub(r"(<svg[^>]*>)", lambda match: match[1] + style, svg, count=1)

@@ -1,0 +1,180 @@
+"""Detection and segmentation on the generated set, at full length: what is reached, how soon, and what transfer gives.
+
+    OMP_NUM_THREADS=1 python benchmarks/tasks.py [--runs runs/tasks] [--only mask_rcnn,rt_detr,...] [--page]
+
+Trains `resnet_micro` as a classifier on fashion-mini, and then heads on it: from the classifier's weights and from
+random ones. Each run is a command of `glocal`, printed and kept; stopped, the same call goes on. Writes
+docs/results/tasks.json after each run, and tasks.md and a figure from it.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from glocal.bench import describe_environment
+from glocal.files import atomic_write_text
+from glocal.report.figures import STYLE, Looks, stand_alone
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "tasks.json"
+FIGURE = OUT.parents[1] / "figures" / "tasks-curves.svg"
+MODEL = "resnet_micro"
+CLASSIFIER = "classifier"
+DATA = "items-on-photos"
+LIMIT = 40
+"""Minutes of one core: 20 of two."""
+
+RUNS: dict[str, list[str]] = {
+    CLASSIFIER: ["train", "fashion-mini"],
+    "mask_rcnn, transfer": ["detect", "train", DATA, "--detector", "mask_rcnn", "--weights", CLASSIFIER],
+    "semantic_fpn, transfer": ["segment", "train", DATA, "--segmenter", "semantic_fpn", "--weights", CLASSIFIER],
+    "rt_detr, transfer": ["detect", "train", DATA, "--detector", "rt_detr", "-s", "lr=5e-4", "--weights", CLASSIFIER],
+    "mask_rcnn, scratch": ["detect", "train", DATA, "--detector", "mask_rcnn"],
+    "semantic_fpn, scratch": ["segment", "train", DATA, "--segmenter", "semantic_fpn"],
+}
+ASKED = {
+    "mask_rcnn, transfer": {"val_map50": 0.70, "val_mask_map50": 0.65},
+    "semantic_fpn, transfer": {"val_miou": 0.70},
+}
+NAMES = {"val_map50": "box AP50", "val_mask_map50": "mask AP50", "val_miou": "mIoU", "val_map": "box AP",
+         "val_mask_map": "mask AP", "val_pixel_accuracy": "pixel accuracy", "val_top1": "top-1"}  # fmt: skip
+SHOWN = ("val_map50", "val_mask_map50", "val_miou")
+
+
+def folder(name: str) -> str:
+    """Of a run."""
+    return name.replace(", ", "-")
+
+
+def run(name: str, runs: Path) -> dict[str, Any]:
+    """Train, or go on; what was reached."""
+    words = [folder(CLASSIFIER) if word == CLASSIFIER else word for word in RUNS[name]]
+    asked = [*words, "--model", MODEL, "--out", folder(name)]
+    clock = runs / f"{folder(name)}.json"
+    spent = json.loads(clock.read_text()) if clock.exists() else []
+    if not (runs / folder(name) / "results.json").exists():
+        print("glocal", shlex.join(asked), flush=True)
+        atomic_write_text(clock, json.dumps([*spent, None]))  # a try of which nothing more is known if this is killed
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "glocal", *asked, "--device", "cpu", "--resume"], cwd=runs, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = [*spent, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime]
+        atomic_write_text(clock, json.dumps(spent))
+    results = json.loads((runs / folder(name) / "results.json").read_text())
+    with (runs / folder(name) / "metrics.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return {
+        "command": shlex.join(["glocal", *asked]),
+        "minutes_of_a_core": None if None in spent else round(sum(spent) / 60, 1),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "params": results["params"],
+        "epochs": results["epochs"],
+        "images_per_s": round(results["images_per_s"], 1),
+        "curve": [row for row in rows if any(key.startswith("val_") for key in row)],
+    }
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/results/tasks.md."""
+    machine = results["environment"]
+    lines = [
+        "# Detection and segmentation, trained",
+        "",
+        f"By `OMP_NUM_THREADS=1 python benchmarks/tasks.py` on {results['date']}: {machine['cpu']}, one core a run, "
+        f"torch {machine['torch']}. `{MODEL}` under heads of the preset `small`, on the 1,600 training images of "
+        f"`{DATA}` (128 pixels, generated from Fashion-MNIST's items and photographs), tested on its 200 test images, "
+        "whose items and photographs training has not. Transfer: the backbone has learned to classify fashion-mini "
+        "before. Nothing here was measured on a GPU.",
+        "",
+        "| run | " + " | ".join(NAMES[key] for key in SHOWN) + " | epochs | minutes of a core | asked | holds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in results["runs"].items():
+        if name == CLASSIFIER:
+            continue
+        last, asked = found["curve"][-1], ASKED.get(name, {})
+        scores = [f"{last[key]:.3f}" if key in last else "" for key in SHOWN]
+        took = found["minutes_of_a_core"]
+        words = ", ".join(f"{NAMES[key]} {least:.2f}" for key, least in asked.items())
+        held = all(last[key] >= least for key, least in asked.items()) and (took is None or took <= LIMIT)
+        lines.append(
+            f"| {name} | {' | '.join(scores)} | {found['epochs']:g} | {took if took else 'not known'} | {words} "
+            f"| {('yes' if held else '**no**') if asked else ''} |"
+        )
+    lines += ["", f"The classifier has {100 * results['runs'][CLASSIFIER]['curve'][-1]['val_top1']:.1f} % top-1 of "
+              f"fashion-mini after {results['runs'][CLASSIFIER]['epochs']:g} epochs.", "",
+              f"![learning curves](../figures/{FIGURE.name})", "", "## Curves", ""]  # fmt: skip
+    for name, found in results["runs"].items():
+        keys = [key for key in NAMES if key in found["curve"][-1]]
+        lines += [f"### {name}", "", f"`{found['command']}`", ""]
+        lines += ["| epoch | " + " | ".join(NAMES[key] for key in keys) + " |", "| --- " * (1 + len(keys)) + "|"]
+        for row in found["curve"]:
+            lines.append(f"| {row['epoch']:g} | " + " | ".join(f"{row[key]:.3f}" for key in keys) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def figure(results: dict[str, Any]) -> str:
+    """Scores by epoch as SVG: detection at the left, segmentation at the right."""
+    curves = [
+        (key, name, found["curve"])
+        for key in SHOWN
+        for name, found in results["runs"].items()
+        if key in found["curve"][-1]
+    ]
+    looks = Looks(list(dict.fromkeys(name for _, name, _ in curves)))
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "tasks"}):
+        drawn = Figure(figsize=(11, 4), layout="constrained")
+        FigureCanvasSVG(drawn)
+        for axes, key in zip(drawn.subplots(1, len(SHOWN)), SHOWN, strict=True):
+            for of, name, curve in curves:
+                if of == key:
+                    x, y = [row["epoch"] for row in curve], [row[key] for row in curve]
+                    axes.plot(x, y, color=looks.colour[name], marker=looks.marker[name], label=name)
+            for asked in {least for least in (of.get(key) for of in ASKED.values()) if least}:
+                axes.axhline(asked, linestyle="--", linewidth=1)
+            axes.set(xlabel="epoch", ylim=(0, 1))
+            axes.set_title(NAMES[key], loc="left", fontsize=11, fontweight="bold")
+            axes.legend(fontsize=8, loc="lower right")
+        buffer = io.StringIO()
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    return stand_alone(buffer.getvalue())
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/tasks"))
+    parser.add_argument("--only", default=",".join(RUNS), help="runs whose names begin so, the classifier first")
+    parser.add_argument("--page", action="store_true", help="only write the page again")
+    args = parser.parse_args()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"runs": {}}
+    wanted = [name for name in RUNS if name.startswith(tuple(args.only.split(",")))]
+    for name in () if args.page else dict.fromkeys((CLASSIFIER, *wanted)):
+        found = run(name, args.runs)
+        results = json.loads(OUT.read_text()) if OUT.exists() else results
+        results |= {"date": date.today().isoformat(), "environment": describe_environment()}
+        known = results["runs"] | {name: found}
+        results["runs"] = {of: known[of] for of in RUNS if of in known}
+        atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
+        print(f"{name}: {found['curve'][-1]}", flush=True)
+    atomic_write_text(OUT.with_suffix(".md"), page(results))
+    atomic_write_text(FIGURE, figure(results))
+
+
+if __name__ == "__main__":
+    main()
