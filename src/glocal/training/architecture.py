@@ -34,7 +34,14 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
 
 def split_models(text: str) -> list[str]:
     """Words with commas between them; a comma inside brackets is part of a value."""
-    return [word.strip() for word in re.split(r",(?![^()]*\))", text) if word.strip()]
+    words, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth <= 0:
+            words.append("")
+        else:
+            words[-1] += letter
+    return [word.strip() for word in words if word.strip()]
 
 
 def spell_model(name: str, keywords: Mapping[str, Any]) -> str:
