@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from glocal.errors import GlocalError
-from glocal.export.graph import Cast, _resample, trace
+from glocal.export.graph import Cast, _resample, trace, write_out
 from tests.randomized import calm
 
 
@@ -49,6 +49,33 @@ def test_what_no_graph_can_hold_is_said():
 
     with pytest.raises(GlocalError, match="cannot be made a graph for 32 x 32 images"):
         trace(Choosing(), image_size=(32, 32), batch_size=1, dynamic=False)
+
+
+class Attending(nn.Module):
+    """Attention of a kind, and an Einstein sum of it."""
+
+    def __init__(self, bias=None, **kind):
+        super().__init__()
+        self.bias, self.kind = bias, kind
+
+    def forward(self, q, k):
+        bias = {"added": k[0, 0] @ k[0, 0].T, "chosen": (k[0, 0] @ k[0, 0].T > 0) | torch.eye(5, dtype=torch.bool)}
+        mixed = F.scaled_dot_product_attention(q, k, 2 * k, attn_mask=bias.get(self.bias), **self.kind)
+        return torch.einsum("bnld,kd->bnlk", mixed, k[0, 0])
+
+
+KINDS = ({}, {"scale": 0.3}, {"bias": "added"}, {"bias": "chosen"}, {"is_causal": True}, {"enable_gqa": True})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_attention_written_out_is_torchs(kind):
+    q, k = torch.randn(2, 4, 5, 8), torch.randn(2, 2 if "enable_gqa" in kind else 4, 5, 8)
+    model = Attending(**kind)
+    written = write_out(torch.export.export(model, (q, k)))
+    called = {str(node.target) for node in written.graph.nodes if node.op == "call_function"}
+    assert not [name for name in called if "einsum" in name or "scaled_dot_product" in name]
+    assert [name for name in called if "softmax" in name]
+    torch.testing.assert_close(written.module()(q, k), model(q, k), rtol=1e-5, atol=1e-5)
 
 
 def test_a_cast_leaves_the_model_alone():

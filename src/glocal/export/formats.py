@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from glocal.errors import GlocalError
 from glocal.export.description import KEY, NO_DIGEST, Format
-from glocal.export.graph import quiet
+from glocal.export.graph import quiet, write_out
 
 OPSET = 20
 """Of ONNX: ONNX Runtime since 1.17, OpenVINO since 2024."""
@@ -95,7 +95,13 @@ def write_onnx(program: ExportedProgram, path: Path, text: str, half: bool) -> N
     need("onnxscript")
     with quiet():
         made: Any = torch.onnx.export(
-            program, (), dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+            write_out(program),
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
         )
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # of debuggers
