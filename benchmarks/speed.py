@@ -30,6 +30,7 @@ import matplotlib as mpl
 import torch
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -389,18 +390,22 @@ def figure(results: dict[str, Any]) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": "sides"}):
         drawn = Figure(figsize=(11, 5), layout="constrained")
         FigureCanvasSVG(drawn)
-        for axes, (key, unit) in zip(
-            drawn.subplots(1, 2), (("ms", "ms"), ("mib", "MiB, weights included")), strict=True
-        ):
+        titles = {"ms": "Milliseconds, one image", "mib": "MiB, weights included"}
+        for axes, (key, title) in zip(drawn.subplots(1, 2), titles.items(), strict=True):
             for name, found in measured.items():
                 points = [(side, found[str(side)][key]) for side in SIDES if found[str(side)][key]]
                 x, y = zip(*points, strict=True)
-                label = f"{name}: {found['exponents'][key]:.2f}" if "exponents" in found else name
+                exponents = found.get("exponents", {})
+                label = f"{name}: {exponents.get('ms', math.nan):.2f}, {exponents.get('mib', math.nan):.2f}"
                 axes.plot(x, y, color=looks.colour[name], marker=looks.marker[name], label=label)
-            axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels", ylabel=unit)
-            axes.set_xticks(SIDES, list(map(str, SIDES)))
-            axes.minorticks_off()
-            axes.legend(title="exponent", fontsize=8)
+            axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels")
+            axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+            axes.set_xticks(SIDES, [str(side) if side != 896 else "" for side in SIDES])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        drawn.legend(*axes.get_legend_handles_labels(), title="exponent of time, of memory", loc="outside right")
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         drawn.savefig(buffer, format="svg", transparent=True, metadata=metadata)
