@@ -143,7 +143,7 @@ def test_strips_are_the_whole(monkeypatch, size, most):
     strips = list(logits_at(*asked))
     rows = [row for part, _ in strips for row in range(size[0])[part]]
     assert rows == list(range(size[0]))
-    assert torch.allclose(torch.cat([part for _, part in strips], dim=2), whole[0][1], atol=1e-6)
+    assert torch.allclose(torch.cat([part for _, part in strips], dim=2), whole[0][1], atol=2e-5)
     assert len(strips) > 1 or size[0] == 1 or 4 * size[0] * size[1] <= most
 
 
