@@ -122,11 +122,12 @@ def _attention(
     logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
     if is_causal:
         attn_mask = logits.new_ones(logits.shape[-2:], dtype=torch.bool).tril()
-    if attn_mask is None:
-        return logits.softmax(-1) @ v
-    if attn_mask.dtype == torch.bool:
-        return logits.masked_fill(~attn_mask, -torch.inf).softmax(-1) @ v
-    return (logits + attn_mask).softmax(-1) @ v
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    mixed = logits.softmax(-1) @ v
+    return mixed.transpose(1, -2).contiguous().transpose(1, -2)  # in memory as torch's: graphs have views of it
 
 
 def _cubic(length: int, size: int) -> Tensor:
