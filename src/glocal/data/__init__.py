@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from glocal.data import builtin, pasted
+from glocal.data import builtin, pasted, probes
 from glocal.data.detection import load_detection
 from glocal.data.folder import (
     Checked,
@@ -68,7 +68,7 @@ _BUILTIN: dict[str, Callable[[], DataSource]] = {
 
 def builtin_names() -> tuple[str, ...]:
     """Names that `load_data` takes in the place of a folder."""
-    return tuple(_BUILTIN)
+    return (*_BUILTIN, *probes.PROBES)
 
 
 def load_data(
@@ -86,7 +86,8 @@ def load_data(
 
     Args:
         source: a folder of images; shards, as a folder or a pattern (``train-{000..099}.tar``); or a built-in name:
-            fashion-mini, fashion-mnist, fashion-mnist:FOLDER.
+            fashion-mini, fashion-mnist, fashion-mnist:FOLDER, or a probe (`glocal.data.probes`): texture, pathfinder,
+            arrangement, mix, each also with a distance in pixels, as in pathfinder:14.
         on_error: "stop" at files that are no images, or "skip" them and list them.
         split_seed: of the part held out, where there is no val beside train.
         val_fraction: share of each class that is held out then.
@@ -103,6 +104,8 @@ def load_data(
     name = os.fspath(source)
     if name in _BUILTIN:
         return _BUILTIN[name]()
+    if probes.is_probe(name):
+        return probes.load_probe(name)
     if name.startswith("fashion-mnist:"):
         return builtin.fashion_mnist(name.partition(":")[2])
     checked = check_folder(name, follow_links=follow_links, limits=limits, progress=progress, workers=workers)
@@ -131,8 +134,9 @@ def check_folder(
     if is_shards(name):
         return check_shards(name, limits or ImageLimits(), progress=progress, workers=workers)
     if not os.path.exists(name):
-        known = f"a folder or one of {', '.join(_BUILTIN)}"
-        raise GlocalError(f"data: expected {known}, got {printable(name)}, which is neither{nearest(name, _BUILTIN)}")
+        known = f"a folder or one of {', '.join(builtin_names())}"
+        hint = nearest(name, builtin_names())
+        raise GlocalError(f"data: expected {known}, got {printable(name)}, which is neither{hint}")
     tree = read_tree(Path(name), follow_links=follow_links)
     return check_tree(tree, limits or ImageLimits(), follow_links=follow_links, progress=progress, workers=workers)
 
