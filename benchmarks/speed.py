@@ -426,6 +426,11 @@ def main() -> None:
     folder = args.files or Path(temporary.name)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
+    if args.parts == "files":
+        for name in args.models.split(","):
+            files(name, folder)
+            print(f"{name}: files", flush=True)
+        return
     results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"models": {}}
     if not args.page:
         results |= {
@@ -436,13 +441,10 @@ def main() -> None:
             "note": "Its cores are shared with other work: ratios hold, times vary by 20 to 30 %.",
         }
         for name, part in product(args.models.split(","), args.parts.split(",")):
-            if part == "files":
-                files(name, folder)
-            else:
-                of_model = results["models"].setdefault(name, {})
-                more = (of_model.get("eager", {}), folder) if part == "runtimes" else ()
-                of_model[part] = globals()[part](name, args.seconds, *more)
-                atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
+            of_model = results["models"].setdefault(name, {})
+            more = (of_model.get("eager", {}), folder) if part == "runtimes" else ()
+            of_model[part] = globals()[part](name, args.seconds, *more)
+            atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
             print(f"{name}: {part}", flush=True)
         results["models"] = {name: results["models"][name] for name in ASKED if name in results["models"]}
         atomic_write_text(OUT, json.dumps(results, indent=1) + "\n")
