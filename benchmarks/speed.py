@@ -144,7 +144,7 @@ def files(name: str, folder: Path) -> dict[str, Path | str]:
                 try:
                     export_model(source, file, to=to, image_size=224, batch_size=batch)
                 except Exception as error:  # the plain form may not export: that is a finding too
-                    found[key] = str(error).splitlines()[0][:200]
+                    found[key] = str(error).splitlines()[0].replace(f"{folder}{os.sep}", "")[:200]
     return found
 
 
@@ -293,6 +293,7 @@ def _runtime_table(results: dict[str, Any]) -> list[str]:
         "| runtime | plain exported over it | rate |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    notes: list[str] = []
     for name, parts in results["models"].items():
         for batch in BATCHES:
             found = parts.get("runtimes", {}).get(str(batch))
@@ -303,15 +304,18 @@ def _runtime_table(results: dict[str, Any]) -> list[str]:
                 if peer and file:
                     ratio = peer["ratio"] / file["ratio"]
                     plainly = next(row for row in found if row["name"] == "plain")
+                    exported = f"{theirs['ratio'] / file['ratio']:.2f}" if theirs else "none"
                     gflops = 2 * batch * 1e3 * parts["sides"]["224"]["gmacs"] / file["ms"]
                     lines.append(
                         f"| {name} | {batch} | {file['ms']:.1f} | {ratio:.2f} | {ASKED[name][1]} "
                         f"| {_holds(ratio, ASKED[name][1])} | {plainly['ratio'] / file['ratio']:.2f} "
                         f"| {file['name'].removeprefix('ours in ')} "
-                        f"| {theirs['ratio'] / file['ratio'] if theirs else math.nan:.2f} "
+                        f"| {exported} "
                         f"| {gflops / results['limits']['gflops']:.0%} |"
                     )
-    return [*lines, ""]
+        for key, reason in parts.get("runtimes", {}).get("missing", {}).items():
+            notes.append(f"* {name}, {key}: {reason}")
+    return [*lines, "", *notes, *([""] if notes else [])]
 
 
 def _training_table(results: dict[str, Any]) -> list[str]:
