@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "report": {"files"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
     "training": {"data", "bench", "files", "signals"},
-    "comparison": {"", "tasks", "training", "data", "bench", "files"},
+    "comparison": {"", "tasks", "training", "analysis", "data", "bench", "files"},
     "export": {"models", "checkpoints", "training", "data", "files"},
     "tasks": {"training", "heads", "data", "bench", "files"},
     "inference": {"export", "training", "data", "files"},

@@ -48,6 +48,7 @@ def test_a_comparison_from_folder_to_report(call, tmp_path):
     )
     page = (tmp_path / "first/report.html").read_text()
     assert "resnet_micro" in page
+    assert "analysis" not in results  # it is asked for
     assert results["verdict"]["sentence"].split(" ")[1] in page
     assert (tmp_path / "first/results.csv").read_text().count("\n") == 3
     assert results["command"].startswith("glocal compare data --models resnet_micro,vit_micro")
@@ -55,6 +56,36 @@ def test_a_comparison_from_folder_to_report(call, tmp_path):
     code, out, _ = call("data", *QUICK, "--out", "first", "--resume")
     assert code == 0
     assert scores(results_of(tmp_path / "first")) == scores(results)
+
+
+def test_analyze_says_why_too(call, tmp_path):
+    write_folder(tmp_path / "data", 30)
+    code, out, err = call("data", *QUICK, "--out", "out", "--analyze")
+    assert code == 0
+    for model in ("resnet_micro", "vit_micro"):
+        assert f"{model}-f1-s0: looking into it ..." in err
+        assert re.search(rf"{model}-f1-s0: looked into for \d+\.\d s", err)
+    assert [model["failed"] for model in results_of(tmp_path / "out")["analysis"]["models"]] == [{}, {}]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Why: how the models look at these images" in page
+    assert page.count("data:image/png") >= 2 * 3 + 4 * 2
+    assert out.rstrip().endswith("Report: out/report.html")
+
+
+def test_a_failed_analysis_is_a_note_and_exit_code_1(call, tmp_path, monkeypatch):
+    from glocal.comparison.analysis import PARTS
+
+    def fail(*_):
+        raise RuntimeError("[red]no\x1b more")
+
+    for name in PARTS:
+        monkeypatch.setitem(PARTS, name, fail)
+    write_folder(tmp_path / "data", 30)
+    code, out, err = call("data", "--models", "vit_micro", *QUICK[2:], "--out", "out", "--analyze")
+    assert code == 1
+    assert "vit_micro-f1-s0: fourier failed: RuntimeError: [red]no\\x1b more" in out
+    assert "\x1b" not in out + err
+    assert results_of(tmp_path / "out")["runs"][0]["status"] == "ok"
 
 
 def test_without_out_a_new_folder_is_made_and_named_first_and_last(call, tmp_path):
@@ -147,6 +178,8 @@ def bad_places(tmp_path):
         (("data", "--weights", "resnet_micro"), ("NAME=FILE",)),
         (("data", "--recipe", "none.yaml"), ("none.yaml", "cannot be read")),
         (("data", "--resume"), ("--resume needs --out",)),
+        (("data", "--task", "detect", "--analyze"), ("--analyze is for --task classify, got --task detect",)),
+        (("data", "--task", "segment", "--analyze"), ("--analyze is for --task classify, got --task segment",)),
     ],
 )
 def test_a_bad_call_is_one_clear_message_and_exit_code_2(call, bad_places, tmp_path, arguments, messages):

@@ -59,7 +59,7 @@ def results(
                         "device": "cpu", "gpu": None},
     }  # fmt: skip
     names = sorted({mistake["picture"] for run in runs for mistake in run["mistakes"]})
-    return made, {name: _picture(i) for i, name in enumerate(names)}
+    return made, {name: picture(i) for i, name in enumerate(names)}
 
 
 def _costs(rank: int, num_models: int) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _verdict(rows: dict[str, dict[str, Any]], runs: list[dict[str, Any]], seeds:
     }  # fmt: skip
 
 
-def _picture(number: int) -> Image.Image:
+def picture(number: int) -> Image.Image:
     """A 28-pixel picture with a shape of its own."""
     y, x = np.mgrid[-1:1:28j, -1:1:28j]
     shape = np.abs(x) ** (1 + number % 4) + np.abs(y) ** (1 + number // 4 % 3) < 0.6
@@ -191,4 +191,4 @@ def of_task(metric: str, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Image
         for why, path in (("differ", "<b>a.jpg"), ("differ", "b.jpg"), ("hard", "c.jpg"), ("typical", "d.jpg"))
     ]  # fmt: skip
     keys = [key for one in made["examples"] for key in (one["truth"], *one["predictions"].values())]
-    return made, {key: _picture(i).resize((256, 192)) for i, key in enumerate(keys)}
+    return made, {key: picture(i).resize((256, 192)) for i, key in enumerate(keys)}

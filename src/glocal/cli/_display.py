@@ -83,6 +83,16 @@ class Watcher:
             self.shown[run.id] = point
             self.console.print(f"{run.id}: epoch {point.epoch:.1f}, {state}")
 
+    def look(self, run: "Run", share: float) -> None:
+        if run.id not in self.tasks:
+            self.bars.start()
+            self.tasks[run.id] = self.bars.add_task(f"looking into {run.model}", total=1.0, state="")
+            if not self.console.is_terminal:
+                self.console.print(f"{run.id}: looking into it ...")
+        self.bars.update(self.tasks[run.id], completed=share)
+        if share >= 1:
+            self.bars.remove_task(self.tasks.pop(run.id))
+
     def finish(self, run: "Run", entry: Mapping[str, Any]) -> None:
         self.bars.remove_task(self.tasks.pop(run.id))
         if self.all is not None:
@@ -191,6 +201,9 @@ def conclude(console: Console, results: dict[str, Any], out: Path, measure: "Mea
     console.print(f"[bold]{escape(results['verdict']['sentence'])}[/]")
     for caveat in results["verdict"]["caveats"]:
         console.print(f"[yellow]Note:[/] {escape(printable(caveat))}")
+    for model in results.get("analysis", {}).get("models", ()):
+        for part, reason in model["failed"].items():
+            console.print(f"[yellow]Note:[/] {model['run']}: {part} failed: {escape(printable(reason))}")
     console.print(f"Report: {escape(str(out / 'report.html'))}")
 
 

@@ -26,13 +26,14 @@ Examples:
   glocal compare photos --models 'cvt_micro,cvt_micro:projection=linear,botnet_micro:attention_stages=(3,4)'
   glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
   glocal compare photos --out study --resume
+  glocal compare photos --out study --resume --analyze      say why, too, of what is there; trains nothing anew
   glocal compare items-on-photos --task detect --detector fcos --models resnet_micro,vit_micro
   glocal compare ade20k --task segment --segmenter upernet --models cat_small,cvt_13 --image-size 512
 
 \b
 Exit codes:
   0 all runs finished
-  1 a run failed: the report says why, --resume tries again
+  1 a run failed, or a part of --analyze: the report says why, --resume tries again
   2 the call is wrong
   130 stopped by Ctrl-C: --resume goes on
 """
@@ -96,6 +97,12 @@ def compare(
         Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: run only what is missing.")] = False,
+    analyze: Annotated[
+        bool,
+        typer.Option(
+            "--analyze", help="Say why, too: how a trained model of each kind looks at up to 256 of the test images."
+        ),
+    ] = False,
 ) -> None:
     """Train and measure models on your images under one recipe and budget, and say which to take.
 
@@ -118,7 +125,7 @@ def compare(
         raise GlocalError("--resume needs --out: the folder of the comparison to go on with")
     given = {
         "--detector": detector, "--segmenter": segmenter, "--preset": preset, "--frozen-norm": frozen_norm,
-        "--frozen-stages": frozen_stages, "--option": option,
+        "--frozen-stages": frozen_stages, "--option": option, "--analyze": analyze,
     }  # fmt: skip
     head = _read_head(task, {name: value for name, value in given.items() if value})
     settings = make_settings(
@@ -151,6 +158,7 @@ def compare(
             out,
             resume=resume,
             side_by_side=True,
+            analyze=analyze,
             command=shlex.join(["glocal", *sys.argv[1:]]),
             observer=watcher,
         )
@@ -168,7 +176,8 @@ def compare(
     finally:
         watcher.close()
     conclude(Console(highlight=False, soft_wrap=True), results, out, settings.measure)
-    if any(run["status"] == "failed" for run in results["runs"]):
+    looked_into = results.get("analysis", {}).get("models", ())
+    if any(run["status"] == "failed" for run in results["runs"]) or any(model["failed"] for model in looked_into):
         raise typer.Exit(1)
 
 
@@ -181,7 +190,7 @@ def _read_head(task: str, given: dict[str, Any]) -> Any:
     from glocal.tasks import HeadSettings, read_options
 
     of_task = {
-        "classify": (),
+        "classify": ("--analyze",),
         "detect": ("--detector", "--preset", "--frozen-norm", "--frozen-stages", "--option"),
         "segment": ("--segmenter", "--frozen-norm", "--frozen-stages", "--option"),
     }

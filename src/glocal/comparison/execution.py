@@ -34,7 +34,7 @@ class Runner:
         try:
             result = self._train(run, progress)
         except Exception as error:  # whatever goes wrong in one run, the others go on
-            entry = failed_entry(run, _reason(error))
+            entry = failed_entry(run, reason_of(error))
             store.write(run.id, entry, lambda folder: None)
         else:
             entry = self._entry(run, result)
@@ -90,7 +90,8 @@ def _identity(run: Run) -> dict[str, Any]:
     return {"id": run.id, "model": run.model, "seed": run.seed, "fraction": run.fraction}
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why something failed, in a line."""
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory; a smaller batch_size in the recipe or a smaller --image-size needs less"
     first = (str(error).strip().splitlines() or [""])[0]

@@ -11,6 +11,7 @@ import torch
 
 import glocal
 from glocal.bench import describe_environment
+from glocal.comparison import analysis
 from glocal.comparison.classification import Classifiers
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.detection import Detectors
@@ -23,6 +24,7 @@ from glocal.comparison.store import Store, open_store
 from glocal.comparison.task import ComparedTask
 from glocal.comparison.verdict import judge, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
+from glocal.errors import GlocalError
 from glocal.training import Progress
 
 SCHEMA = "glocal.compare/1"
@@ -47,6 +49,9 @@ class Observer(Protocol):
     def update(self, run: Run, progress: Progress) -> None:
         """After steps of the run."""
 
+    def look(self, run: Run, share: float) -> None:
+        """The run's model is looked into, and a share of that, from 0 to 1, is done."""
+
     def finish(self, run: Run, entry: Mapping[str, Any]) -> None:
         """The run has its record: ``entry`` of the results."""
 
@@ -60,6 +65,7 @@ class _Silent:
     def say(self, text: str) -> None: ...
     def start(self, run: Run, number: int, total: int) -> None: ...
     def update(self, run: Run, progress: Progress) -> None: ...
+    def look(self, run: Run, share: float) -> None: ...
     def finish(self, run: Run, entry: Mapping[str, Any]) -> None: ...
     def publish(self, results: Results) -> None: ...
 
@@ -74,6 +80,7 @@ def compare(
     *,
     resume: bool = False,
     side_by_side: bool = False,
+    analyze: bool = False,
     command: str = "glocal.comparison.compare",
     observer: Observer | None = None,
 ) -> Results:
@@ -89,6 +96,8 @@ def compare(
         resume: go on with what is in ``out``; a folder without a comparison is begun.
         side_by_side: on a CPU, share its cores among runs, each in its own process; the calling script must then be
             safe to import (``if __name__ == "__main__"``).
+        analyze: look into one trained model of each architecture when all runs have finished (`analyze` of
+            comparison/analysis.py). It changes no run, so a comparison made without it can be resumed with it.
         command: what to call this in the results.
         observer: is told of progress; by default nobody is.
 
@@ -96,8 +105,10 @@ def compare(
         What ``results.json`` holds, see docs/results-schema.md.
 
     Raises:
-        GlocalError: if a model cannot be made, or ``out`` cannot be used.
+        GlocalError: if a model cannot be made, ``out`` cannot be used, or ``analyze`` is not for the task.
     """
+    if analyze and settings.task != "classification":
+        raise GlocalError(f"analyze: expected a comparison of classifiers, got {settings.task}")
     observer = observer or SILENT
     task = TASKS[settings.task](settings, data)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
@@ -110,7 +121,7 @@ def compare(
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
         missing = [run for run in job.every if job.entries.get(run.id, {}).get("status") != "ok"]
         results = job.results()
-        if not missing:
+        if not missing and not analyze:
             observer.publish(results)
 
         def tell(run: Run, event: Event) -> None:
@@ -127,6 +138,11 @@ def compare(
 
         if missing:
             job.execute(missing, side_by_side, tell)
+        if analyze:
+            with _threads(measured.threads):
+                analysis.analyze(job.analyzed(), data, settings, store, observer)  # type: ignore[arg-type]
+            results = job.results()
+            observer.publish(results)
     return results
 
 
@@ -217,6 +233,15 @@ class _Job:
         runner = Runner(self.settings, self.task, macs)
         execute_all(runner, runs, self.store, self.measured.jobs, self.measured.threads, side_by_side, tell)
 
+    def analyzed(self) -> list[Run]:
+        """Of each model its first run that has finished, on the largest share of the training images."""
+        largest = max(self.settings.fractions)
+        first: dict[str, Run] = {}
+        for run in self.every:
+            if run.fraction == largest and self.entries.get(run.id, {}).get("status") == "ok":
+                first.setdefault(run.model, run)
+        return list(first.values())
+
     def results(self) -> Results:
         """Of the runs that have an entry."""
         data, settings, task = self.data, self.settings, self.task
@@ -257,4 +282,11 @@ class _Job:
             "verdict": judge(summary, runs, len(data.val), len(self.every), task.measure),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
             **task.about(runs, self.evidence),
+            **self._insides(),
         }
+
+    def _insides(self) -> Results:
+        """What was found in models, where that was asked for."""
+        if not isinstance(self.data, DataSource):
+            return {}
+        return analysis.describe(self.analyzed(), self.data, self.store)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
 
+from glocal.comparison.analysis import pictures_of_disturbances
 from glocal.comparison.task import PREDICTIONS
 from glocal.data import DataSource, DetectionSample, ImageError, SegmentationSample
 from glocal.data.rle import decode_counts, mask_from_counts
@@ -29,7 +30,8 @@ def pictures(results: Results, source: Any, out: Path) -> dict[str, Image.Image]
         out: the comparison's folder.
     """
     if "examples" not in results:
-        return pictures_of_mistakes(results, source)
+        disturbed = pictures_of_disturbances(results, source) if "analysis" in results else {}
+        return pictures_of_mistakes(results, source) | disturbed
     draw_truth, draw_prediction = _DRAW[results["metric"]]
     position = {path: i for i, path in enumerate(source.val.paths)}
     runs = {run["id"]: run for run in results["runs"]}

@@ -5,6 +5,7 @@
     OUT/runs/ID/record.json       scores and curve of a run, and the SHA-256 of the files beside it
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
     OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
+    OUT/runs/ID/analysis.json                     what was found in the model, where that was asked for
 
 A record is written under another name and renamed once all of it is on the disk.
 """
@@ -21,7 +22,8 @@ from safetensors import SafetensorError
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync
 
-PLAN, COSTS, RECORD = "plan.json", "costs.json", "record.json"
+PLAN, COSTS, RECORD, ANALYSIS = "plan.json", "costs.json", "record.json", "analysis.json"
+ANALYSIS_SCHEMA = "glocal.compare.analysis/1"
 COSTS_HOLD = ("costs", "jobs", "threads")
 _UNFINISHED = ".unfinished-"
 
@@ -75,6 +77,19 @@ class Store:
             sync(self.runs)
         except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
+
+    def analysis(self, run_id: str) -> dict[str, Any] | None:
+        """What `save_analysis` was given; None where there is none, or what is there is damaged."""
+        try:
+            kept = json.loads((self.runs / run_id / ANALYSIS).read_text())
+            return kept["analysis"] if kept["schema"] == ANALYSIS_SCHEMA else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save_analysis(self, run_id: str, analysis: Mapping[str, Any]) -> None:
+        """Keep what was found in a run's model, as long as the run's record is there."""
+        kept = {"schema": ANALYSIS_SCHEMA, "analysis": analysis}
+        atomic_write_text(self.runs / run_id / ANALYSIS, json.dumps(kept, indent=1, allow_nan=False))
 
     def costs(self) -> dict[str, Any] | None:
         """What `save_costs` was given.

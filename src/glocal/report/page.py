@@ -1,6 +1,5 @@
 """One self-contained HTML page, and a CSV, from what results.json holds."""
 
-import base64
 import csv
 import io
 import json
@@ -15,11 +14,11 @@ from PIL import Image
 
 from glocal.files import atomic_write_text, printable
 from glocal.report import figures
+from glocal.report.insides import insides
+from glocal.report.thumbnails import thumbnail
 from glocal.report.words import WORDS, Words
 
-THUMBNAIL = 168  # pixels of a mistake's longer side
 EXAMPLE = 256  # of a picture with names on it
-PIXEL_ART = 2  # images enlarged at least this much keep their pixels sharp, and are PNG; photographs are JPEG
 SHOWN_SKIPPED = 500
 BUDGETS = (("ep", "epochs"), ("s", "seconds"), ("flop", "FLOP"))
 Results = Mapping[str, Any]
@@ -114,6 +113,7 @@ def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str,
             if "mistakes" in by_model[row["model"]][0]
         ],
         "examples": _examples(results, pictures),
+        "insides": insides(results, rows, looks, pictures) if rows else None,
         "thresholds": {model: runs[0]["threshold"] for model, runs in by_model.items() if "threshold" in runs[0]},
         "failed": [run for run in results["runs"] if run["status"] != "ok"],
         "finished": sum(run["status"] == "ok" for run in results["runs"]),
@@ -209,7 +209,7 @@ def _mistakes(
     listed = []
     for mistake in run["mistakes"]:
         image = pictures.get(mistake["picture"])
-        uri, sharp = _thumbnail(image) if image is not None else (None, False)
+        uri, sharp = thumbnail(image) if image is not None else (None, False)
         true, predicted = classes[mistake["true"]], classes[mistake["predicted"]]
         listed.append({**mistake, "true": true, "predicted": predicted, "uri": uri, "sharp": sharp})
     return run["seed"], listed
@@ -221,27 +221,11 @@ def _examples(results: Results, pictures: Mapping[str, Image.Image]) -> list[dic
     for example in results.get("examples", ()):
         if example["truth"] in pictures:
             found = [
-                {"model": model, "score": example["scores"][model], "uri": _thumbnail(pictures[key], EXAMPLE)[0]}
+                {"model": model, "score": example["scores"][model], "uri": thumbnail(pictures[key], EXAMPLE)[0]}
                 for model, key in example["predictions"].items()
             ]
-            listed.append({**example, "uri": _thumbnail(pictures[example["truth"]], EXAMPLE)[0], "found": found})
+            listed.append({**example, "uri": thumbnail(pictures[example["truth"]], EXAMPLE)[0], "found": found})
     return listed
-
-
-def _thumbnail(image: Image.Image, side: int = THUMBNAIL) -> tuple[str, bool]:
-    """A data URI of the image, encoded anew, and whether it is a small one shown enlarged."""
-    image = image.convert("RGB")
-    image.info = {}  # comments and profiles of the file would be written along
-    scale = side / max(image.size)
-    sharp = scale >= PIXEL_ART
-    buffer = io.BytesIO()
-    if sharp:
-        image.save(buffer, "PNG", optimize=True)  # the browser enlarges it
-    else:
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
-    kind = "png" if sharp else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode(), sharp
 
 
 def shown(value: Any) -> Any:

@@ -1,0 +1,349 @@
+"""Why: what `glocal compare --analyze` found in the models, as panels with what a figure means and what it shows.
+
+A difference that may be the noise of the images is called none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from glocal.report.figures import Looks
+from glocal.report.insides_figures import (
+    ablations,
+    changes,
+    details,
+    distances,
+    heat,
+    mean_changes,
+    streams,
+    survival,
+)
+from glocal.report.thumbnails import thumbnail
+
+Json = Mapping[str, Any]
+Z = 1.96  # of a 95 % interval
+HARDLY = 0.02  # nats: 2 % of the amplitude
+ALIKE = 0.1  # of the mean distance to all places: so near to it, attention looks nearly everywhere alike
+NAMES = {"convolution": "convolution", "attention": "attention", "mlp": "the MLP"}
+PARTS = {
+    "locality": "what answers rest on",
+    "receptive_field": "what a place sees",
+    "attention": "how far attention looks",
+    "fourier": "fine detail",
+    "robustness": "what answers survive",
+}
+
+
+class Disturbed(NamedTuple):
+    """How a disturbance is told.
+
+    Attributes:
+        title: of its figure.
+        label: of its levels.
+        factor: from its levels to what is shown.
+        means: what the figure says.
+        words: a level in a sentence.
+    """
+
+    title: str
+    label: str
+    factor: float
+    means: str
+    words: Callable[[float], str]
+
+
+def _as_strong(level: float) -> str:
+    return "as strong as the image's contrast" if level == 1 else f"{level:g} times as strong as the image's contrast"
+
+
+NOISE = "noise / contrast of the image"
+DISTURBED = {
+    "low-frequency noise": Disturbed(
+        "Blotches", NOISE, 1, "Coarse noise covers shapes and shading.",
+        lambda level: f"blotches {_as_strong(level)}",
+    ),
+    "high-frequency noise": Disturbed(
+        "Grain", NOISE, 1, "Fine noise covers edges and texture.",
+        lambda level: f"grain {_as_strong(level)}",
+    ),
+    "occlusion": Disturbed(
+        "Hidden patches", "hidden, % of the image", 100, "A flat line: any part of the object will do.",
+        lambda level: f"{100 * level:.0f} % of the image hidden",
+    ),
+    "shuffled patches": Disturbed(
+        "Shuffled patches", "patches along a side", 1, "A flat line: the arrangement of parts does not count.",
+        lambda level: f"{level:g} × {level:g} patches shuffled",
+    ),
+}  # fmt: skip
+
+
+def insides(
+    results: Json, rows: Sequence[Json], looks: Looks, pictures: Mapping[str, Image.Image]
+) -> dict[str, Any] | None:
+    """What the template shows; None where no model was looked into.
+
+    Args:
+        results: of the comparison.
+        rows: of the summary, best first.
+        looks: of the models.
+        pictures: the example under each disturbance, by the keys in the results.
+    """
+    analysis = results.get("analysis")
+    if not analysis:
+        return None
+    by_model = {entry["model"]: entry for entry in analysis["models"]}
+    models = [by_model[row["model"]] for row in rows if row["model"] in by_model]
+    having = {part: [model for model in models if model["parts"].get(part)] for part in PARTS}
+    images = analysis["images"]
+    return {
+        "images": images,
+        "inside": analysis["inside"],
+        "seconds": sum(model["seconds"] for model in models),
+        "lead": _lead(models, results["verdict"]["most_accurate"], analysis),
+        "panels": [
+            panel
+            for part, make in _PANELS.items()
+            if having[part] and (panel := make(having[part], models, looks, images))
+        ],
+        "fields": _fields(having["receptive_field"]),
+        "survival": _survival(having["robustness"], analysis, looks, pictures, len(results["data"]["classes"])),
+        "table": _table(models, analysis),
+        "details": details(having["fourier"], looks) if having["fourier"] else None,
+        "two_streams": [model["model"] for model in having["fourier"] if len(streams(model)) > 1],
+        "left_out": [
+            (model["model"], PARTS[part], reason)
+            for model in models
+            for part, reason in (*model["without"].items(), *model["failed"].items())
+        ],
+    }
+
+
+def _lead(models: Sequence[Json], best: str, analysis: Json) -> str:
+    """What is to be said of the most accurate model, beside the others."""
+    one = next((model for model in models if model["model"] == best), None)
+    if one is None:
+        return ""
+    said = []
+    if found := _leaning(one, analysis["images"]):
+        said.append(f"rests on {found.kind}")
+    sees = {model["model"]: _sees(model) for model in models if model["parts"].get("receptive_field")}
+    if best in sees:
+        said.append(f"sees {_beside(sees, best, ' %')} of the image from one place at its end")
+    losses = {
+        model["model"]: _loss(model, "occlusion", analysis)[0] for model in models if model["parts"].get("robustness")
+    }
+    if best in losses:
+        hidden = DISTURBED["occlusion"].words(_level("occlusion", analysis))
+        said.append(f"loses {_beside(losses, best)} points with {hidden}")
+    return f"{best}, the most accurate, {_and(said)}." if said else ""
+
+
+def _beside(values: Mapping[str, float], one: str, unit: str = "") -> str:
+    others = [100 * value for name, value in values.items() if name != one]
+    own = f"{100 * values[one]:.0f}{unit}"
+    if not others:
+        return own
+    low, high = f"{min(others):.0f}", f"{max(others):.0f}"
+    return f"{own} (the other{'s' if len(others) > 1 else ''} {low if low == high else f'{low} to {high}'}{unit})"
+
+
+class Leaning(NamedTuple):
+    """Which of convolution and attention a model's answers need, and how many change without either."""
+
+    kind: str
+    shares: str = ""
+
+
+def _leaning(model: Json, images: int) -> Leaning | None:
+    changed = {group["kind"]: group["changed"] for group in model["parts"].get("locality") or ()}
+    local, far = changed.get("convolution"), changed.get("attention")
+    if local is None or far is None:
+        alone = "convolution alone" if far is None else "attention alone"
+        return None if local is None and far is None else Leaning(alone)
+    shares = f" ({100 * local:.0f} and {100 * far:.0f} %)"
+    if _same(local, far, images):
+        return Leaning("convolution and attention about alike", shares)
+    return Leaning("convolution more than attention" if local > far else "attention more than convolution", shares)
+
+
+def _same(one: float, other: float, images: int) -> bool:
+    """Whether two shares of the images may differ by chance."""
+    return abs(one - other) <= Z * ((one * (1 - one) + other * (1 - other)) / images) ** 0.5
+
+
+def _rests_on(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: int) -> dict[str, Any]:
+    sorts: dict[str, list[str]] = {}
+    for model in having:
+        if found := _leaning(model, images):
+            sorts.setdefault(found.kind, []).append(model["model"] + found.shares)
+    said = "; ".join(f"{kind}: {_and(names)}" for kind, names in sorts.items())
+    return {
+        "title": "Local or global?",
+        "means": "All blocks of a kind are switched off at once: the longer the bar, the more answers change. "
+        "Convolution joins neighbouring places, attention any places within its reach, an MLP none. What is inside a "
+        "block counts with it, as CvT's convolutions with its attention; stems and patch embeddings stay on.",
+        "found": f"Answers rest on {said}." if said else "",
+        "figure": ablations(having, looks),
+    }
+
+
+def _far(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: int) -> dict[str, Any]:
+    level = max(point["everywhere"] for model in having for point in model["parts"]["attention"])
+    everywhere, said = [], []
+    for model in having:
+        far = [point["distance"] for point in model["parts"]["attention"]]
+        if min(far) >= (1 - ALIKE) * level:
+            everywhere.append(model["model"])
+        else:
+            said.append(f"{model['model']} looks {min(far):.1f} to {max(far):.1f} px far")
+    if everywhere:
+        said.insert(0, f"{_and(everywhere)} {'looks' if len(everywhere) == 1 else 'look'} nearly everywhere alike")
+    without = [model["model"] for model in models if model["parts"].get("attention") == []]
+    rest = f"; no attention over places in {_and(without)}" if without else ""
+    return {
+        "title": "How far does attention look?",
+        "means": "A mark is an attention: how far apart the places are that it joins, on average. Low marks look "
+        "nearby, as a convolution does; at the dashed line all places of the image weigh the same.",
+        "found": f"{'; '.join(said)}{rest}.",
+        "figure": distances(having, looks),
+    }
+
+
+def _detail(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: int) -> dict[str, Any] | None:
+    of_kind: dict[str, list[float]] = {}
+    for model in having:
+        for kind, change in mean_changes(model).items():
+            of_kind.setdefault(kind, []).append(change)
+    if not of_kind:
+        return None
+    said = [f"{name} {_effect(of_kind[kind])}" for kind, name in NAMES.items() if kind in of_kind]
+    return {
+        "title": "Fine detail: kept or blurred?",
+        "means": "What a block does to the finest pattern that its features can hold, compared with their mean level: "
+        "left of the line it blurs, right of it it sharpens. Park and Kim (2022) found that attention blurs and "
+        "convolution sharpens.",
+        "found": f"Here {_and(said)}." if said else "",
+        "figure": changes(having, looks),
+    }
+
+
+def _effect(changes: Sequence[float]) -> str:
+    """What operations of a kind do to fine detail, a change in nats for each model."""
+    blurs, sharpens = sum(change < -HARDLY for change in changes), sum(change > HARDLY for change in changes)
+    of = f"of {len(changes)} model{'s' if len(changes) > 1 else ''}"
+    if 2 * max(blurs, sharpens) <= len(changes):
+        return "has no common direction"
+    return f"blurs in {blurs} {of}" if blurs > sharpens else f"sharpens in {sharpens} {of}"
+
+
+_PANELS = {"locality": _rests_on, "attention": _far, "fourier": _detail}
+
+
+def _fields(having: Sequence[Json]) -> dict[str, Any] | None:
+    """Receptive fields as pictures, a row a model."""
+    if not having:
+        return None
+    points = having[0]["parts"]["receptive_field"]
+    sees = {model["model"]: _sees(model) for model in having}
+    order = sorted(sees, key=lambda name: sees[name])
+    found = f"At the end a place of {order[0]} sees {100 * sees[order[0]]:.0f} % of the image"
+    if len(order) > 1:
+        found += f", the least, and one of {order[-1]} {100 * sees[order[-1]]:.0f} %, the most"
+    return {
+        "means": "How much of the image one place in the middle reacts to: the brighter, the more. The number is the "
+        "share of the image that holds 95 % of it.",
+        "found": f"{found}.",
+        "heads": ["at the end" if point["depth"] == 1 else f"{100 * point['depth']:.0f} % in" for point in points],
+        "rows": [
+            (
+                model["model"],
+                [(thumbnail(heat(p["field"]))[0], p["area"]) for p in model["parts"]["receptive_field"]],
+            )
+            for model in having
+        ],
+    }
+
+
+def _sees(model: Json) -> float:
+    area: float = model["parts"]["receptive_field"][-1]["area"]
+    return area
+
+
+def _survival(
+    having: Sequence[Json], analysis: Json, looks: Looks, pictures: Mapping[str, Image.Image], num_classes: int
+) -> list[dict[str, Any]]:
+    """A panel a disturbance, with the example under it."""
+    keys = {one["name"]: one["picture"] for one in analysis["disturbed"]}
+    panels = []
+    for number, name in enumerate(DISTURBED if having else ()):
+        told = DISTURBED[name]
+        shown = [pictures[keys[of]] for of in ("none", name) if keys[of] in pictures]
+        panels.append(
+            {
+                "title": told.title,
+                "means": told.means,
+                "found": _survives(having, name, analysis),
+                "figure": survival(having, looks, number, told.label, told.factor, 1 / num_classes),
+                "images": [thumbnail(image) for image in shown] if len(shown) == 2 else [],
+            }
+        )
+    return panels
+
+
+def _survives(having: Sequence[Json], name: str, analysis: Json) -> str:
+    losses = sorted((*_loss(model, name, analysis), model["model"]) for model in having)
+    (least, of_least, first), (most, of_most, last) = losses[0], losses[-1]
+    words = DISTURBED[name].words(_level(name, analysis))
+    if len(losses) == 1:
+        return f"With {words} {first} loses {100 * least:.0f} points."
+    if most - least <= Z * ((of_least + of_most) / analysis["images"]) ** 0.5:
+        return f"With {words} all lose about alike: {100 * least:.0f} to {100 * most:.0f} points."
+    return f"With {words} {first} loses least ({100 * least:.0f} points), {last} most ({100 * most:.0f})."
+
+
+def _loss(model: Json, name: str, analysis: Json) -> tuple[float, float]:
+    """Accuracy lost under a disturbance as it is shown, and at most its variance for an image."""
+    clean, disturbed = model["parts"]["robustness"]["clean"], _score(model, name, analysis)
+    return clean - disturbed, clean * (1 - clean) + disturbed * (1 - disturbed)
+
+
+def _score(model: Json, name: str, analysis: Json) -> float:
+    (curve,) = (curve for curve in model["parts"]["robustness"]["curves"] if curve["name"] == name)
+    score: float = curve["score"][curve["levels"].index(_level(name, analysis))]
+    return score
+
+
+def _level(name: str, analysis: Json) -> float:
+    """At which the example is shown."""
+    return next(one["level"] for one in analysis["disturbed"] if one["name"] == name)
+
+
+def _table(models: Sequence[Json], analysis: Json) -> dict[str, Any]:
+    """All numbers in a row a model."""
+    kinds = ("convolution", "attention", "mlp")
+    heads = ["model", *(f"{name} blocks, answers changed %" for name in ("convolution", "attention", "MLP"))]
+    heads += ["sees, %", "attention looks, px", "top-1 as they are, %"]
+    heads += [f"{told.title.lower()}, %" for told in DISTURBED.values()]
+    heads.append("seconds")
+    rows = []
+    for model in models:
+        parts = model["parts"]
+        groups = {group["kind"]: group for group in parts.get("locality") or ()}
+        cells = [
+            f"{groups[kind]['operations']}, {100 * groups[kind]['changed']:.0f}" if kind in groups else "–"
+            for kind in kinds
+        ]
+        cells.append(f"{100 * _sees(model):.0f}" if parts.get("receptive_field") else "–")
+        far = [point["distance"] for point in parts.get("attention") or ()]
+        cells.append(f"{min(far):.1f}–{max(far):.1f}" if far else "–")
+        found = parts.get("robustness")
+        cells.append(f"{100 * found['clean']:.1f}" if found else "–")
+        cells += [f"{100 * _score(model, name, analysis):.1f}" if found else "–" for name in DISTURBED]
+        cells.append(f"{model['seconds']:.1f}")
+        rows.append((model["model"], cells))
+    return {"heads": heads, "rows": rows}
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
