@@ -25,6 +25,7 @@ ROOMS = (
     "heads",
     "tasks",
     "claims",
+    "recommend",
 )
 
 # A room, and the parts of glocal that it may import beside itself and glocal.errors.
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "tasks": {"training", "heads", "data", "bench", "files"},
     "inference": {"export", "training", "data", "files"},
     "claims": {"", "comparison", "training", "analysis", "layers", "data", "bench", "files"},
+    "recommend": {"", "training", "analysis", "data", "bench"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
     "cli": set(ROOMS) | {"", "files", "signals"},
     # single files
@@ -56,7 +58,7 @@ MAY_IMPORT = {
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}
 HEAVY |= {f"glocal.{room}" for room in ("layers", "checkpoints", "models", "data", "report", "bench", "training")}
 HEAVY |= {"glocal.comparison", "glocal.inference", "glocal.export", "glocal.analysis", "glocal.heads", "glocal.tasks"}
-HEAVY |= {"glocal.claims"}
+HEAVY |= {"glocal.claims", "glocal.recommend"}
 
 
 def room_of(module: str) -> str:

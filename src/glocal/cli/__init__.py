@@ -49,6 +49,7 @@ def main() -> None:
         export,
         models,
         predict,
+        recommend,
         segment,
         train,
     )  # fmt: skip

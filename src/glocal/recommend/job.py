@@ -1,0 +1,192 @@
+"""A recommendation from images to results: what they need, what the candidates cost, which to compare first."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import glocal
+from glocal.bench import count_macs, count_params, describe_environment, measure_together, peak_training_memory
+from glocal.data import DataSource
+from glocal.errors import GlocalError
+from glocal.recommend.need import (
+    CONFIDENCE,
+    NEEDED,
+    REFERENCE,
+    Answers,
+    Estimate,
+    Needs,
+    Tell,
+    ask_references,
+    needs,
+)
+from glocal.recommend.rule import advise, find
+from glocal.training import Budget, create, load_recipe, resolve_device
+
+SCHEMA = "glocal.recommend/1"
+DEFAULT_BUDGET = "5ep"
+RECIPE = "micro"
+BATCH = 32
+FEW_IMAGES = 200
+"""Below so many test images the reader is told."""
+MOST_SEEDS = 20
+SIZES = range(32, 1025)
+TIMING_SECONDS = 1.0
+"""For each candidate at each batch size."""
+REFERENCES_SHARE = 0.9
+"""Of the whole time; the rest is measuring costs."""
+
+
+def recommend(
+    data: DataSource,
+    *,
+    budget: str = DEFAULT_BUDGET,
+    seeds: int = 3,
+    image_size: int = 32,
+    device: str = "auto",
+    command: str = "glocal.recommend.recommend",
+    tell: Tell = lambda share, what: None,
+) -> dict[str, Any]:
+    """Which backbones to compare first on these images, with reasons and their uncertainty.
+
+    No accuracy is claimed but that of the small reference model, which was measured; candidates are not trained.
+
+    Args:
+        data: from `glocal.data.load_data`.
+        budget: of each reference, see `glocal.training.Budget`.
+        seeds: how many references are trained.
+        image_size: side in pixels, of the reference's images and of those that costs are measured on.
+        device: ``auto``, or a device of torch.
+        command: what to call this in the results.
+        tell: is told which share is done, and of what.
+
+    Returns:
+        What ``results.json`` holds, see docs/recommend.md.
+
+    Raises:
+        GlocalError: for a budget, a number of seeds, a size or a device that cannot be.
+    """
+    parsed, device = check_request(budget=budget, seeds=seeds, image_size=image_size, device=device)
+    answers = ask_references(
+        data,
+        image_size=image_size,
+        recipe=load_recipe(RECIPE),
+        budget=parsed,
+        seeds=seeds,
+        device=device,
+        tell=lambda share, what: tell(REFERENCES_SHARE * share, what),
+    )
+    found = needs(answers)
+    finding = find(found)
+    advice = advise(finding, image_size)
+    tell(REFERENCES_SHARE, f"measuring what {len(advice)} candidates cost")
+    costs = measure_costs([one.model for one in advice], len(data.classes), image_size, device)
+    tell(1.0, "done")
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "glocal": glocal.__version__,
+        "settings": {
+            "budget": str(parsed),
+            "seeds": list(range(seeds)),
+            "image_size": image_size,
+            "device": device,
+            "reference": REFERENCE,
+            "recipe": RECIPE,
+            "needed": NEEDED,
+            "confidence": CONFIDENCE,
+        },
+        "data": {
+            "name": data.name,
+            "classes": len(data.classes),
+            "train": len(data.train),
+            "val": len(data.val),
+            "learned_from": answers.images[0],
+            "tested_on": answers.images[1],
+            "split": data.split,
+            "fingerprint": data.fingerprint,
+            "skipped": len(data.skipped),
+            "warnings": list(data.warnings),
+        },
+        "need": _described(found),
+        "finding": asdict(finding),
+        "recommended": [{**asdict(one), **costs[one.model]} for one in advice],
+        "next": _next_command(data.name, [one.model for one in advice], image_size),
+        "caveats": _caveats(answers, found, data),
+        "environment": describe_environment(device),
+    }
+
+
+def check_request(*, budget: str, seeds: int, image_size: int, device: str) -> tuple[Budget, str]:
+    """The budget, and a device of torch; arguments as of `recommend`.
+
+    Raises:
+        GlocalError: for whatever cannot be done.
+    """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise GlocalError(f"seeds: expected how many, from 1 to {MOST_SEEDS}; got {seeds}")
+    if image_size not in SIZES:
+        raise GlocalError(f"image size: expected {SIZES[0]} to {SIZES[-1]} pixels, got {image_size}")
+    return Budget.parse(budget), resolve_device(device)
+
+
+def measure_costs(models: Sequence[str], num_classes: int, image_size: int, device: str) -> dict[str, dict[str, Any]]:
+    """What each model costs on this machine, by name: counted, and timed side by side."""
+    made = {name: create(name, num_classes=num_classes, image_size=image_size, seed=0) for name in models}
+    single, batch = (measure_together(made, image_size, size, device, seconds=TIMING_SECONDS) for size in (1, BATCH))
+    return {
+        name: {
+            "params": count_params(model),
+            "macs": count_macs(model, image_size),
+            "latency_ms_b1": single[name].median_ms,
+            f"images_per_s_b{BATCH}": batch[name].images_per_s,
+            "peak_memory_mib": peak_training_memory(model, (BATCH, 3, image_size, image_size), device),
+        }
+        for name, model in made.items()
+    }
+
+
+def _described(found: Needs) -> dict[str, Any]:
+    return {
+        "chance": found.chance,
+        "local": _estimate(found.detail),
+        "global": _estimate(found.layout),
+        "conditions": [
+            {
+                **asdict(curve.condition),
+                "name": curve.condition.name,
+                "accuracy": _estimate(curve.accuracy),
+                "kept": _estimate(curve.kept),
+            }
+            for curve in found.curves
+        ],
+    }
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, float] | None:
+    return None if estimate is None else asdict(estimate)
+
+
+def _next_command(name: str, models: Sequence[str], image_size: int) -> str:
+    return shlex.join(["glocal", "compare", name, "--models", ",".join(models), "--image-size", str(image_size)])
+
+
+def _caveats(answers: Answers, found: Needs, data: DataSource) -> list[str]:
+    caveats = [
+        "The candidates were not trained: which of them is most accurate, the comparison says.",
+        f"The needs are those of a small reference ({REFERENCE}) after {answers.epochs:.3g} epochs; a model that has "
+        "learned more may need other things.",
+    ]
+    if len(answers.right) == 1:
+        caveats.append("With one seed the intervals show the noise of the test images only; use --seeds 3 or more.")
+    if answers.images[1] < FEW_IMAGES:
+        caveats.append(f"There are only {answers.images[1]} test images: the intervals are wide.")
+    taken, there = answers.images, (len(data.train), len(data.val))
+    if taken != there:
+        caveats.append(
+            f"A share of each class was looked at: {taken[0]:,} of {there[0]:,} training and {taken[1]:,} of "
+            f"{there[1]:,} test images."
+        )
+    return caveats

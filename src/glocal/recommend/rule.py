@@ -1,0 +1,147 @@
+"""The rule that leads from what images need to backbones: declared here and nowhere else.
+
+It says what to *compare first*, not what will win. Needs are told by `glocal.recommend.need`. Convolution sees what is
+near and keeps detail, attention joins what is far and smooths: Park and Kim 2022, https://arxiv.org/abs/2202.06709. A
+mix of the two is claimed to beat either: BoTNet (Srinivas et al. 2021, https://arxiv.org/abs/2101.11605), CvT (Wu et
+al. 2021, https://arxiv.org/abs/2103.15808), Conformer (Peng et al. 2021, https://arxiv.org/abs/2105.03889). How our
+families did on images whose need is known by construction: docs/results/probes.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from glocal.recommend.need import BLURRED, NEEDED, SHUFFLED, Estimate, Needs
+
+LARGE_FROM = 96
+"""Side in pixels from which full-size backbones are named; below it the micro ones, made for 32 pixels."""
+
+FindingKind = Literal["local", "global", "both", "either", "uncertain"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to join places, and the backbones that stand for it.
+
+    Attributes:
+        name: what it is called.
+        micro: backbone for small images.
+        large: backbone for large ones, of 20 to 26 million parameters.
+        source: whose it is.
+    """
+
+    name: str
+    micro: str
+    large: str
+    source: str
+
+    def backbone(self, image_size: int) -> str:
+        """The one for images of this side, pixels."""
+        return self.large if image_size >= LARGE_FROM else self.micro
+
+
+CONVOLUTION = Kind("convolution", "resnet_micro", "glocal_resnet50", "He et al. 2016")
+ATTENTION = Kind("attention", "vit_micro", "glocal_vit_small_patch16_224", "Dosovitskiy et al. 2021")
+STACKED = Kind("mix: convolution, then attention", "botnet_micro", "botnet50", "Srinivas et al. 2021")
+INSIDE = Kind("mix: convolution inside attention", "cvt_micro", "cvt_13", "Wu et al. 2021")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A backbone to compare, and why."""
+
+    model: str
+    kind: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the needs amount to.
+
+    Attributes:
+        kind: a row of `RULE`.
+        sentence: the same in words, with the numbers.
+    """
+
+    kind: FindingKind
+    sentence: str
+
+
+RULE: Mapping[FindingKind, tuple[tuple[Kind, str], ...]] = {
+    "local": (
+        (CONVOLUTION, "answers are there inside small patches, and convolution alone reaches that far"),
+        (STACKED, "says whether attention after the same convolutions adds anything"),
+    ),
+    "global": (
+        (STACKED, "parts must be joined over the image, which attention does in one step"),
+        (ATTENTION, "joins the whole image from the first block on; details are not needed"),
+        (CONVOLUTION, "says whether many small steps reach as far"),
+    ),
+    "both": (
+        (STACKED, "details by convolution, layout by attention after it"),
+        (INSIDE, "details and layout in every block"),
+        (CONVOLUTION, "says whether attention is worth its cost here"),
+    ),
+    "either": (
+        (CONVOLUTION, "neither need is large: local structure alone says most"),
+        (STACKED, "neither need is large: a mix loses neither"),
+        (ATTENTION, "neither need is large: layout alone says most"),
+    ),
+    "uncertain": (
+        (CONVOLUTION, "local: the need is not known, so each kind is tried"),
+        (STACKED, "mix: the need is not known, so each kind is tried"),
+        (ATTENTION, "global: the need is not known, so each kind is tried"),
+    ),
+}
+
+
+def find(needs: Needs) -> Finding:
+    """The row of `RULE` that the needs lead to; where an interval holds the threshold, it is "uncertain"."""
+    if needs.detail is None or needs.layout is None:
+        return Finding(
+            "uncertain",
+            "The reference is not better than guessing after this training, so what these images need is not known",
+        )
+    detail, layout = (_is_needed(need) for need in (needs.detail, needs.layout))
+    numbers = (
+        f"of what the reference knows, {_percent(needs.layout)} is gone when patches of {SHUFFLED.words} are shuffled "
+        f"and {_percent(needs.detail)} when images are blurred by {BLURRED.words}"
+    )
+    if detail is None or layout is None:
+        unsure = [name for name, known in (("layout", layout), ("detail", detail)) if known is None]
+        verb = "is" if len(unsure) == 1 else "are"
+        return Finding("uncertain", f"Whether {' and '.join(unsure)} {verb} needed is uncertain; {numbers}")
+    kind: FindingKind = {
+        (True, False): "local",
+        (False, True): "global",
+        (True, True): "both",
+        (False, False): "either",
+    }[detail, layout]  # type: ignore[assignment]
+    words = {
+        "local": "These images need local information: detail, and not where it is",
+        "global": "These images need global information: the layout of parts, and not their detail",
+        "both": "These images need local and global information, detail and layout",
+        "either": "These images need neither detail nor layout much: either alone says most",
+    }[kind]
+    return Finding(kind, f"{words}; {numbers}")
+
+
+def advise(finding: Finding, image_size: int) -> tuple[Advice, ...]:
+    """What to compare first on images of this side, pixels."""
+    return tuple(
+        Advice(kind.backbone(image_size), kind.name, reason, kind.source) for kind, reason in RULE[finding.kind]
+    )
+
+
+def _is_needed(need: Estimate) -> bool | None:
+    """None where the interval leaves it open."""
+    if need.low > NEEDED:
+        return True
+    return False if need.high < NEEDED else None
+
+
+def _percent(need: Estimate) -> str:
+    mean, low, high = (round(100 * value) for value in (need.mean, need.low, need.high))
+    return f"{mean} % ({low} to {high})"
