@@ -40,7 +40,7 @@ from glocal.training import (
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "probes"
 RECIPE, SEEDS, SIDE = "micro", (0, 1), 32
-EPOCHS = {"texture": 2, "pathfinder": 8, "arrangement": 5, "mix": 5}
+EPOCHS = {"texture": 2, "pathfinder": 10, "arrangement": 3, "mix": 4}
 PATCH = 5
 """Side of a patch of the bag, pixels."""
 
@@ -118,8 +118,13 @@ def learn(name: str, source: DataSource, *, seed: int, epochs: float) -> np.ndar
     return right
 
 
+def conditions(run: dict[str, Any], plan: dict[str, Any]) -> tuple[Any, ...]:
+    """Of a plan, what a run depends on."""
+    return plan["recipe"], plan["epochs"][run["probe"]], plan["probes"][run["probe"]]
+
+
 def plan() -> dict[str, Any]:
-    """What makes runs comparable; where it changes, all begin anew."""
+    """What the figures are of."""
     return {
         "recipe": load_recipe(RECIPE).to_dict(),
         "epochs": EPOCHS,
@@ -216,8 +221,8 @@ def main() -> None:
     anew = parser.parse_args().anew
     torch.set_num_threads(1)
     path, asked = RESULT.with_suffix(".json"), plan()
-    before = json.loads(path.read_text()) if path.exists() and not anew else {"plan": None}
-    runs = before["runs"] if before["plan"] == asked else []
+    before = json.loads(path.read_text()) if path.exists() and not anew else {"plan": {}, "runs": []}
+    runs = [run for run in before["runs"] if conditions(run, before["plan"]) == conditions(run, asked)]
     done = {(run["probe"], run["model"], run["seed"]) for run in runs}
     for seed in SEEDS:
         for name in PROBES:

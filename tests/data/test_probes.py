@@ -19,7 +19,7 @@ from glocal.errors import GlocalError
 NAMES = tuple(PROBES)
 DIGESTS = {
     "texture": "88055a52a7563228",
-    "pathfinder": "3c8d067f7c4f3ad2",
+    "pathfinder": "6863a37522d91ab2",
     "arrangement": "5ac3236445dd059d",
     "mix": "19b6457e46350726",
 }

@@ -16,19 +16,19 @@ from PIL import Image, ImageDraw
 from glocal.data.probes.canvas import SIDE
 
 CLASSES = ("joined", "apart")
-DISTANCES = (8, 11, 14, 17)
+DISTANCES = (8, 12, 16, 20)
 """Length of a contour from end to end, pixels."""
 DASH, GAP = 2.4, 0.8
 """Pixels of a dash and of the gap after it."""
-WIDTH = 2.0
+WIDTH = 2.2
 """Of a dash, pixels."""
-MARKER = 2.3
+MARKER = 2.5
 """Radius of a marker, pixels."""
 DISTRACTORS = 1
 """Short contours of two dashes that end at no marker."""
 APART = 4.0
 """Least distance between the two contours, pixels."""
-MARGIN = 2.5
+MARGIN = 3.0
 """Between a contour and the border of the image, pixels."""
 BENDS = 0.25, 0.12
 """Largest amplitudes of the two waves a contour is bent by, as shares of the distance between its ends."""
@@ -36,7 +36,7 @@ ANGLES = 85.0, 95.0
 """Of the rhombus at P, degrees."""
 TURN = 30.0
 """Largest turn of the rhombus from upright, degrees."""
-POWER = 5
+POWER = 7
 """Bends and turn are the largest ones times the power of a number that is uniform between 0 and 1."""
 GROUND, INK, SPOT = 112, 255, 0
 """Grey levels of the ground, of contours and of markers."""
