@@ -201,7 +201,7 @@ def run_suite(
     with ExitStack() as stack:
         stack.enter_context(_threads(settings.threads))
         if "compile" in settings.runtimes:
-            stack.enter_context(_many_compiled())
+            stack.enter_context(many_compiled())
         contenders: list[Contender] = []
         made_for = 0
         for i, (image_size, batch_size, mode) in enumerate(configurations):
@@ -421,7 +421,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _many_compiled() -> Iterator[None]:
+def many_compiled() -> Iterator[None]:
     """Models share the code of their blocks: beyond torch's limit of 8 they would silently run uncompiled."""
     import torch._dynamo
 
