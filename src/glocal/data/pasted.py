@@ -1,7 +1,8 @@
 """items-on-photos: real items of Fashion-MNIST pasted on real photographs, with boxes, masks and label maps.
 
 Made to try detection and segmentation without a download: every sample is drawn when it is asked for, from nothing but
-(seed, part, index), out of files that the package ships. Items and photographs of val are others than those of train.
+(seed, part, index), out of files that the package ships. Items of val are others than those of train, and backgrounds
+are from the right half of each photograph where those of train are from its left.
 Pasting as a way to make training data: Dwibedi et al. 2017, https://arxiv.org/abs/1708.01642.
 """
 
@@ -22,10 +23,11 @@ from glocal.data.sets import Array
 from glocal.errors import GlocalError
 
 NAME = "items-on-photos"
-VERSION = 1  # to be raised when the same seed gives other samples
-PHOTOS = {"train": ("brick", "coffee", "gravel", "hubble", "retina"), "val": ("chelsea", "grass", "rocket")}
+VERSION = 2  # to be raised when the same seed gives other samples
+PHOTOS = ("brick", "chelsea", "coffee", "grass", "gravel", "hubble", "retina", "rocket")
+REGIONS = {"train": (0.0, 0.5), "val": (0.5, 1.0)}  # of a photograph, from left to right
 COUNTS = {"train": 1600, "val": 200}
-SPLIT = "drawn, with items and photographs for val that train has not"
+SPLIT = "drawn, with items and parts of photographs for val that train has not"
 SIZE, LEAST_SIZE, MOST_SIZE = 128, 64, 2048
 MOST_ITEMS = 8
 TRIES = 8  # places that are tried for an item before it is left out
@@ -71,7 +73,7 @@ class Pasted:
 
     def _draw(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8, labels (N,) int64, and which item each pixel shows, (H, W) int64, 0 for none."""
-        rng = np.random.default_rng((VERSION, self.seed, list(PHOTOS).index(self.part), row))
+        rng = np.random.default_rng((VERSION, self.seed, list(REGIONS).index(self.part), row))
         photos, items, classes = _materials(self.part)
         image = _background(photos[rng.integers(len(photos))], self.size, rng)
         owner = np.zeros((self.size, self.size), dtype=np.int64)
@@ -158,12 +160,11 @@ def _stores(size: int, seed: int, counts: dict[str, int]) -> tuple[dict[str, Pas
     if seed < 0 or min(counts.values()) < 1:
         raise GlocalError(f"{NAME}: expected a seed from 0 and at least 1 image in each part, got {seed} and {counts}")
     digest = hashlib.sha256(repr((NAME, VERSION, size, seed, counts)).encode())
-    for names in PHOTOS.values():
-        for name in names:
-            digest.update(_photo_file(name).read_bytes())
+    for name in PHOTOS:
+        digest.update(_photo_file(name).read_bytes())
     digest.update(builtin.fashion_mini().fingerprint.encode())
-    stores = {part: Pasted(part, size, seed) for part in PHOTOS}
-    paths = {part: tuple(f"{NAME}/{part}/{row:05d}" for row in range(counts[part])) for part in PHOTOS}
+    stores = {part: Pasted(part, size, seed) for part in REGIONS}
+    paths = {part: tuple(f"{NAME}/{part}/{row:05d}" for row in range(counts[part])) for part in REGIONS}
     return stores, paths, digest.hexdigest()
 
 
@@ -171,13 +172,16 @@ def _photo_file(name: str) -> Path:
     return Path(builtin.__file__).parent / "photos" / f"{name}.png"
 
 
-@lru_cache(maxsize=len(PHOTOS))
+@lru_cache(maxsize=len(REGIONS))
 def _materials(part: str) -> tuple[tuple[Image.Image, ...], np.ndarray, np.ndarray]:
-    """Photographs, items (N, 28, 28) uint8 and their labels (N,): read once by each process, on its first sample."""
+    """Parts of photographs, items (N, 28, 28) uint8 and their labels (N,): read once by each process."""
     photos = []
-    for name in PHOTOS[part]:
+    first, last = REGIONS[part]
+    for name in PHOTOS:
         with Image.open(io.BytesIO(_photo_file(name).read_bytes()), formats=("PNG",)) as photo:
-            photos.append(photo.convert("RGB"))
+            photos.append(
+                photo.convert("RGB").crop((round(first * photo.width), 0, round(last * photo.width), photo.height))
+            )
     source = builtin.fashion_mini()
     items = source.train if part == "train" else source.val
     assert isinstance(items.store, Array)
