@@ -61,7 +61,7 @@ def test_names_cannot_drive_the_terminal(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("missing",), "expected a folder or one of fashion-mini, fashion-mnist, got missing, which is neither"),
+        (("missing",), "arrangement, mix, got missing, which is neither"),
         (("fashion-mnits",), "nearest: fashion-mnist"),
         ((".",), "got a folder without class folders"),
         ((".", "--max-pixels", "0"), "--max-pixels"),
