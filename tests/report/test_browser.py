@@ -61,7 +61,14 @@ def browser():
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    "view",
+    [
+        "desktop-light",
+        "phone-dark",
+        *(pytest.param(v, marks=pytest.mark.slow) for v in ("desktop-dark", "phone-light")),
+    ],
+)
 def test_opens_without_error_or_request(browser, name, view, tmp_path):
     made, pictures = PAGES[name]()
     path = write_report(made, tmp_path, pictures=pictures)
