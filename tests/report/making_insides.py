@@ -8,11 +8,12 @@ from PIL import Image
 from tests.report.making import picture, results
 
 CURVES = (
-    ("low-frequency noise", "noise / deviation of the image", (0.25, 0.5, 1.0, 2.0), 0.30),
-    ("high-frequency noise", "noise / deviation of the image", (0.25, 0.5, 1.0, 2.0), 0.20),
-    ("occlusion", "share of the patches", (0.25, 0.5, 0.75), 0.25),
-    ("shuffled patches", "patches along a side", (2.0, 4.0, 8.0), 0.40),
+    ("low-frequency noise", "noise / deviation of the image", (0.25, 0.5, 1.0, 2.0), 0.30, 0.12),
+    ("high-frequency noise", "noise / deviation of the image", (0.25, 0.5, 1.0, 2.0), 0.20, 0.12),
+    ("occlusion", "share of the patches", (0.25, 0.5, 0.75), 0.25, 0.15),
+    ("shuffled patches", "patches along a side", (2.0, 4.0, 8.0), 0.40, 0.12),
 )
+"""Name, unit and levels of a disturbance, what the first model loses as it is shown, and each next one more."""
 KINDS = {"resnet": ("convolution",), "botnet": ("convolution", "attention"), "vit": ("attention", "mlp")}
 """Of operations, by how the name of a model begins; others have those of a Conformer."""
 ALL = ("convolution", "attention", "mlp", "coupling")
@@ -22,7 +23,7 @@ def looked_into(**kwargs: Any) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """`results` with ``analysis``, and the pictures it names too; every model loses and sees another amount."""
     made, pictures = results(**kwargs)
     finished = {run["model"]: run["id"] for run in reversed(made["runs"]) if run["status"] == "ok"}
-    shown = [("none", 0.0), *((name, levels[-2]) for name, _, levels, _ in CURVES)]
+    shown = [("none", 0.0), *((name, levels[-2]) for name, _, levels, *_ in CURVES)]
     made["analysis"] = {
         "images": 256, "inside": 32, "seed": 0, "example": "ant/0.png",
         "disturbed": [{"name": name, "level": level, "picture": f"disturbed: {name}"} for name, level in shown],
@@ -61,9 +62,9 @@ def entry(model: str, run_id: str, rank: int) -> dict[str, Any]:
             "images": 256, "labelled": True, "clean": clean, "conflicts": 200, "shape": 0.4, "texture": 0.1,
             "curves": [
                 {"name": name, "unit": unit, "levels": list(levels),
-                 "score": [max(0.1, clean - (lost + 0.15 * rank) * (i + 1) / (len(levels) - 1))
+                 "score": [max(0.1, clean - (lost + more * rank) * (i + 1) / (len(levels) - 1))
                            for i in range(len(levels))]}
-                for name, unit, levels, lost in CURVES
+                for name, unit, levels, lost, more in CURVES
             ],
         },
     }  # fmt: skip

@@ -2,9 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from glocal.report import render_report
+from glocal.report.insides_figures import heat
 from tests.report.making import results
 from tests.report.making_insides import looked_into
 from tests.report.test_page import HOSTILE, Text, text_of
@@ -51,9 +53,9 @@ def test_what_was_found_is_said_in_a_sentence_for_each_panel(page):
         "resnet_micro.",
         "Here convolution sharpens in 2 of 2 models, attention blurs in 2 of 2 models and the MLP has no common "
         "direction.",
-        "With blotches as strong as the image's contrast resnet_micro loses least (30 points), vit_micro most (60).",
+        "With blotches as strong as the image's contrast resnet_micro loses least (30 points), vit_micro most (54).",
         "With 50 % of the image hidden resnet_micro loses least (25 points), vit_micro most (55).",
-        "With 4 × 4 patches shuffled resnet_micro loses least (40 points), vit_micro most (70).",
+        "With 4 × 4 patches shuffled resnet_micro loses least (40 points), vit_micro most (64).",
     ):
         assert sentence in text, sentence
 
@@ -115,6 +117,24 @@ def test_attention_that_looks_everywhere_and_fine_detail_that_goes_both_ways():
     text = text_of(section(render_report(made)))
     assert "botnet_micro and vit_micro look nearly everywhere alike; no attention" in text
     assert "attention has no common direction" in text
+
+
+def test_a_receptive_field_is_coloured_where_it_is_held():
+    field = np.zeros((16, 16))
+    field[4:8, 4:12] = 1.0  # 32 of 256 places, which hold all
+    field[0, 0] = 0.01
+    shown = np.asarray(heat(field.tolist())).sum(-1) > 3  # the darkest of the colours is not quite black
+    assert shown[4:8, 4:12].all()
+    assert shown.sum() == 32
+    assert (np.asarray(heat(np.ones((16, 16)).tolist())).sum(-1) > 3).all()
+
+
+def test_the_lead_names_the_disturbance_where_the_best_stands_out():
+    made, _ = looked_into(**SMALL)
+    best = made["analysis"]["models"][0]["parts"]["robustness"]
+    best["curves"][3]["score"][1] = best["clean"] - 0.05  # 4 x 4 patches shuffled
+    text = text_of(section(render_report(made)))
+    assert "loses 5 (the others 52 to 64) points with 4 × 4 patches shuffled." in text
 
 
 def test_it_is_of_models_that_are_in_the_summary():

@@ -84,14 +84,15 @@ class Watcher:
             self.console.print(f"{run.id}: epoch {point.epoch:.1f}, {state}")
 
     def look(self, run: "Run", share: float) -> None:
-        if run.id not in self.tasks:
+        if share == 0:
             self.bars.start()
             self.tasks[run.id] = self.bars.add_task(f"looking into {run.model}", total=1.0, state="")
             if not self.console.is_terminal:
                 self.console.print(f"{run.id}: looking into it ...")
-        self.bars.update(self.tasks[run.id], completed=share)
-        if share >= 1:
-            self.bars.remove_task(self.tasks.pop(run.id))
+        elif run.id in self.tasks:
+            self.bars.update(self.tasks[run.id], completed=share)
+            if share == 1:
+                self.bars.remove_task(self.tasks.pop(run.id))
 
     def finish(self, run: "Run", entry: Mapping[str, Any]) -> None:
         self.bars.remove_task(self.tasks.pop(run.id))

@@ -24,6 +24,7 @@ from glocal.report.thumbnails import thumbnail
 Json = Mapping[str, Any]
 Z = 1.96  # of a 95 % interval
 HARDLY = 0.02  # nats: 2 % of the amplitude
+FEW = 3  # models, whose numbers are told in a sentence; of more they stand in the figure
 ALIKE = 0.1  # of the mean distance to all places: so near to it, attention looks nearly everywhere alike
 NAMES = {"convolution": "convolution", "attention": "attention", "mlp": "the MLP"}
 PARTS = {
@@ -120,7 +121,7 @@ def insides(
 
 
 def _lead(models: Sequence[Json], best: str, analysis: Json) -> str:
-    """What is to be said of the most accurate model, beside the others."""
+    """What is to be said of the most accurate model, beside the others; of disturbances, where it stands out most."""
     one = next((model for model in models if model["model"] == best), None)
     if one is None:
         return ""
@@ -131,11 +132,13 @@ def _lead(models: Sequence[Json], best: str, analysis: Json) -> str:
     if best in sees:
         said.append(f"sees {_beside(sees, best, ' %')} of the image from one place at its end")
     losses = {
-        model["model"]: _loss(model, "occlusion", analysis)[0] for model in models if model["parts"].get("robustness")
+        name: {m["model"]: _loss(m, name, analysis)[0] for m in models if m["parts"].get("robustness")}
+        for name in DISTURBED
     }
-    if best in losses:
-        hidden = DISTURBED["occlusion"].words(_level("occlusion", analysis))
-        said.append(f"loses {_beside(losses, best)} points with {hidden}")
+    if best in losses["occlusion"]:
+        name = max(losses, key=lambda name: abs(losses[name][best] - sum(losses[name].values()) / len(losses[name])))
+        words = DISTURBED[name].words(_level(name, analysis))
+        said.append(f"loses {_beside(losses[name], best)} points with {words}")
     return f"{best}, the most accurate, {_and(said)}." if said else ""
 
 
@@ -173,11 +176,14 @@ def _same(one: float, other: float, images: int) -> bool:
 
 
 def _rests_on(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: int) -> dict[str, Any]:
-    sorts: dict[str, list[str]] = {}
+    sorts: dict[str, dict[str, str]] = {}
     for model in having:
         if found := _leaning(model, images):
-            sorts.setdefault(found.kind, []).append(model["model"] + found.shares)
-    said = "; ".join(f"{kind}: {_and(names)}" for kind, names in sorts.items())
+            sorts.setdefault(found.kind, {})[model["model"]] = found.shares
+    said = "; ".join(
+        f"{kind}: {_and([name + (shares if len(names) <= FEW else '') for name, shares in names.items()])}"
+        for kind, names in sorts.items()
+    )
     return {
         "title": "Local or global?",
         "means": "All blocks of a kind are switched off at once: the longer the bar, the more answers change. "
@@ -251,8 +257,8 @@ def _fields(having: Sequence[Json]) -> dict[str, Any] | None:
     if len(order) > 1:
         found += f", the least, and one of {order[-1]} {100 * sees[order[-1]]:.0f} %, the most"
     return {
-        "means": "How much of the image one place in the middle reacts to: the brighter, the more. The number is the "
-        "share of the image that holds 95 % of it.",
+        "means": "What one place in the middle reacts to: the brighter, the more. Coloured is the part of the image "
+        "that holds 95 % of it, and the number is its share.",
         "found": f"{found}.",
         "heads": ["at the end" if point["depth"] == 1 else f"{100 * point['depth']:.0f} % in" for point in points],
         "rows": [

@@ -13,7 +13,8 @@ from glocal.report.analysis_figures import HEAT
 from glocal.report.figures import INK, STYLE, Looks, new_figure, svg
 
 Json = Mapping[str, Any]
-LIGHTENED = 0.4  # power of a receptive field's values
+HELD = 0.95  # of a receptive field, by which its area is told
+LIGHTENED, DARKEST = 0.5, 0.25  # power of its values in a picture, and the least of those that are coloured
 KINDS = {
     "convolution": "convolution",
     "attention": "attention",
@@ -55,8 +56,12 @@ def _called(group: Json) -> str:
 
 
 def heat(field: Sequence[Sequence[float]]) -> Image.Image:
-    """A receptive field, its values from 0 to 1, as a picture; weak places lightened, so that they are seen."""
-    return Image.fromarray((255 * mpl.colormaps[HEAT](np.asarray(field) ** LIGHTENED)[..., :3]).astype(np.uint8))
+    """A receptive field as a picture: black outside the places that hold 95 % of it, weak ones inside lightened."""
+    values = np.asarray(field)
+    order = np.sort(values, axis=None)[::-1]
+    least = order[np.searchsorted(order.cumsum(), HELD * order.sum())]
+    shown = np.where(values >= least, DARKEST + (1 - DARKEST) * values**LIGHTENED, 0)
+    return Image.fromarray((255 * mpl.colormaps[HEAT](shown)[..., :3]).astype(np.uint8))
 
 
 def distances(models: Sequence[Json], looks: Looks) -> Markup:
