@@ -115,7 +115,7 @@ def test_attention_that_looks_everywhere_and_fine_detail_that_goes_both_ways():
         for point in model["parts"]["fourier"]:
             point["change"] *= -1 if model["model"] == "vit_micro" else 1
     text = text_of(section(render_report(made)))
-    assert "botnet_micro and vit_micro look nearly everywhere alike; no attention" in text
+    assert "botnet_micro and vit_micro look about as far as the dashed line; no attention" in text
     assert "attention has no common direction" in text
 
 

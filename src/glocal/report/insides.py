@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 Z = 1.96  # of a 95 % interval
 HARDLY = 0.02  # nats: 2 % of the amplitude
 FEW = 3  # models, whose numbers are told in a sentence; of more they stand in the figure
-ALIKE = 0.1  # of the mean distance to all places: so near to it, attention looks nearly everywhere alike
+ALIKE = 0.1  # of the mean distance to all places: attention so near to it looks about that far
 NAMES = {"convolution": "convolution", "attention": "attention", "mlp": "the MLP"}
 PARTS = {
     "locality": "what answers rest on",
@@ -204,13 +204,14 @@ def _far(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: i
         else:
             said.append(f"{model['model']} looks {min(far):.1f} to {max(far):.1f} px far")
     if everywhere:
-        said.insert(0, f"{_and(everywhere)} {'looks' if len(everywhere) == 1 else 'look'} nearly everywhere alike")
+        verb = "looks" if len(everywhere) == 1 else "look"
+        said.insert(0, f"{_and(everywhere)} {verb} about as far as the dashed line")
     without = [model["model"] for model in models if model["parts"].get("attention") == []]
     rest = f"; no attention over places in {_and(without)}" if without else ""
     return {
         "title": "How far does attention look?",
         "means": "A mark is an attention: how far apart the places are that it joins, on average. Low marks look "
-        "nearby, as a convolution does; at the dashed line all places of the image weigh the same.",
+        "nearby, as a convolution does; the dashed line is how far it would be if all places weighed the same.",
         "found": f"{'; '.join(said)}{rest}.",
         "figure": distances(having, looks),
     }

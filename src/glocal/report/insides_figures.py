@@ -75,7 +75,7 @@ def distances(models: Sequence[Json], looks: Looks) -> Markup:
         axes.axhline(level, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         furthest = max(point["distance"] for model in models for point in model["parts"]["attention"])
         axes.set(ylim=(0, 1.22 * max(level, furthest)), ylabel="distance, pixels of the image")
-        axes.annotate("dashed: everywhere alike", (0.01, 0.99), xycoords="axes fraction", va="top", size=9)
+        axes.annotate("dashed: all places weigh the same", (0.01, 0.99), xycoords="axes fraction", va="top", size=9)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         _depth(axes)
         return svg(figure, "attention-distance", "Mean attention distance along the depth")
