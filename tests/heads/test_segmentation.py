@@ -35,6 +35,16 @@ def test_logits_at_any_size_with_gradients(kind):
     assert silent == [] if not kind.startswith("smp_") else len(silent) < 0.5 * len(list(model.parameters()))
 
 
+def test_the_small_preset_narrows_the_decoder_and_a_keyword_wins():
+    def widths(**kwargs):
+        model = create_segmenter("semantic_fpn", "resnet_micro", 4, backbone_kwargs=RESNET, **kwargs)
+        return model.decoder.fpn.layer_blocks[0][0].out_channels, model.decoder.classifier[-1].in_channels
+
+    assert widths() == widths(preset="ade20k") == (256, 128)  # Kirillov et al. 2019, §3.1
+    assert widths(preset="small") == (96, 64)
+    assert widths(preset="small", dim=32) == (32, 64)
+
+
 @pytest.mark.parametrize("kind", ["semantic_fpn", "upernet"])
 def test_one_image_trains(kind):
     model = tiny(kind).train()
@@ -137,6 +147,7 @@ def test_smp_keeps_the_weights_of_a_module():
     ("call", "message"),
     [
         (lambda: tiny("unet"), "segmenter: expected one of .*'unet'; nearest: .*smp_unet"),
+        (lambda: tiny("upernet", preset="coco"), "preset: expected one of ade20k, small"),
         (lambda: tiny("upernet", dims=64), "upernet: no keyword 'dims'; nearest: dim"),
         (
             lambda: tiny("smp_unet", decoder_channel=(8,)),

@@ -57,7 +57,7 @@ def test_a_recipe_says_where_it_comes_from(task, name):
     request = Request(given["--model"], load_recipe(name))
     check_request(TASKS[task], request)
     preset = design(TASKS[task], HeadSettings(head), request, classes=("a", "b")).preset
-    assert preset == ("" if task == "segment" else "small" if "micro" in name else "coco")
+    assert preset == ("small" if "micro" in name else {"detect": "coco", "segment": "ade20k"}[task])
 
 
 def test_one_x_falls_after_epochs_8_and_11():

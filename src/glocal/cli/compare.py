@@ -84,7 +84,7 @@ def compare(
         str | None, typer.Option(help="Of --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Sizes of a detector: small or coco; default: by the image size.")
+        str | None, typer.Option(help="Sizes of the head: small, or coco or ade20k; default: by the image size.")
     ] = None,
     frozen_norm: FrozenNorm = False,
     frozen_stages: FrozenStages = 0,
@@ -192,7 +192,7 @@ def _read_head(task: str, given: dict[str, Any]) -> Any:
     of_task = {
         "classify": ("--analyze",),
         "detect": ("--detector", "--preset", "--frozen-norm", "--frozen-stages", "--option"),
-        "segment": ("--segmenter", "--frozen-norm", "--frozen-stages", "--option"),
+        "segment": ("--segmenter", "--preset", "--frozen-norm", "--frozen-stages", "--option"),
     }
     for name in given:
         if name not in of_task[task]:

@@ -65,6 +65,9 @@ def train_segmenter(
     segmenter: Annotated[
         str, typer.Option(help="semantic_fpn, upernet, or smp_ and a decoder: smp_unet, smp_segformer, ...")
     ] = "semantic_fpn",
+    preset: Annotated[
+        str, typer.Option(help="Sizes of the head: small or ade20k; default: small for images of up to 256 pixels.")
+    ] = "",
     recipe: shared.RecipeOption = "segment_micro",
     settings: shared.Settings = None,
     weights: shared.Weights = None,
@@ -96,6 +99,7 @@ def train_segmenter(
             data=data,
             model=model,
             head=segmenter,
+            preset=preset,
             recipe=recipe,
             settings=settings or (),
             weights=weights,

@@ -24,6 +24,13 @@ SMP = (
 )  # fmt: skip
 KINDS = ("semantic_fpn", "upernet", *(f"smp_{name}" for name in SMP))
 
+# What changes with the size of images. "ade20k": the published settings, sides of 512 pixels. "small": images of about
+# 128 pixels, heads for two CPU cores. smp's decoders are the same for both.
+PRESETS: dict[str, dict[str, dict[str, int]]] = {
+    "ade20k": {},
+    "small": {"semantic_fpn": {"dim": 96, "head_dim": 64}, "upernet": {"dim": 96}},
+}
+
 
 class ConvNorm(nn.Sequential):
     """Convolution, GroupNorm (`num_groups`), ReLU."""
@@ -185,6 +192,7 @@ def create_segmenter(
     backbone: str | nn.Module,
     num_classes: int,
     *,
+    preset: str = "ade20k",
     pretrained: bool = False,
     weights: str | Path | None = None,
     norm: str = "batch",
@@ -198,17 +206,20 @@ def create_segmenter(
         kind: "semantic_fpn", "upernet", or "smp_" and a decoder of segmentation_models_pytorch ("smp_unet", ...).
         backbone: a name of glocal or timm, or a module made with ``features_only=True``.
         num_classes: of the logits; the background counts where pixels are labelled so.
+        preset: "ade20k" for the published settings, "small" for images of about 128 pixels on a CPU.
         pretrained: start the backbone from the weights timm knows.
         weights: a file of weights for the backbone.
         norm: the backbone's BatchNorm: "batch", "frozen" or "sync", see `create_backbone`.
         frozen_stages: stages of the backbone, its stem first, that do not train.
         backbone_kwargs: further keywords of the backbone.
-        kwargs: of `SemanticFPN`, `UPerNet` or smp's class.
+        kwargs: of `SemanticFPN`, `UPerNet` or smp's class; they override the preset.
 
     Raises:
-        GlocalError: if the kind, a keyword or the backbone is unknown, or a library is not installed.
+        GlocalError: if the kind, the preset, a keyword or the backbone is unknown, or a library is not installed.
     """
     check_choice("segmenter", kind, KINDS)
+    check_choice("preset", preset, tuple(PRESETS))
+    kwargs = {**PRESETS[preset].get(kind, {}), **kwargs}
     features = create_backbone(
         backbone,
         pretrained=pretrained,

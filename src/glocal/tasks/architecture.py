@@ -17,9 +17,10 @@ from glocal.bench import count_macs
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.heads import create_detector, create_segmenter
 from glocal.heads.detection import KINDS as DETECTORS
-from glocal.heads.detection import PRESETS
+from glocal.heads.detection import PRESETS as DETECTOR_PRESETS
 from glocal.heads.pyramid import PyramidAdapter
 from glocal.heads.segmentation import KINDS as SEGMENTERS
+from glocal.heads.segmentation import PRESETS as SEGMENTER_PRESETS
 from glocal.training.creation import Weights, freeze
 from glocal.training.request import Request
 from glocal.training.saved import load_model
@@ -28,6 +29,9 @@ from glocal.training.saved_config import FileError, first_line, is_int, is_numbe
 Task = Literal["detection", "segmentation"]
 Triple = tuple[float, float, float]
 HEADS: dict[str, tuple[str, ...]] = {"detection": DETECTORS, "segmentation": SEGMENTERS}
+PRESETS = {"detection": tuple(DETECTOR_PRESETS), "segmentation": tuple(SEGMENTER_PRESETS)}
+PUBLISHED = {"detection": "coco", "segmentation": "ade20k"}
+"""The preset of the published settings."""
 NORMS = ("batch", "frozen")
 IMAGE_SIZES = range(32, 2049)
 MOST_CLASSES = {"detection": 100_000, "segmentation": 255}  # label maps are 8-bit, and 255 is what is ignored
@@ -56,7 +60,7 @@ class Architecture:
         image_size: shorter side that images are resized to, pixels.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
-        preset: of a detector.
+        preset: sizes of the head; empty for the published ones.
         norm: ``batch``, or ``frozen``: the statistics of the backbone's BatchNorms do not move.
         options: keywords of the head, see `OPTIONS`.
         category_ids: the ids that predictions of each class are written with; empty for 1, 2, ...
@@ -107,6 +111,7 @@ class Architecture:
         """
         given: dict[str, Any] = {
             "pretrained": pretrained,
+            "preset": self.preset or PUBLISHED[self.task],
             "norm": self.norm,
             "frozen_stages": frozen_stages,
             "backbone_kwargs": {"drop_path_rate": drop_path} if drop_path else None,
@@ -116,12 +121,12 @@ class Architecture:
         if self.task == "segmentation":
             return create_segmenter(self.head, name, len(self.classes), **given)
         sides: dict[str, Any] = {"min_size": self.image_size, "max_size": self.image_size}
-        if self.preset == "coco":
+        if given["preset"] == "coco":
             sides["max_size"] = round(self.image_size * LONGER)
             if self.head == "rt_detr":  # knows no padding
                 sides |= {"max_size": self.image_size, "fixed_size": (self.image_size, self.image_size)}
         given |= {"image_mean": list(self.mean), "image_std": list(self.std)}
-        return create_detector(self.head, name, len(self.classes), preset=self.preset, **sides, **given)
+        return create_detector(self.head, name, len(self.classes), **sides, **given)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,8 @@ class HeadSettings:
 
     Attributes:
         head: see `Architecture`.
-        preset: of a detector: ``small``, ``coco``, or empty: small for images of up to 256 pixels.
+        preset: ``small``, ``coco`` of a detector, ``ade20k`` of a segmenter, or empty: small for images of up to 256
+            pixels, else the published one.
         frozen_norm: see `Architecture.norm`.
         frozen_stages: stages of the backbone, its stem first, that do not train.
         options: see `Architecture`.
@@ -192,10 +198,8 @@ def design(
         )
     if len(classes) > MOST_CLASSES[task]:
         raise GlocalError(f"data: expected at most {MOST_CLASSES[task]} classes for {task}, got {len(classes)}")
-    preset = ""
-    if task == "detection":
-        preset = settings.preset or ("small" if size <= 256 else "coco")
-        check_choice("preset", preset, tuple(PRESETS))
+    preset = settings.preset or ("small" if size <= 256 else PUBLISHED[task])
+    check_choice("preset", preset, PRESETS[task])
     name, _, _ = request.model.partition(".")
     # of all models that start from random weights
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
@@ -358,8 +362,8 @@ def describe(text: str, num_tensors: int) -> Architecture:
     name, preset = config["backbone"], config.get("preset", "")
     if not isinstance(name, str) or not name.isidentifier() or not timm.is_model(name):
         raise FileError(f"backbone: expected a name of glocal or timm, got {short(name)}", "`glocal models` lists ours")
-    if preset not in (tuple(PRESETS) if task == "detection" else ("",)):
-        raise FileError(f"preset: expected one of {', '.join(PRESETS)} for a detector, got {short(preset)}")
+    if preset not in ("", *PRESETS[task]):
+        raise FileError(f"preset: expected one of {', '.join(PRESETS[task])} for {task}, got {short(preset)}")
     if not is_int(config["image_size"]) or config["image_size"] not in IMAGE_SIZES:
         raise FileError(
             f"image_size: expected {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}, got {short(config['image_size'])}"
