@@ -179,7 +179,10 @@ def test_untraceable_models_are_returned_equal():
     check(calm(Asking(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))), (2, 3, 4, 4))
 
 
-@pytest.mark.parametrize("name", MICROS)
+@pytest.mark.parametrize(
+    "name",  # the slow ones are quick in their plain form: tests/contract/test_timm.py
+    [name if name == "conformer_micro" else pytest.param(name, marks=pytest.mark.slow) for name in MICROS],
+)
 def test_compiles_and_exports(name):
     optimized = glocal.optimize(calm(timm.create_model(name, num_classes=5)))
     dim = torch.export.Dim

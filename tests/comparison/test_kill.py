@@ -33,7 +33,14 @@ def kill(out, writer, moment, number):
     assert process.returncode == -signal.SIGKILL, process.stderr
 
 
-@pytest.mark.parametrize(("moment", "number", "finished"), [("files", 2, 1), ("complete", 1, 0), ("in place", 3, 3)])
+@pytest.mark.parametrize(
+    ("moment", "number", "finished"),
+    [
+        pytest.param("files", 2, 1, marks=pytest.mark.slow),
+        pytest.param("complete", 1, 0, marks=pytest.mark.slow),
+        ("in place", 3, 3),
+    ],
+)
 def test_killed_inside_the_write_of_a_record(whole, tmp_path, moment, number, finished):
     kill(tmp_path, "atomic", moment, number)
     store = Store(tmp_path)

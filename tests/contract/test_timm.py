@@ -324,7 +324,10 @@ def test_full_sizes_compile_and_export(name):
             torch.testing.assert_close(program(x), model(x))
 
 
-@pytest.mark.parametrize("name", MICROS)
+@pytest.mark.parametrize(
+    "name",  # the slow one is quick in its optimized form: tests/test_optimize.py
+    [name if name != "conformer_micro" else pytest.param(name, marks=pytest.mark.slow) for name in MICROS],
+)
 def test_compiles_and_exports_with_dynamic_sizes(name):
     model = calm(timm.create_model(name, num_classes=5))
     dim = torch.export.Dim

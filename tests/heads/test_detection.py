@@ -348,10 +348,10 @@ def test_the_groups_of_kinds():
 
 
 # A diagonal of the matrix of docs/results/heads.md; benchmarks/heads_matrix.py fills in the rest.
-LEARNT = {"atss": "resnet_micro", "fcos": "cvt_micro", "mask_rcnn": "botnet_micro"}
+LEARNT = {"fcos": "cvt_micro"}
 LEARNT_SLOWLY = {
-    "mask_rcnn": "conformer_micro", "retinanet": "cat_micro", "cascade_mask_rcnn": "vit_micro", "detr": "resnet_micro",
-    "deformable_detr": "t2t_vit_micro", "rt_detr": "resnet18d",
+    "atss": "resnet_micro", "mask_rcnn": "conformer_micro", "retinanet": "cat_micro", "cascade_mask_rcnn": "vit_micro",
+    "detr": "resnet_micro", "deformable_detr": "t2t_vit_micro", "rt_detr": "resnet18d",
 }  # fmt: skip
 
 

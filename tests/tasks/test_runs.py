@@ -127,6 +127,7 @@ def test_a_killed_run_is_the_unbroken_run(tmp_path, task, workers):
     assert not list((tmp_path / "run").rglob("*tmp-*"))
 
 
+@pytest.mark.slow
 def test_a_detector_learns_eight_images_by_heart(tmp_path):
     source = items_on_photos(SIZE, train=8, val=8)
     learned = DetectObjects(source.__class__(**{**vars(source), "val": source.train}), HeadSettings("fcos"))
