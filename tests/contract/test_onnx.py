@@ -1,4 +1,4 @@
-"""ONNX with dynamic batch and size, equal in ONNX Runtime: two micro models; the other families and full sizes are slow."""
+"""ONNX with dynamic batch and size, equal in ONNX Runtime: two micro models; other families and full sizes are slow."""
 
 import pytest
 import timm
