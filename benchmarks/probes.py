@@ -40,7 +40,7 @@ from glocal.training import (
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "probes"
 RECIPE, SEEDS, SIDE = "micro", (0, 1), 32
-EPOCHS = {"texture": 2, "pathfinder": 10, "arrangement": 3, "mix": 4}
+EPOCHS = {"texture": 2, "pathfinder": 6, "arrangement": 3, "mix": 4}
 PATCH = 5
 """Side of a patch of the bag, pixels."""
 

@@ -17,7 +17,7 @@ from glocal.data.probes import arrangement, mix, pathfinder, texture
 from glocal.data.sets import DataSource, ImageSet
 from glocal.errors import GlocalError
 
-VERSION = 1  # to be raised when the same seed gives other images
+ROOT = 1  # of all generators
 COUNTS = {"train": 6000, "val": 1500}
 
 
@@ -31,6 +31,7 @@ class Probe:
         distances: over which answers must join, in pixels of the image.
         option: what a distance is, for messages.
         draw: generator, label and distance -> (H, W) uint8.
+        version: to be raised when the same seed gives other images; part of the fingerprint.
     """
 
     name: str
@@ -38,13 +39,16 @@ class Probe:
     distances: tuple[int, ...]
     option: str
     draw: Callable[[np.random.Generator, int, int], np.ndarray]
+    version: int = 1
 
 
 PROBES = {
     probe.name: probe
     for probe in (
         Probe("texture", texture.CLASSES, texture.DISTANCES, "side of a block of 2x2 cells", texture.draw),
-        Probe("pathfinder", pathfinder.CLASSES, pathfinder.DISTANCES, "length of a contour", pathfinder.draw),
+        Probe(
+            "pathfinder", pathfinder.CLASSES, pathfinder.DISTANCES, "length of a contour", pathfinder.draw, version=2
+        ),
         Probe("arrangement", arrangement.CLASSES, arrangement.DISTANCES, "from part to part", arrangement.draw),
         Probe("mix", mix.CLASSES, mix.DISTANCES, "from part to part", mix.draw),
     )
@@ -70,7 +74,7 @@ class Drawn:
     def image(self, path: str, row: int) -> Image.Image:
         """The image of this row as RGB."""
         probe = PROBES[self.name]
-        rng = np.random.default_rng((VERSION, self.seed, list(COUNTS).index(self.part), row))
+        rng = np.random.default_rng((ROOT, self.seed, list(COUNTS).index(self.part), row))
         label, distance = self.answer(row)
         return Image.fromarray(probe.draw(rng, label, distance)).convert("RGB")
 
@@ -112,7 +116,7 @@ def load_probe(source: str, *, seed: int = 0, train: int = COUNTS["train"], val:
     least = len(probe.classes) * len(distances)
     if seed < 0 or min(counts.values()) < least:
         raise GlocalError(f"{name}: expected a seed from 0 and at least {least} images a part, got {seed} and {counts}")
-    known_by = (name, VERSION, distances, seed, counts)
+    known_by = (name, probe.version, distances, seed, counts)
     sets = {part: _image_set(Drawn(name, distances, part, seed), count) for part, count in counts.items()}
     return DataSource(
         name=source,

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from glocal.data.probes.canvas import SIDE
 
 CLASSES = ("joined", "apart")
-DISTANCES = (8, 12, 16, 20)
+DISTANCES = (8, 10, 12, 14)
 """Length of a contour from end to end, pixels."""
 DASH, GAP = 2.4, 0.8
 """Pixels of a dash and of the gap after it."""
@@ -36,7 +36,7 @@ ANGLES = 85.0, 95.0
 """Of the rhombus at P, degrees."""
 TURN = 30.0
 """Largest turn of the rhombus from upright, degrees."""
-POWER = 7
+POWER = 5
 """Bends and turn are the largest ones times the power of a number that is uniform between 0 and 1."""
 GROUND, INK, SPOT = 112, 255, 0
 """Grey levels of the ground, of contours and of markers."""
