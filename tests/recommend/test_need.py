@@ -21,6 +21,12 @@ def test_needs_are_shares_of_what_is_known_above_guessing():
     assert by_name[BLURRED].accuracy.mean == pytest.approx(0.82, abs=0.02)
 
 
+def test_what_is_always_right_has_no_width():
+    found = needs(answers(rates(clean=1.2, blurred=1.2)))
+    estimates = [found.detail, *(curve.accuracy for curve in found.curves if curve.condition in (CLEAN, BLURRED))]
+    assert [(one.mean, one.low, one.high) for one in estimates] == [(0, 0, 0), (1, 1, 1), (1, 1, 1)]
+
+
 def test_nothing_learned_is_no_need():
     found = needs(answers(rates(clean=0.1, shuffled=0.1, blurred=0.1), images=400))
     assert found.detail is None

@@ -4,11 +4,14 @@ import re
 
 import pytest
 
-from glocal.recommend import RULE
+from glocal.recommend import RULE, pictures
+from glocal.recommend.disturb import CONDITIONS
+from glocal.recommend.need import BLURRED, SHUFFLED
 from glocal.report.recommend import render_recommendation, write_recommendation
 from tests.recommend.making import CHANCE, rates, results
 from tests.report.test_browser import SCREENSHOTS, VIEWS, _outside, browser  # noqa: F401  (a fixture)
 from tests.report.test_page import HOSTILE, Text, text_of
+from tests.shapes import data_source
 
 FOUND = {
     "local": rates(blurred=0.3),
@@ -37,6 +40,21 @@ def test_the_page_says_all_that_was_found(kind):
     assert text.endswith("</html>")
 
 
+def test_the_forms_that_needs_are_told_by_are_named_and_shown():
+    assert f"patches are of {SHUFFLED.words}" in (text := render_recommendation(results(FOUND["both"])))
+    assert max(one.level for one in CONDITIONS if one.kind == "blur") == BLURRED.level  # "the widest"
+    assert not {"img"} & {tag for tag, _ in Text(text).tags}
+    seen = pictures(data_source(), 32)
+    assert list(seen) == [one.name for one in CONDITIONS]
+    assert len({image.tobytes() for image in seen.values()}) == len(CONDITIONS)
+    text = render_recommendation(results(FOUND["both"]), pictures=seen)
+    images = [dict(attributes) for tag, attributes in Text(text).tags if tag == "img"]
+    assert [image["title"] for image in images] == [
+        one.name for kind in ("shuffle", "blur") for one in CONDITIONS if one.kind in ("clean", kind)
+    ]
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+
+
 def test_the_figures_have_the_numbers_in_words():
     made = results(FOUND["global"])
     described = re.findall(r'aria-label="(With[^"]*)"', render_recommendation(made))
@@ -57,7 +75,7 @@ def test_names_from_outside_are_escaped():
 @pytest.mark.parametrize("view", VIEWS)
 def test_opens_without_error_or_request(browser, kind, view, tmp_path):  # noqa: F811
     made = results(FOUND[kind], HOSTILE[0] if kind == "uncertain" else "photos")
-    path = write_recommendation(made, tmp_path)
+    path = write_recommendation(made, tmp_path, pictures=pictures(data_source(), 32))
     context = browser.new_context(**VIEWS[view])
     page = context.new_page()
     troubles: list[str] = []

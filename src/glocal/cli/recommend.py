@@ -63,7 +63,7 @@ def recommend(
 
     from glocal.cli._display import introduce_data
     from glocal.data import load_data
-    from glocal.recommend import check_request
+    from glocal.recommend import check_request, pictures
     from glocal.recommend import recommend as run
     from glocal.report.recommend import write_recommendation
 
@@ -79,7 +79,7 @@ def recommend(
         nonlocal begun
         bars.update(task, completed=share, description=what)
         head = what.partition(":")[0]
-        if head != begun and not console.is_terminal:
+        if head != begun and share < 1 and not console.is_terminal:
             console.print(head)
         begun = head
 
@@ -102,7 +102,7 @@ def recommend(
     try:
         out.mkdir(parents=True, exist_ok=True)
         atomic_write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False))
-        page = write_recommendation(results, out)
+        page = write_recommendation(results, out, pictures=pictures(source, image_size))
     except OSError as error:
         raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror})") from error
     shown = Console(highlight=False, soft_wrap=True)
@@ -124,7 +124,7 @@ def _conclude(console: "Console", results: dict[str, Any]) -> None:
 
 
 def _conditions(need: dict[str, Any]) -> "Table":
-    table = _table("reference, images", "top-1 %", "95 %", "kept of what it knows %")
+    table = _table("reference, images", "top-1 %", "95 %", "left of what it learned %")
     for row in need["conditions"]:
         accuracy, kept = row["accuracy"], row["kept"]
         table.add_row(
@@ -156,7 +156,7 @@ def _table(first: str, *others: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first)
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -200,8 +200,8 @@ def needs(answers: Answers) -> Needs:
 def _resampled(right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(resamples, conditions) mean accuracies over images and seeds drawn with replacement."""
     seeds, _, images = right.shape
-    weights = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES) / images  # (resamples, images)
-    scores = np.einsum("bn,scn->bsc", weights, right, optimize=True)
+    counts = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES)  # (resamples, images)
+    scores = np.einsum("bn,scn->bsc", counts.astype(np.float64), right, optimize=True) / images
     mean = scores.mean(1)
     if seeds == 1:
         return mean

@@ -6,31 +6,39 @@ from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
+from PIL import Image
 
 from glocal.files import atomic_write_text
 from glocal.report.figures import COLOURS, INK, STYLE, Looks, new_figure, svg
 from glocal.report.page import environment, shown
+from glocal.report.thumbnails import thumbnail
 
 Json = Mapping[str, Any]
 _KINDS = {
     "shuffle": ("Without layout", "patches along a side, shuffled", COLOURS[1][0], "o"),
     "blur": ("Without detail", "width of the blur, as a share of the side", COLOURS[0][0], "s"),
 }
+_MEANS = {
+    "shuffle": "Cut into patches that are put into a random order: what is inside a patch stays, where it was is lost.",
+    "blur": "Blurred, as by a lens that is out of focus: where things are stays, fine detail is lost.",
+}
+SHOWN = 84  # pixels of a picture's side
 
 
-def write_recommendation(results: Json, out: Path) -> Path:
+def write_recommendation(results: Json, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
     """Write OUT/report.html, whole or not at all; gives its path.
 
     Args:
         results: what results.json holds (docs/recommend.md).
         out: an existing folder.
+        pictures: of a test image by the name of the condition; re-encoded here, never passed through.
     """
     path = out / "report.html"
-    atomic_write_text(path, render_recommendation(results))
+    atomic_write_text(path, render_recommendation(results, pictures=pictures))
     return path
 
 
-def render_recommendation(results: Json) -> str:
+def render_recommendation(results: Json, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
     """The page as text: no script, no request, everything from data escaped."""
     results = shown(results)
     models = [one["model"] for one in results["recommended"]]
@@ -42,15 +50,30 @@ def render_recommendation(results: Json) -> str:
             results=results,
             colours=COLOURS,
             swatch={model: looks.swatch(model) for model in models},
-            panels=[{"title": _KINDS[kind][0], "figure": curve(results["need"], kind)} for kind in _KINDS],
+            panels=[_panel(results["need"], kind, pictures or {}) for kind in _KINDS],
         )
     )
+
+
+def _panel(need: Json, kind: str, pictures: Mapping[str, Image.Image]) -> Json:
+    names = [row["name"] for row in _rows(need, kind) if row["name"] in pictures]
+    return {
+        "title": _KINDS[kind][0],
+        "means": _MEANS[kind],
+        "images": [(name, *thumbnail(pictures[name], SHOWN)) for name in names],
+        "figure": curve(need, kind),
+    }
+
+
+def _rows(need: Json, kind: str) -> list[Json]:
+    """From none to strong."""
+    return [row for row in need["conditions"] if row["kind"] in ("clean", kind)]
 
 
 def curve(need: Json, kind: str) -> Markup:
     """Accuracy of the reference under one kind of disturbance, from none to strong, with 95 % intervals."""
     title, label, colour, marker = _KINDS[kind]
-    rows = [row for row in need["conditions"] if row["kind"] in ("clean", kind)]
+    rows = _rows(need, kind)
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.4)
         xs, ys = range(len(rows)), [100 * row["accuracy"]["mean"] for row in rows]

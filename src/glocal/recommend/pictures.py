@@ -1,0 +1,29 @@
+"""A test image under each condition, to be shown beside what the reference made of it."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from glocal.data import DataSource, ImageError
+from glocal.recommend.disturb import CONDITIONS, disturb
+from glocal.recommend.job import RECIPE
+from glocal.training import fit, load_recipe
+
+
+def pictures(data: DataSource, image_size: int) -> dict[str, Image.Image]:
+    """The first test image as the reference met it, by the name of the condition; none if it went bad.
+
+    Args:
+        data: from `glocal.data.load_data`.
+        image_size: side in pixels.
+    """
+    try:
+        image = data.val.image(0)
+    except ImageError:
+        return {}
+    pixels = np.array(fit(image, image_size, load_recipe(RECIPE).crop_pct))
+    plain = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return {
+        one.name: Image.fromarray(disturb(plain, one, torch.Generator().manual_seed(0))[0].permute(1, 2, 0).numpy())
+        for one in CONDITIONS
+    }
