@@ -147,8 +147,9 @@ class Classifiers:
             crop_pct=self.settings.recipe.crop_pct,
             model_args=model_args(run.model, size),
         )
+        arrays = {"logits": logits, "labels": self.source.val.labels}
         save_file(
-            {"logits": logits, "labels": self.source.val.labels},
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},  # others it would write wrongly
             folder / PREDICTIONS,
             metadata={"paths_sha256": digest_of_paths(self.source.val.paths)},
         )

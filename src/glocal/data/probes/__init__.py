@@ -134,7 +134,8 @@ def _image_set(store: Drawn, count: int) -> ImageSet:
     answers = np.array([store.answer(row) for row in range(count)], dtype=np.int64)
     paths = tuple(f"{store.name}/{store.part}/{row:05d}" for row in range(count))
     classes = PROBES[store.name].classes
-    return ImageSet(store.part, classes, answers[:, 0], paths, store, np.arange(count), distances=answers[:, 1])
+    labels, distances = np.ascontiguousarray(answers.T)
+    return ImageSet(store.part, classes, labels, paths, store, np.arange(count), distances=distances)
 
 
 def _warnings(name: str) -> tuple[str, ...]:
