@@ -3,7 +3,7 @@
     python benchmarks/probes.py
 
 A CNN whose pixels are shuffled, by one order for all images, has no neighbourhoods; a bag of patches sees each patch
-and not where it is. Every model is trained by the recipe `micro` for a few epochs of 6,000 images, from two seeds, on
+and not where it is. Every model is trained by the recipe `micro` for a few epochs of 6,000 images, from three seeds, on
 one thread. Results are written after each run, and the same command goes on where it was stopped:
 docs/results/probes.json and probes.md.
 """
@@ -39,7 +39,7 @@ from glocal.training import (
 )
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "probes"
-RECIPE, SEEDS, SIDE = "micro", (0, 1), 32
+RECIPE, SEEDS, SIDE = "micro", (0, 1, 2), 32
 EPOCHS = {"texture": 2, "pathfinder": 6, "arrangement": 3, "mix": 4}
 PATCH = 5
 """Side of a patch of the bag, pixels."""

@@ -1,5 +1,9 @@
 """From needs to backbones."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import timm
 
@@ -7,6 +11,7 @@ import glocal  # noqa: F401  (registers the models)
 from glocal.recommend.need import NEEDED, Estimate, Needs
 from glocal.recommend.rule import ATTENTION, CONVOLUTION, LARGE_FROM, RULE, advise, find
 
+PROBES = Path(__file__).parents[2] / "docs/results/probes.json"
 NO, YES, OPEN = Estimate(0.05, 0.0, 0.1), Estimate(0.8, 0.7, 0.9), Estimate(NEEDED, NEEDED - 0.1, NEEDED + 0.1)
 
 
@@ -56,3 +61,19 @@ def test_where_the_need_is_not_known_all_three_kinds_are_named(kind):
     kinds = [of.name for of, _ in RULE[kind]]
     assert {CONVOLUTION.name, ATTENTION.name} < set(kinds)
     assert sum(name.startswith("mix") for name in kinds) == 1
+
+
+def test_what_reasons_say_of_probes_was_measured():
+    rows = {(row["probe"], row["model"]): row for row in json.loads(PROBES.read_text())["summary"]}
+    said = [
+        (kind, *match)
+        for entries in RULE.values()
+        for kind, reason in entries
+        for match in re.findall(r"(\w+_micro) (solves|fails) the probe (\w+)", reason)
+    ]
+    assert len(said) >= 5
+    for kind, model, verb, probe in said:
+        assert model == kind.micro
+        row = rows[probe, model]
+        low, high = row["top1_ci"]
+        assert low > 0.95 if verb == "solves" else low <= row["chance"] <= high, (model, verb, probe)
