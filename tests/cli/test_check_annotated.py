@@ -73,7 +73,7 @@ def test_label_maps_are_counted(command, tmp_path):
 def test_the_generated_set(command, task):
     code, out, _ = command("check", "items-on-photos", "--task", task)
     assert code == 0
-    assert "1600 train and 200 val images: drawn, with items and parts of photographs for val that train has not" in out
+    assert "4800 train and 200 val images: drawn, with items and parts of photographs for val that train has not" in out
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "two_stage": {
             **_SMALL, "strides": (4, 8, 16, 32), "channels": 64, "hidden": 256, "anchor_size": 16,
             "rpn_pre_nms_top_n_train": 400, "rpn_pre_nms_top_n_test": 400,
-            "rpn_post_nms_top_n_train": 200, "rpn_post_nms_top_n_test": 200, "box_batch_size_per_image": 64,
+            "rpn_post_nms_top_n_train": 200, "rpn_post_nms_top_n_test": 200, "box_batch_size_per_image": 32,
         },
         "one_stage": {**_SMALL, "strides": (4, 8, 16), "channels": 64, "anchor_size": 16},
         "detr": {**_SMALL, **_NARROW, "strides": (8,), "encoder_layers": 2},
