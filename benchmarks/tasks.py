@@ -189,6 +189,7 @@ def figure(results: dict[str, Any]) -> str:
             for asked in {least for least in (of.get(key) for of in ASKED.values()) if least}:
                 axes.axhline(asked, linestyle="--", linewidth=1)
             axes.set(xlabel="epoch", ylim=(0, 1))
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_title(NAMES[key], loc="left", fontsize=11, fontweight="bold")
             axes.legend(fontsize=8, loc="lower right")
         buffer = io.StringIO()
