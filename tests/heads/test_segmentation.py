@@ -45,6 +45,18 @@ def test_the_small_preset_narrows_the_decoder_and_a_keyword_wins():
     assert widths(preset="small", dim=32) == (32, 64)
 
 
+@pytest.mark.parametrize("kind", ["semantic_fpn", "smp_unet"])
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_any_size_on_transformers_that_refuse_cut_patches(kind, backbone):
+    depth = {"depth": 3} if backbone.startswith("vit") else {"depths": (1, 1, 1, 1), "embed_dim": 24}
+    model = create_segmenter(kind, backbone, 4, preset="small", backbone_kwargs=depth).eval()
+    x = torch.randn(1, 3, 70, 45)
+    with torch.no_grad():
+        logits = model(x)
+        whole = model(F.pad(x, (0, 19, 0, 26)))
+    assert torch.equal(logits, whole[..., :70, :45])
+
+
 @pytest.mark.parametrize("kind", ["semantic_fpn", "upernet"])
 def test_one_image_trains(kind):
     model = tiny(kind).train()

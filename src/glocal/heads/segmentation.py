@@ -46,6 +46,15 @@ def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def pad_to_whole(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> zeros at the right and below up to multiples of the coarsest stride, as detectors have it.
+
+    timm's Transformers refuse what their patches do not divide.
+    """
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
+
+
 class PoolTo(nn.Module):
     """Averages over ``side`` x ``side`` cells, as `nn.AdaptiveAvgPool2d`, but by products that ONNX takes at any size.
 
@@ -166,7 +175,9 @@ class Segmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, num_classes, H, W) logits."""
-        return resize(self.decoder(self.pyramid(x)), x.shape[-2:])
+        height, width = x.shape[-2:]
+        x = pad_to_whole(x)
+        return resize(self.decoder(self.pyramid(x)), x.shape[-2:])[..., :height, :width]
 
 
 class SmpSegmenter(nn.Module):
@@ -183,8 +194,7 @@ class SmpSegmenter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, num_classes, H, W) logits."""
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        return self.network(x)[..., :height, :width]
+        return self.network(pad_to_whole(x))[..., :height, :width]
 
 
 def create_segmenter(
