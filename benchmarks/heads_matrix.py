@@ -39,7 +39,7 @@ NARROW = {"semantic_fpn": {"dim": 64, "head_dim": 64}, "upernet": {"dim": 64}}
 STEPS = 10  # of the first look
 LIMIT = 600  # steps to know one image by heart
 # learning rates to try in turn, and the steps of each in units of LIMIT; 1e-3 once for all others
-TRIES = {"detr": ((1e-3, 1), (3e-4, 3)), "deformable_detr": ((5e-4, 1),), "rt_detr": ((5e-4, 1),)}
+TRIES = {"detr": ((1e-3, 1), (3e-4, 3)), "deformable_detr": ((5e-4, 1),), "rt_detr": ((5e-4, 1), (2e-4, 3))}
 ASK_EVERY = 20
 
 
