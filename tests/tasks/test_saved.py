@@ -105,6 +105,7 @@ def copy(file, tmp_path):
         ({"backbone": "vit_micro"}, "is not of the fcos on vit_micro it describes"),
         ({"preset": "coco"}, "is not of the fcos"),
         ({"preset": "huge"}, "preset: expected one of"),
+        ({"preset": ""}, "preset: expected one of coco, small"),
         ({"preset": {}}, "preset: expected one of"),
         ({"norm": "sync"}, "norm: expected one of batch, frozen"),
         ({"image_size": 1e9}, "image_size: expected 32 to 2048"),

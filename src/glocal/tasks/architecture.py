@@ -30,8 +30,8 @@ Task = Literal["detection", "segmentation"]
 Triple = tuple[float, float, float]
 HEADS: dict[str, tuple[str, ...]] = {"detection": DETECTORS, "segmentation": SEGMENTERS}
 PRESETS = {"detection": tuple(DETECTOR_PRESETS), "segmentation": tuple(SEGMENTER_PRESETS)}
-PUBLISHED = {"detection": "coco", "segmentation": "ade20k"}
-"""The preset of the published settings."""
+PUBLISHED = {"detection": "coco", "segmentation": "ade20k"}  # the preset of the published settings
+UNNAMED = {"detection": (), "segmentation": ("",)}  # segmenters saved before they had presets are the published
 NORMS = ("batch", "frozen")
 IMAGE_SIZES = range(32, 2049)
 MOST_CLASSES = {"detection": 100_000, "segmentation": 255}  # label maps are 8-bit, and 255 is what is ignored
@@ -60,7 +60,7 @@ class Architecture:
         image_size: shorter side that images are resized to, pixels.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
-        preset: sizes of the head; empty for the published ones.
+        preset: sizes of the head; of a segmenter empty for the published ones.
         norm: ``batch``, or ``frozen``: the statistics of the backbone's BatchNorms do not move.
         options: keywords of the head, see `OPTIONS`.
         category_ids: the ids that predictions of each class are written with; empty for 1, 2, ...
@@ -111,7 +111,7 @@ class Architecture:
         """
         given: dict[str, Any] = {
             "pretrained": pretrained,
-            "preset": self.preset or PUBLISHED[self.task],
+            "preset": self.preset,
             "norm": self.norm,
             "frozen_stages": frozen_stages,
             "backbone_kwargs": {"drop_path_rate": drop_path} if drop_path else None,
@@ -119,9 +119,11 @@ class Architecture:
         }
         name = f"{self.backbone}.{tag}" if tag else self.backbone
         if self.task == "segmentation":
-            return create_segmenter(self.head, name, len(self.classes), **given)
+            return create_segmenter(
+                self.head, name, len(self.classes), **{**given, "preset": self.preset or PUBLISHED[self.task]}
+            )
         sides: dict[str, Any] = {"min_size": self.image_size, "max_size": self.image_size}
-        if given["preset"] == "coco":
+        if self.preset == "coco":
             sides["max_size"] = round(self.image_size * LONGER)
             if self.head == "rt_detr":  # knows no padding
                 sides |= {"max_size": self.image_size, "fixed_size": (self.image_size, self.image_size)}
@@ -362,7 +364,7 @@ def describe(text: str, num_tensors: int) -> Architecture:
     name, preset = config["backbone"], config.get("preset", "")
     if not isinstance(name, str) or not name.isidentifier() or not timm.is_model(name):
         raise FileError(f"backbone: expected a name of glocal or timm, got {short(name)}", "`glocal models` lists ours")
-    if preset not in ("", *PRESETS[task]):
+    if preset not in (*UNNAMED[task], *PRESETS[task]):
         raise FileError(f"preset: expected one of {', '.join(PRESETS[task])} for {task}, got {short(preset)}")
     if not is_int(config["image_size"]) or config["image_size"] not in IMAGE_SIZES:
         raise FileError(
