@@ -187,7 +187,7 @@ def test_one_image_for_a_batchnorm_of_one_pixel_is_explained(tmp_path):
 
 @pytest.mark.parametrize(("task", "head"), [("detect", "faster_rcnn"), ("segment", "semantic_fpn")])
 def test_frozen_is_not_trained(tmp_path, task, head):
-    from glocal.tasks.architecture import backbone_of, create
+    from glocal.tasks.design import backbone_of, create
 
     assignment = MAKE[task](head=head, frozen_norm=True)
     asked = request(task, "freeze=[backbone]")

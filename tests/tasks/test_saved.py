@@ -9,7 +9,8 @@ import torch
 import glocal
 from glocal.errors import CheckpointError, GlocalError
 from glocal.tasks import Architecture, load_task_model, save_task_model
-from glocal.tasks.architecture import OPTIONS, HeadSettings, backbone_of, design, read_options, take_over
+from glocal.tasks.architecture import OPTIONS
+from glocal.tasks.design import HeadSettings, backbone_of, design, read_options, take_over
 from glocal.training import load_model, load_recipe, save_model
 from glocal.training.request import Request
 

@@ -1,6 +1,7 @@
 """Detection and segmentation: what the engine of `glocal.training` trains beside classifiers, measured and applied."""
 
-from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, read_options
+from glocal.tasks.architecture import Architecture
+from glocal.tasks.design import HeadSettings, Transfer, read_options
 from glocal.tasks.detection import DetectionBatches, DetectObjects
 from glocal.tasks.evaluation import evaluate_detector, evaluate_segmenter
 from glocal.tasks.precision import average_precision

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageError, Skipped
 from glocal.data.pasted import Pasted
 from glocal.errors import GlocalError
-from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design, macs_of
+from glocal.tasks.architecture import Architecture
+from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
 from glocal.tasks.precision import Found, Precision, Truth, average_precision, coco_library, encode_masks
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request

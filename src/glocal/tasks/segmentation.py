@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
 from glocal.data.pasted import Pasted
-from glocal.tasks.architecture import Architecture, HeadSettings, Transfer, create, design, macs_of
+from glocal.tasks.architecture import Architecture
+from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
 from glocal.tasks.views import SCALES, look_at_pixels, resize_image, size_at, view_of

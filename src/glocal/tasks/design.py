@@ -1,0 +1,238 @@
+"""From what a person asks for to a detector or segmenter: its architecture, its weights, and what it costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from glocal.bench import count_macs
+from glocal.errors import GlocalError, check_choice, nearest
+from glocal.heads.pyramid import PyramidAdapter
+from glocal.tasks.architecture import (
+    FRACTIONS,
+    HEADS,
+    IMAGE_SIZES,
+    MOST_CLASSES,
+    OPTIONS,
+    PRESETS,
+    PUBLISHED,
+    Architecture,
+    Task,
+    option_fault,
+    triple,
+)
+from glocal.training.creation import Weights, freeze
+from glocal.training.request import Request
+from glocal.training.saved import load_model
+from glocal.training.saved_config import first_line
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What a person chooses of a head.
+
+    Attributes:
+        head: see `Architecture`.
+        preset: ``small``, ``coco`` of a detector, ``ade20k`` of a segmenter, or empty: small for images of up to 256
+            pixels, else the published one.
+        frozen_norm: see `Architecture.norm`.
+        frozen_stages: stages of the backbone, its stem first, that do not train.
+        options: see `Architecture`.
+    """
+
+    head: str
+    preset: str = ""
+    frozen_norm: bool = False
+    frozen_stages: int = 0
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def plan(self) -> dict[str, Any]:
+        """For plan.json."""
+        return {**asdict(self), "options": dict(self.options)}
+
+
+def read_options(task: Task, given: Sequence[str]) -> dict[str, float]:
+    """``KEY=VALUE`` -> keywords of a head.
+
+    Raises:
+        GlocalError: for one that is not known or out of range.
+    """
+    options: dict[str, float] = {}
+    for item in given:
+        key, separator, text = item.partition("=")
+        if key not in OPTIONS[task] or not separator:
+            known = OPTIONS[task]
+            raise GlocalError(
+                f"option: expected KEY=VALUE with one of {', '.join(known)}, got {item!r}{nearest(key, known)}"
+            )
+        try:
+            options[key] = float(text) if key in FRACTIONS else int(text)
+        except ValueError:
+            raise GlocalError(f"option: {key}: expected a number, got {text!r}") from None
+        if reason := option_fault(task, key, options[key]):
+            raise GlocalError(f"option: {reason}")
+    return options
+
+
+def design(
+    task: Task,
+    settings: HeadSettings,
+    request: Request,
+    *,
+    classes: tuple[str, ...],
+    category_ids: tuple[int, ...] = (),
+) -> Architecture:
+    """The architecture of a request, its mean and deviation those of the weights it starts from.
+
+    Raises:
+        GlocalError: for a head, a preset or a size that is not known.
+    """
+    size = request.recipe.image_size
+    check_choice("detector" if task == "detection" else "segmenter", settings.head, HEADS[task])
+    if size not in IMAGE_SIZES:
+        raise GlocalError(
+            f"recipe: image_size must be {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} for {task}, the shorter side of images, "
+            f"got {size}"
+        )
+    if len(classes) > MOST_CLASSES[task]:
+        raise GlocalError(f"data: expected at most {MOST_CLASSES[task]} classes for {task}, got {len(classes)}")
+    preset = settings.preset or ("small" if size <= 256 else PUBLISHED[task])
+    check_choice("preset", preset, PRESETS[task])
+    name, _, _ = request.model.partition(".")
+    # of all models that start from random weights
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    if isinstance(request.weights, Path):
+        saved = load_model(request.weights)
+        mean, std = saved.mean, saved.std
+    elif request.weights == "pretrained":
+        cfg: Any = timm.get_pretrained_cfg(request.model)
+        mean, std = cfg.mean, cfg.std
+    return Architecture(
+        task=task,
+        head=settings.head,
+        backbone=name,
+        classes=classes,
+        image_size=size,
+        mean=triple(mean),
+        std=triple(std),
+        preset=preset,
+        norm="frozen" if settings.frozen_norm else "batch",
+        options=dict(settings.options),
+        category_ids=category_ids,
+    )
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a model took over from a classifier.
+
+    Attributes:
+        source: the architecture it was.
+        tensors: that were taken over.
+        left_out: names of the classifier's that were not, its head among them.
+    """
+
+    source: str
+    tensors: int
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.left_out[:5]) + (f" and {len(self.left_out) - 5} more" if len(self.left_out) > 5 else "")
+        return f"Backbone: {self.tensors} tensors of a trained {self.source}; left out: {shown or 'none'}"
+
+
+def create(architecture: Architecture, settings: HeadSettings, request: Request) -> tuple[Any, Transfer | None]:
+    """The model of a request: random weights from its seed, the backbone's loaded where it names some, parts frozen.
+
+    Raises:
+        GlocalError: if it cannot be made, or the weights do not fit.
+    """
+    weights: Weights = request.weights
+    _, _, tag = request.model.partition(".")
+    with isolate_rng():
+        torch.manual_seed(request.seed)
+        try:
+            model = architecture.build(
+                pretrained=weights == "pretrained",
+                tag=tag if weights == "pretrained" else "",
+                frozen_stages=settings.frozen_stages,
+                drop_path=request.recipe.drop_path,
+            )
+        except GlocalError:
+            raise
+        except Exception as error:
+            raise GlocalError(f"{architecture.name} cannot be made: {first_line(error)}") from error
+    backbone = backbone_of(model)
+    transfer = take_over(backbone, weights, architecture.backbone) if isinstance(weights, Path) else None
+    freeze(model, request.recipe.freeze, backbone)
+    return model, transfer
+
+
+def macs_of(model: nn.Module, architecture: Architecture) -> int:
+    """Multiply-accumulates for a black square image of the architecture's size.
+
+    Raises:
+        GlocalError: if the model does not take such an image.
+    """
+    try:
+        return count_macs(model, architecture.image_size)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise GlocalError(
+            f"{architecture.name} does not take an image of {architecture.image_size} pixels: {first_line(error)}; "
+            "choose another image_size, or other options of the head"
+        ) from error
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """What a detector or segmenter sits on."""
+    return next(module for module in model.modules() if isinstance(module, PyramidAdapter)).backbone
+
+
+def take_over(backbone: nn.Module, path: Path, name: str) -> Transfer:
+    """Load the weights of a classifier of glocal into the backbone of a head.
+
+    Args:
+        backbone: made with ``features_only=True``, its tensors changed in place.
+        path: of the classifier: a file, or the folder of a run.
+        name: of the backbone's architecture.
+
+    Raises:
+        GlocalError: if the classifier is another model, or tensors of the backbone are missing in it or of other
+            shapes.
+    """
+    saved = load_model(path)
+    if saved.name != name:
+        raise GlocalError(f"weights: expected those of {name}, got {saved.name} in {path}")
+    source = saved.model.state_dict()
+    own = backbone.state_dict()
+    # timm's feature extractors put "model." before a name, or flatten "stages.0" to "stages_0"
+    by_name = {form: key for key in source for form in _forms(key)}
+    found = {key: by_name.get(key) for key in own}
+    misfits = [
+        key
+        for key, of in found.items()
+        if (of is None and not key.endswith("num_batches_tracked")) or (of and source[of].shape != own[key].shape)
+    ]
+    if misfits:
+        raise GlocalError(
+            f"weights: {len(misfits)} tensors of the backbone are not in {path} or have another shape there, such as "
+            f"{', '.join(misfits[:3])}; was it trained at another image size?"
+        )
+    taken = {key: source[of] for key, of in found.items() if of is not None}
+    backbone.load_state_dict(taken, strict=False)
+    used = set(found.values())
+    return Transfer(saved.name, len(taken), tuple(key for key in source if key not in used))
+
+
+def _forms(key: str) -> tuple[str, ...]:
+    flat = key.replace(".", "_", 1)
+    return tuple(f"{prefix}{form}" for prefix in ("model.", "") for form in (flat, key))
