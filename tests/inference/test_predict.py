@@ -8,7 +8,7 @@ import torch
 
 from glocal.errors import GlocalError
 from glocal.inference import Progress, list_inputs, predict_files
-from glocal.inference.predict import most_probable
+from glocal.inference.answers import most_probable
 from glocal.training import Normalize, fit
 from tests.inference.making import saved_model, write_images
 

@@ -13,9 +13,10 @@ from glocal.data.sets import Folder
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.export import ExportedModel
 from glocal.files import printable
+from glocal.inference.answers import Classifier
 from glocal.inference.inputs import Inputs, read_batches
 from glocal.inference.models import Model, reader_for
-from glocal.inference.predict import BATCH_SIZE, Classifier
+from glocal.inference.predict import BATCH_SIZE
 from glocal.training import Outcomes
 
 Part = Literal["train", "val", "all"]

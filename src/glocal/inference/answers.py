@@ -1,0 +1,73 @@
+"""What a model answers to a batch of images: its logits, the most probable classes, and these as predictions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import nn
+
+from glocal.inference.models import Model
+from glocal.inference.output import Prediction
+from glocal.training import Normalize
+
+DIGITS = 8
+"""Of a probability that are written: more would tell apart what float32 cannot."""
+
+
+class Classifier(nn.Module):
+    """(B, 3, H, W) uint8 images as a `Reader` gives them -> (B, K) float32 logits on the CPU.
+
+    Args:
+        saved: the model.
+        device: where it runs.
+    """
+
+    def __init__(self, saved: Model, device: str | torch.device = "cpu") -> None:
+        super().__init__()
+        self.device = torch.device(device)
+        self.model = saved.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.prepare = Normalize(saved.mean, saved.std).to(self.device)
+
+    @torch.inference_mode()
+    def forward(self, pixels: torch.Tensor) -> np.ndarray:
+        """The logits."""
+        return self.model(self.prepare(pixels.to(self.device))).float().cpu().numpy()
+
+
+def most_probable(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, K) logits -> (B, k) classes and their probabilities; of two as probable the earlier class comes first."""
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    if top_k < probabilities.shape[1]:  # sorting all of 20,000 classes would take longer than small models do
+        least = np.partition(probabilities, -top_k, axis=1)[:, -top_k]
+        rows = [np.flatnonzero(row >= low) for row, low in zip(probabilities, least, strict=True)]
+        best = (
+            np.stack(
+                [
+                    found[np.argsort(-row[found], kind="stable")[:top_k]]
+                    for row, found in zip(probabilities, rows, strict=True)
+                ]
+            )
+            if rows
+            else np.empty((0, top_k), np.int64)
+        )
+    else:
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return best, np.take_along_axis(probabilities, best, axis=1)
+
+
+def described(
+    paths: Sequence[str],
+    errors: Sequence[str | None],
+    best: np.ndarray,
+    probabilities: np.ndarray,
+    classes: tuple[str, ...],
+) -> list[Prediction]:
+    """The predictions of a batch."""
+    found = []
+    for path, error, of_image, with_probability in zip(
+        paths, errors, best.tolist(), probabilities.tolist(), strict=True
+    ):
+        top = [(classes[k], round(p, DIGITS)) for k, p in zip(of_image, with_probability, strict=True)]
+        found.append(Prediction(path, tuple(top) if error is None else (), error))
+    return found
