@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitTransformerCfg
 from torch import nn
 
 from glocal.analysis import attention, attention_calls
@@ -42,7 +43,7 @@ def test_the_maps_give_the_output_of_the_model(name):
 
 
 def test_a_wrong_scale_would_be_seen(monkeypatch):
-    room = sys.modules["glocal.analysis.attention"]
+    room = sys.modules["glocal.analysis.attention_maps"]
     plain = room._fused
     monkeypatch.setattr(room, "_fused", lambda *args, scale=None, **kwargs: plain(*args, scale=0.1, **kwargs))
     call = attention_calls(model("vit"), images(2))[0]
@@ -137,6 +138,23 @@ def test_windows_and_channels_lie_where_they_should():
     assert between.uniform_distance == pytest.approx(4 * mean)  # from window to window
     swin = attention(model("timm swin"), images()).points[0]
     assert swin.uniform_distance == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("block", ["M", "PM"])  # one after the other, or side by side
+def test_windows_of_tokens_far_apart_are_told_from_those_of_neighbours(block, channels_first):
+    torch.manual_seed(0)
+    sizes = MaxxVitTransformerCfg(dim_head=8, window_size=(4, 4), grid_size=(4, 4), use_nchw_attn=channels_first)
+    config = MaxxVitCfg((16, 24), (1, 1), (block, block), stem_width=8, transformer_cfg=sizes)
+    module = MaxxVit(config, img_size=32, num_classes=10).eval()
+    points = attention(module, images()).points
+    assert [point.windows for point in points] == [4, 4, 1, 1]  # inside windows and over a grid, in two stages
+    step = 4  # the first stage: pixels of the image from one token to the next
+    places = [(step * row, step * column) for row in range(4) for column in range(4)]
+    mean = np.mean([math.dist(a, b) for a in places for b in places])
+    assert [point.uniform_distance for point in points] == pytest.approx([mean, 2 * mean, 2 * mean, 2 * mean])
+    shifted = model("timm swin")
+    assert len({point.uniform_distance for point in attention(shifted, images()).points[:2]}) == 1
 
 
 def test_rollout_is_the_product_of_the_maps():

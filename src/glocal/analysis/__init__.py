@@ -4,7 +4,8 @@ Each kind is a function of a model and a batch of normalised images that leaves 
 dataclass of numbers and numpy arrays.
 """
 
-from glocal.analysis.attention import Attention, AttentionCall, attention, attention_calls
+from glocal.analysis.attention import Attention, attention
+from glocal.analysis.attention_maps import AttentionCall, attention_calls
 from glocal.analysis.cam import Cam, cam
 from glocal.analysis.depth import KINDS, Point, Walk, walk
 from glocal.analysis.features import Features, features
