@@ -68,7 +68,7 @@ def test_heads_are_those_of_the_model_and_both_is_its_answer(trials):
     saved = load_model(trials.folder("conformer_micro", 1.0, 1))
     logits = predict(saved.model, Normalize(saved.mean, saved.std), trials.val_images)
     right = logits.argmax(1).numpy() == trials.data.val.labels
-    np.testing.assert_array_equal(found.values["both heads"][1], right)
+    np.testing.assert_array_equal(found.values["sum of both heads"][1], right)
     assert found.paired
     torch.nn.init.zeros_(saved.model.conv_head.weight)  # an answer that is always the same
     assert 0 < found.values["convolution head"].mean() < 1

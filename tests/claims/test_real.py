@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_claim_of_the_catalogue_is_supported_and_with_its_arms_swapped_contradicted(tmp_path):
     (claim,) = choose("padding-position")
-    other = dataclasses.replace(swapped(claim, "zeros", "circular"), id="swapped")
+    other = dataclasses.replace(swapped(claim, "zero padding", "circular padding"), id="swapped")
     results = run_claims(
         [claim, other], load_data("fashion-mini"), tmp_path, budget="0.5ep", seeds=2, device="cpu", side_by_side=True
     )

@@ -60,6 +60,8 @@ def test_a_page_says_all_that_is_known(made, folder):
         if claim["cost"]["runs"]:
             assert "neither proved nor disproved" in said
         assert "mathdefault" not in text
+        if claim["comparisons"] and claim["measure"]["unit"] == "points":
+            assert re.search(r"\d\u00a0points", text)  # not parted at the end of a line
         assert text.endswith("</html>")
 
 

@@ -46,7 +46,7 @@ SMALL_DATA = Claim(
         for side in (
             arm(f"CNN {_on(fraction)}", "resnet_micro", fraction=fraction),
             arm(f"ViT {_on(fraction)}", "vit_micro", fraction=fraction),
-            Arm(f"hybrids {_on(fraction)}", HYBRIDS, fraction),
+            Arm(f"mean of hybrids {_on(fraction)}", HYBRIDS, fraction),
         )
     ),
     comparisons=tuple(
@@ -54,7 +54,7 @@ SMALL_DATA = Claim(
         for fraction in FRACTIONS
         for part in (
             Comparison(f"CNN {_on(fraction)}", f"ViT {_on(fraction)}", "more"),
-            Comparison(f"hybrids {_on(fraction)}", f"CNN {_on(fraction)}", "not less", MARGIN),
+            Comparison(f"mean of hybrids {_on(fraction)}", f"CNN {_on(fraction)}", "not less", MARGIN),
         )
     ),
     source="Yuan et al. 2021, T2T-ViT, §1; Wu et al. 2021, CvT, §1",
@@ -97,13 +97,13 @@ TWO_HEADS = Claim(
     differ="Which logits of one trained network are read.",
     measure="heads",
     arms=(
-        arm("both heads", "conformer_micro", reading="both"),
+        arm("sum of both heads", "conformer_micro", reading="both"),
         arm("convolution head", "conformer_micro", reading="conv"),
         arm("transformer head", "conformer_micro", reading="trans"),
     ),
     comparisons=(
-        Comparison("both heads", "convolution head", "not less", SAME_NETWORK),
-        Comparison("both heads", "transformer head", "not less", SAME_NETWORK),
+        Comparison("sum of both heads", "convolution head", "not less", SAME_NETWORK),
+        Comparison("sum of both heads", "transformer head", "not less", SAME_NETWORK),
     ),
     source=f"{CONFORMER[0]}, §3.3",
     url=CONFORMER[1],
@@ -198,11 +198,11 @@ T2T_TOKENS = Claim(
         arm("transformer", "t2t_vit_micro", tokens="transformer"),
         arm("performer", "t2t_vit_micro"),
         arm("convolution", "t2t_vit_micro", tokens="convolution"),
-        arm("patches, cut once", "t2t_vit_micro", tokens="patch"),
+        arm("one split into patches", "t2t_vit_micro", tokens="patch"),
     ),
     comparisons=(
-        Comparison("transformer", "patches, cut once", "more"),
-        Comparison("performer", "patches, cut once", "more"),
+        Comparison("transformer", "one split into patches", "more"),
+        Comparison("performer", "one split into patches", "more"),
         Comparison("transformer", "performer", "not less", MARGIN),
         Comparison("performer", "convolution", "more"),
     ),
@@ -258,8 +258,8 @@ CAT_EMBEDDING = Claim(
     "neighbouring pixels into channels and mixes them by a linear layer.",
     differ="How squares of pixels become features: by a convolution or by slices.",
     measure="top1",
-    arms=(arm("convolution", "cat_micro"), arm("slices", "cat_micro", embed="slice")),
-    comparisons=(Comparison("slices", "convolution", "equal", MARGIN),),
+    arms=(arm("convolution", "cat_micro"), arm("slicing", "cat_micro", embed="slice")),
+    comparisons=(Comparison("slicing", "convolution", "equal", MARGIN),),
     source=f"{CAT[0]}, §3.1",
     url=CAT[1],
     published=(Published("equal"),),
@@ -345,7 +345,8 @@ LOW_PASS = Claim(
     source="Park and Kim 2022, How Do Vision Transformers Work?, §2, Fig. 2a, 8 and 9",
     url="https://arxiv.org/abs/2202.06709",
     published=(Published("below zero for attention, above zero for convolution"),),
-    note="Mean over the blocks of a family that attend or convolve, then over the families that have such blocks.",
+    note="Mean over the blocks of a family that attend or convolve, then over the families that have such blocks. "
+    "What other families would change is not in the interval: single blocks go either way.",
 )
 
 PADDING_POSITION = Claim(
@@ -358,13 +359,13 @@ PADDING_POSITION = Claim(
     "first, so that their content tells nothing.",
     measure="places",
     arms=(
-        arm("zeros", "resnet_micro", reading="trained zeros"),
-        arm("reflected", "resnet_micro", reading="trained reflect"),
-        arm("circular", "resnet_micro", reading="trained circular"),
-        arm("zeros, untrained", "resnet_micro", reading="untrained zeros"),
-        arm("circular, untrained", "resnet_micro", reading="untrained circular"),
+        arm("zero padding", "resnet_micro", reading="trained zeros"),
+        arm("reflection", "resnet_micro", reading="trained reflect"),
+        arm("circular padding", "resnet_micro", reading="trained circular"),
+        arm("zero padding, untrained", "resnet_micro", reading="untrained zeros"),
+        arm("circular padding, untrained", "resnet_micro", reading="untrained circular"),
     ),
-    comparisons=(Comparison("zeros", "circular", "more", 0.1),),
+    comparisons=(Comparison("zero padding", "circular padding", "more", 0.1),),
     source="Islam et al. 2020, How Much Position Information Do Convolutional Neural Networks Encode?",
     url="https://arxiv.org/abs/2001.08248",
     published=(Published("zero padding far above none"),),
@@ -380,15 +381,15 @@ SMALL_PATCHES = Claim(
     "The pyramid is CvT without its convolutions in attention and with patches that do not overlap.",
     measure="top1",
     arms=(
-        arm("patches of 8", "vit_micro", patch_size=8, dim=96, depth=6),
-        arm("patches of 4", "vit_micro"),
-        arm("patches of 2", "vit_micro", patch_size=2, dim=24, depth=2),
+        arm("patch size 8", "vit_micro", patch_size=8, dim=96, depth=6),
+        arm("patch size 4", "vit_micro"),
+        arm("patch size 2", "vit_micro", patch_size=2, dim=24, depth=2),
         arm("pyramid", "cvt_micro", embed="patch", projection="pool", position=True),
     ),
     comparisons=(
-        Comparison("patches of 4", "patches of 8", "more"),
-        Comparison("patches of 2", "patches of 4", "more"),
-        Comparison("pyramid", "patches of 4", "more"),
+        Comparison("patch size 4", "patch size 8", "more"),
+        Comparison("patch size 2", "patch size 4", "more"),
+        Comparison("pyramid", "patch size 4", "more"),
     ),
     source="Wang et al. 2021, Pyramid Vision Transformer, §1 and §3.1",
     url="https://arxiv.org/abs/2102.12122",

@@ -4,6 +4,7 @@ A measurement gives each arm an array of values, a row a seed and a column a uni
 where one image is too little. Rows of arms that come from the same trained models belong together.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,7 @@ class Measure:
         units: what the columns of the values are.
         more: what it means that an arm has more of it, between two names.
         read: measures the arms of a claim.
+        bounds: between which any value lies.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Measure:
     units: str
     more: str
     read: Callable[[Claim, Trials], Found]
+    bounds: tuple[float, float] = (0.0, 1.0)
 
 
 def _answers(claim: Claim, trials: Trials) -> Found:
@@ -239,13 +242,14 @@ MEASURES: Mapping[str, Measure] = {
     "heads": Measure(*_ACCURACY, _heads),
     "frequencies": Measure(
         "change of the log-amplitude at the highest frequency", "nats", 1.0, "groups of test images", "sharpens above",
-        _high_frequencies,
+        _high_frequencies, (-math.inf, math.inf),
     ),
     "places": Measure(
         "share of row and column that a linear probe reads off (R²)", "R²", 1.0, "groups of test images",
-        "tells more of the place than", _places,
+        "tells more of the place than", _places, (-math.inf, 1.0),
     ),
     "costs": Measure(
-        "multiply-accumulates, as a share of global attention's", "%", 100.0, "map sizes", "costs more than", _costs
+        "multiply-accumulates, as a share of global attention's", "points", 100.0, "map sizes", "costs more than",
+        _costs,
     ),
 }  # fmt: skip

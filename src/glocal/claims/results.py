@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from glocal.claims.claim import Arm, Claim, Comparison
 from glocal.claims.measures import MEASURES, Found, Measure
-from glocal.claims.verdict import Decision, expected_range, together
+from glocal.claims.verdict import Decision, Verdict, expected_range, together
 from glocal.comparison.statistics import Answers, Interval, score_interval
 
 Entries = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
@@ -71,9 +71,12 @@ def tested(
         **describe(claim),
         "verdict": verdict,
         "exact": found.exact,
-        "finding": f"{verdict.capitalize()}{here}: {_said(_deciding(decisions, verdict), found, measure)}.",
+        "finding": f"{verdict.capitalize()}{here}: "
+        + "; ".join(_said(decision, found, measure) for decision in _deciding(decisions, verdict))
+        + "."
+        + _parts(decisions),
         "comparisons": [_comparison(decision, found, measure) for decision in decisions],
-        "arms": [_arm(arm, found, entries, costs) for arm in claim.arms],
+        "arms": [_arm(claim, arm, found, entries, costs) for arm in claim.arms],
         "details": dict(found.details),
         "seeds": list(seeds),
         "cost": {"runs": len(runs), "seconds": sum(run["budget"]["seconds_to_budget"] for run in runs)},
@@ -85,9 +88,11 @@ def macs_of(arm: Arm, costs: Mapping[str, Mapping[str, Any]]) -> float | None:
     return float(np.mean([costs[model]["macs"] for model in arm.models])) if arm.models else None
 
 
-def _arm(arm: Arm, found: Found, entries: Entries, costs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _arm(
+    claim: Claim, arm: Arm, found: Found, entries: Entries, costs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     values = found.values[arm.name]
-    interval = _range(values) if found.exact else score_interval(Answers(values))
+    interval = _range(values) if found.exact else score_interval(Answers(values), MEASURES[claim.measure].bounds)
     runs = [run for model in arm.models for run in entries[model, arm.fraction]]
     return {
         "name": arm.name,
@@ -128,9 +133,19 @@ def _comparison(decision: Decision, found: Found, measure: Measure) -> dict[str,
     }
 
 
-def _deciding(decisions: Sequence[Decision], verdict: str) -> Decision:
-    """The comparison that a reader should hear of first."""
-    return next(decision for decision in decisions if decision.verdict == verdict)
+def _deciding(decisions: Sequence[Decision], verdict: str) -> Sequence[Decision]:
+    """What a reader should hear of first: of two comparisons those that decide, of more the first that does."""
+    deciding = [decision for decision in decisions if decision.verdict == verdict]
+    return deciding if len(decisions) == 2 else deciding[:1]
+
+
+def _parts(decisions: Sequence[Decision]) -> str:
+    """How many parts of a claim have which verdict, where they differ."""
+    of_parts = [decision.verdict for decision in decisions]
+    if len(set(of_parts)) == 1:
+        return ""
+    counted = [f"{of_parts.count(v)} {v}" for v in get_args(Verdict) if v in of_parts]
+    return f" Of its {len(of_parts)} parts: {', '.join(counted)}."
 
 
 def _question(comparison: Comparison, measure: Measure) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from glocal.analysis import attention, fourier, locality, receptive_field, robustness, to_json
-from glocal.analysis.attention import attention_calls
+from glocal.analysis.attention_maps import attention_calls
 from glocal.analysis.robustness import DISTURBANCES
 from glocal.analysis.watch import Progress
 from glocal.comparison.execution import reason_of

@@ -113,7 +113,7 @@ class Resampled:
         return Resampled(both, np.concatenate([self.drawn, other.drawn], axis=1))
 
 
-def score_interval(evidence: Evidence) -> Interval:
+def score_interval(evidence: Evidence, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
     """Mean score of a model.
 
     With two or more seeds, two independent errors are added in quadrature: Student's t-interval of the mean over seeds
@@ -124,6 +124,7 @@ def score_interval(evidence: Evidence) -> Interval:
 
     Args:
         evidence: of the model's seeds.
+        bounds: between which any score lies.
     """
     scores = evidence.scores
     mean = float(scores.mean())
@@ -135,7 +136,7 @@ def score_interval(evidence: Evidence) -> Interval:
         of_images = stats.norm.ppf(quantile) * resampled.mean(axis=1).std()
         margin = float(np.hypot(of_seeds, of_images))
         method = f"t-interval over {num_seeds} seeds, with the sampling of the test images"
-        return Interval(mean, max(0.0, mean - margin), min(1.0, mean + margin), method)
+        return Interval(mean, max(bounds[0], mean - margin), min(bounds[1], mean + margin), method)
     low, high = _percentiles(resampled[:, 0])
     return Interval(mean, low, high, "bootstrap over test images, one seed")
 

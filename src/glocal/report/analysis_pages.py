@@ -113,8 +113,7 @@ def _fourier(result: Any, subject: Subject, other: Any) -> Page:
         Panel(
             "spectrum", "All frequencies",
             "From coarse patterns on the left to the finest that a map can hold on the right; dark lines are early, "
-            "bright "
-            "ones late. A line that falls steeply belongs to smooth features.",
+            "bright ones late. A line that falls steeply belongs to smooth features.",
             lines("spectrum", "Log-amplitude over frequency, a line a depth",
                   [(p.name, p.frequency, p.amplitude) for p in points],
                   "frequency, in units of π radians a pixel of the map", "log-amplitude, nats", ramp=True),
@@ -204,8 +203,7 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
             Panel(
                 "maps", "Where it looks",
                 "Bright places are looked at: by the class token, or where there is none by the token in the centre, "
-                "mean "
-                "of the heads. Rollout follows the attentions from the last back to the image.",
+                "mean of the heads. Rollout follows the attentions from the last back to the image.",
                 pictures("maps", "Attention maps over the images", rows, titles, subject.pictures), wide=True,
             )
         )  # fmt: skip
@@ -235,8 +233,7 @@ def _receptive_field(result: Any, subject: Subject, other: Any) -> Page:
     last = points[-1]
     finding = (
         f"At its end, a unit in the centre draws 95 % of its gradient from {100 * last.area:.0f} % of the image, "
-        f"within "
-        f"{last.radius:.0f} px on average."
+        f"within {last.radius:.0f} px on average."
     )
     label = subject.versus or ""
     if other is not None:
@@ -297,8 +294,7 @@ def _locality(result: Any, subject: Subject, other: Any) -> Page:
     worst = groups[0]
     finding = (
         f"Without {worst.name.replace('all ', 'its ')}, {100 * (1 - worst.kept):.0f} % of the answers change: the "
-        f"most of "
-        "any kind of operation."
+        "most of any kind of operation."
     )
     scored = result.accuracy is not None
     kinds = [Bar(kind, kind) for kind in KINDS if any(p.kind == kind for p in result.contributions)]
@@ -371,8 +367,7 @@ def _cam(result: Any, subject: Subject, other: Any) -> Page:
     ]
     return Page(
         f"The evidence for an answer fills {100 * peak:.0f} % of the image on average (at least half as strong as at "
-        f"its "
-        "peak).",
+        "its peak).",
         "Which places of an image speak for the answer?",
         [
             Panel("cam", "Evidence for the answer",
@@ -429,8 +424,7 @@ def _position(result: Any, subject: Subject, other: Any) -> Page:
     return Page(
         f"Of where it is in the image, a unit at the end tells {said}.",
         "Do the features know where they are? A CNN can only learn it from the border of zeros around its maps; "
-        "position "
-        "embeddings tell a Transformer.",
+        "position embeddings tell a Transformer.",
         [
             Panel("position", "How well a place can be read off the features",
                   "1: row and column are known exactly; 0: not at all. If only zero padding is high, the border tells.",

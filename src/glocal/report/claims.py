@@ -1,5 +1,6 @@
 """The pages of `glocal claims`: one for each claim, and an overview of all."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def render_overview(results: Json) -> str:
 
 def _template(name: str) -> Any:
     made = environment()
-    made.filters.update(level=_level, words=_words)
+    made.filters.update(level=_level, words=_words, unbroken=_unbroken)
     return made.get_template(name)
 
 
@@ -84,6 +85,11 @@ def _level(value: float | None, measure: Json) -> str:
         return "–"
     text = f"{measure['factor'] * value:.{1 if measure['factor'] == 100 else 2}f}"
     return (text if float(text) else text.removeprefix("-")).replace("-", "\u2212")
+
+
+def _unbroken(text: str) -> str:
+    """Numbers are not parted from their units at the end of a line."""
+    return re.sub(r"(?<=\d) (?=%|points|nats|R²)", "\u00a0", text)
 
 
 def _words(model: str) -> Markup:
