@@ -39,8 +39,8 @@ from glocal.data.scan import Scanned, cache_file, stamp, write_cache
 from glocal.data.shard_index import INDEX_VERSION, Index, Sample, read_index
 from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
+from glocal.inference.answers import described, most_probable
 from glocal.inference.output import Lines
-from glocal.inference.predict import described, most_probable
 from glocal.training import Checkpoints, FolderCheckpointIO, Outcomes, load_recipe, save_model
 from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order, fit
 
