@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glocal.data import ImageError, ImageLimits, ImageSet
 from glocal.data.folder import SYSTEM_NAMES
@@ -22,10 +22,10 @@ from glocal.data.sets import Folder, Store
 from glocal.data.shard_index import read_index
 from glocal.data.shard_names import SHARD, is_shards, list_shards
 from glocal.data.shards import Shards
+from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.export import height_and_width, prepare
 from glocal.files import printable
-from glocal.training.loader import default_workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,15 +258,12 @@ def read_batches(reader: Reader, start: int = 0, workers: int | None = None) -> 
     """
     workers = min(default_workers() if workers is None else workers, len(reader) - start)
     while start < len(reader):
-        generator = torch.Generator()  # the loader draws a seed for its workers: not from the global generator
-        numbers: Any = range(start, len(reader))
-        loader = DataLoader(reader, batch_size=None, sampler=numbers, num_workers=max(0, workers), generator=generator)
         try:
-            for read in loader:
+            for read in read_in_order(reader, range(start, len(reader)), max(0, workers)):
                 start += 1
                 yield read
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except LOST as error:
+            if not worker_died(error):
                 raise
             yield reader.read_alone(start)
             start += 1

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from glocal.data.sets import Store
+from glocal.data.workers import default_workers
 from glocal.errors import GlocalError
 from glocal.inference.answers import Classifier, described, most_probable
 from glocal.inference.inputs import Inputs, Read, Reader
 from glocal.inference.models import Model, reader_for
 from glocal.inference.output import Prediction
-from glocal.training.loader import default_workers
 
 
 class _Actor:

@@ -24,16 +24,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glocal.data import Prediction, write_label_map
 from glocal.data.predictions import coco_results
+from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_bytes, atomic_write_text, differences, hold_folder, printable
 from glocal.tasks.drawing import draw_label_map, draw_objects
 from glocal.tasks.saved import SavedTaskModel
 from glocal.tasks.segmentation import logits_at, normalize_of, shorter_side
-from glocal.training.loader import default_workers
 
 JOB, LINES, COCO = "job.json", "predictions.jsonl", "predictions.json"
 THRESHOLD = 0.05
@@ -294,17 +294,12 @@ def _read(images: Images, start: int, workers: int | None) -> Iterator[tuple[int
     reader = _Reader(images)
     workers = min(default_workers() if workers is None else workers, len(reader) - start)
     while start < len(reader):
-        generator = torch.Generator()  # the loader draws a seed for its workers: not from the global generator
-        numbers: Any = range(start, len(reader))
-        loader = DataLoader(
-            reader, batch_size=None, sampler=numbers, num_workers=workers, generator=generator, collate_fn=_as_it_is
-        )
         try:
-            for image in loader:
+            for image in read_in_order(reader, range(start, len(reader)), workers, collate_fn=_as_it_is):
                 yield start, image
                 start += 1
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except LOST as error:
+            if not worker_died(error):
                 raise
             with ProcessPoolExecutor(1) as pool:
                 try:

@@ -4,7 +4,6 @@ The order of an epoch is a function of (seed, epoch), augmentation one of (seed,
 of workers nor a stop and a new start changes what a model sees.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal.data import ImageError, ImageSet, Skipped
 from glocal.data.shards import shuffled
+from glocal.data.workers import default_workers, read_in_order
 from glocal.errors import GlocalError
 from glocal.training.augment import LIGHT_SHIFT, RandAugment, draws, shift_and_flip
 from glocal.training.recipe import Recipe
@@ -300,18 +300,12 @@ def evaluation_batch(data: Batched) -> int:
 
 def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
     workers = (default_workers() if _decodes(data) else 0) if num_workers is None else num_workers
-    generator = torch.Generator()  # the loader draws a seed for its workers: not from the global generator
-    return DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers, generator=generator)
+    return read_in_order(data, sampler, workers)
 
 
 def _decodes(data: Any) -> bool:
     """Whether reading a batch takes a decoder or PIL, which is worth processes of its own."""
     return bool(getattr(data, "reads_files", False))
-
-
-def default_workers() -> int:
-    """Processes that decode: a processor each, up to 8."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _batch(pixels: np.ndarray, labels: np.ndarray, skipped: tuple[Skipped, ...] = ()) -> Batch:

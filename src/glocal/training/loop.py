@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
 from glocal.data import Skipped
+from glocal.data.workers import LOST, worker_died
 from glocal.signals import StopRequest
 from glocal.training.budget import Budget, training_flop
 from glocal.training.classification import logits_of
@@ -274,11 +275,11 @@ def _explained(recipe: Recipe, engine: Engine, pace: Pace) -> Iterator[None]:
             f"BatchNorm has nothing to normalise with in step {pace.step + 1}: one image, and one pixel of it; raise "
             f"batch_size or image_size, lower --devices or accumulate, or take a model without{pace.last_good()}"
         ) from error
-    except RuntimeError as error:
-        text = str(error)
+    except LOST as error:
+        text = str(error) or type(error).__name__
         if "can't allocate memory" in text or "out of memory" in text:
             raise TrainingError(_memory_message(recipe, engine, pace)) from error
-        if "DataLoader worker" in text:
+        if worker_died(error):
             raise TrainingError(
                 f"a process that reads images has died after step {pace.step} ({text.splitlines()[0]}); was there not "
                 f"enough memory? fewer --workers need less{pace.last_good()}"

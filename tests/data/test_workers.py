@@ -1,0 +1,98 @@
+"""Processes that read: what they read and in what order, and that the death of one ends nothing but itself."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from glocal.data.workers import LOST, read_in_order, worker_died
+
+
+class Numbers:
+    """Each number in a process of its own choice; at ``die_at`` the process kills itself, ``after`` what it reads."""
+
+    def __init__(self, die_at=None, after=False):
+        self.die_at, self.after = die_at, after
+
+    def __getitem__(self, key):
+        if key == self.die_at:
+            if not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sys.setprofile(die_while_looking)
+        return key
+
+
+class Raising:
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __getitem__(self, key):
+        raise self.kind("the share is gone")
+
+
+def die_while_looking(frame, event, argument):
+    """Killed as soon as a call that looks at the event has come back: with whatever lock that has taken."""
+    caller = frame.f_back.f_code.co_name if frame.f_back else ""
+    if event == "return" and "is_set" in (frame.f_code.co_name, caller):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_all_is_read_in_order_and_the_global_generator_is_left_alone(workers):
+    before = torch.get_rng_state()
+    keys = [3, 1, 4, 1, 5, 9, 2, 6]
+    assert list(read_in_order(Numbers(), keys, workers)) == keys
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_dead_process_is_told_from_what_one_raises():
+    with pytest.raises(LOST) as caught:
+        list(read_in_order(Numbers(die_at=3), range(9), 2))
+    assert worker_died(caught.value)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionResetError, EOFError])
+def test_an_error_of_reading_is_no_death(kind):
+    with pytest.raises(kind, match="the share is gone") as caught:
+        list(read_in_order(Raising(kind), range(9), 2))
+    assert not worker_died(caught.value)
+    assert worker_died(kind("of itself")) == (kind is not RuntimeError)
+
+
+def ends(make, seconds):
+    """Whether a loader, in a process of its own, ends after one of its processes was killed looking at the event."""
+    script = f"""
+import faulthandler
+from torch.utils.data import DataLoader
+from glocal.data.workers import read_in_order
+from tests.data.test_workers import Numbers
+faulthandler.dump_traceback_later({seconds - 5})
+try:
+    print(list({make}))
+except RuntimeError as error:
+    print("raised:", error, flush=True)
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        assert b"multiprocessing/synchronize.py" in error.stderr, error  # it waits for a lock
+        return False
+    assert "raised: DataLoader worker" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    return True
+
+
+def test_a_process_killed_at_the_worst_moment_does_not_stop_the_others_from_ending():
+    assert ends("read_in_order(Numbers(3, after=True), range(99), 2)", 100)
+
+
+@pytest.mark.slow
+def test_with_the_event_of_multiprocessing_it_does():
+    """What the test above would see; if this one fails, torch or Python have mended it, and `_Flag` can go."""
+    plain = DataLoader(Numbers(3, after=True), batch_size=None, sampler=range(99), num_workers=2)
+    assert plain.multiprocessing_context is None
+    assert not ends("DataLoader(Numbers(3, after=True), batch_size=None, sampler=range(99), num_workers=2)", 30)
