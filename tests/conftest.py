@@ -1,0 +1,9 @@
+"""What all tests need of the process they run in."""
+
+import signal
+
+
+def pytest_configure():
+    """A shell lets what it starts in the background ignore Ctrl-C, and so does what that starts: tests press it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
