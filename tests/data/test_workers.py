@@ -96,3 +96,18 @@ def test_with_the_event_of_multiprocessing_it_does():
     plain = DataLoader(Numbers(3, after=True), batch_size=None, sampler=range(99), num_workers=2)
     assert plain.multiprocessing_context is None
     assert not ends("DataLoader(Numbers(3, after=True), batch_size=None, sampler=range(99), num_workers=2)", 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_may_be_started_in_other_ways(method):
+    """By default on macOS and Windows, and everywhere from Python 3.14 on."""
+    script = f"""
+import multiprocessing
+from glocal.data.workers import read_in_order
+from tests.data.test_workers import Numbers
+multiprocessing.set_start_method("{method}")
+print(list(read_in_order(Numbers(), range(5), 2)))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
