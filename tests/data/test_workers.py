@@ -76,13 +76,18 @@ try:
 except RuntimeError as error:
     print("raised:", error, flush=True)
 """
-    try:
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        assert b"multiprocessing/synchronize.py" in error.stderr, error  # it waits for a lock
-        return False
-    assert "raised: DataLoader worker" in done.stdout, done.stdout + done.stderr
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", script]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as running:
+        try:
+            said, errors = running.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)  # with the processes that wait for the lock, too
+            errors = running.communicate()[1]
+            assert "multiprocessing/synchronize.py" in errors, errors  # it waits for a lock
+            return False
+    assert "raised: DataLoader worker" in said, said + errors
+    assert running.returncode == 0, errors
     return True
 
 
