@@ -34,6 +34,23 @@ class Raising:
         raise self.kind("the share is gone")
 
 
+class HalfSent:
+    """What is read cannot be received: so it looks where the other end of a connection has just gone."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __getitem__(self, key):
+        return self
+
+    def __reduce__(self):
+        return gone, (self.kind,)
+
+
+def gone(kind):
+    raise kind("gone")
+
+
 def die_while_looking(frame, event, argument):
     """Killed as soon as a call that looks at the event has come back: with whatever lock that has taken."""
     caller = frame.f_back.f_code.co_name if frame.f_back else ""
@@ -55,12 +72,19 @@ def test_a_dead_process_is_told_from_what_one_raises():
     assert worker_died(caught.value)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", [RuntimeError, ConnectionResetError, EOFError])
-def test_an_error_of_reading_is_no_death(kind):
+def test_an_error_of_reading_is_no_death(kind, workers):
     with pytest.raises(kind, match="the share is gone") as caught:
-        list(read_in_order(Raising(kind), range(9), 2))
+        list(read_in_order(Raising(kind), range(9), workers))
     assert not worker_died(caught.value)
-    assert worker_died(kind("of itself")) == (kind is not RuntimeError)
+
+
+@pytest.mark.parametrize("kind", [ConnectionResetError, EOFError])
+def test_a_process_that_goes_while_it_hands_over_is_a_death(kind):
+    with pytest.raises(kind) as caught:
+        list(read_in_order(HalfSent(kind), range(9), 2))
+    assert worker_died(caught.value)
 
 
 def ends(make, seconds):

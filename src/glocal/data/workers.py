@@ -4,6 +4,7 @@ import copy
 import ctypes
 import multiprocessing
 import os
+import traceback
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import RawValue
@@ -49,8 +50,9 @@ def worker_died(error: BaseException) -> bool:
 
     What such a process itself raised, and the loader raises again, is none.
     """
-    if isinstance(error, (ConnectionError, EOFError)):  # it went while it handed over what it had read
-        return not str(error).startswith("Caught ")
+    if isinstance(error, (ConnectionError, EOFError)):  # of a share that is gone, unless it is of what was handed over
+        frames = traceback.walk_tb(error.__traceback__)
+        return any(frame.f_globals.get("__name__") == "multiprocessing.queues" for frame, _ in frames)
     return str(error).startswith("DataLoader worker (pid")
 
 
