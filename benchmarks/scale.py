@@ -41,7 +41,7 @@ from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
 from glocal.inference.answers import described, most_probable
 from glocal.inference.output import Lines
-from glocal.training import Checkpoints, FolderCheckpointIO, Outcomes, load_recipe, save_model
+from glocal.training import Checkpointer, Outcomes, load_recipe, save_model
 from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order, fit
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"
@@ -347,10 +347,10 @@ def checkpoints(scratch: Path) -> dict[str, Any]:
         key: {"step": torch.tensor(1.0), "exp_avg": torch.randn_like(of), "exp_avg_sq": torch.rand_like(of)}
         for key, of in model.named_parameters()
     }
-    kept = Checkpoints(scratch / "checkpoints", FolderCheckpointIO(write))
+    kept = Checkpointer(scratch / "checkpoints", write)
     step = iter(range(1, 100))
     saving = seconds(
-        lambda: kept.save(next(step), {"state_dict": state, "optimizer": moments}, {}, None), clock=time.perf_counter
+        lambda: kept.save(next(step), {"state_dict": state, "optimizer": moments}, None), clock=time.perf_counter
     )
     folder = kept.path(kept.steps()[0])
     size = sum(file.stat().st_size for file in folder.iterdir())

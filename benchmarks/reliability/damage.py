@@ -233,10 +233,10 @@ def killed_run(out: Path) -> None:
     """A run that was killed and has two checkpoints."""
 
     def job() -> None:
-        from glocal.training.pace import Pace
+        from glocal.training.trainer import Trainer
 
-        report = Pace.report
-        Pace.report = lambda pace: die() if pace.step == KILLED_AT else report(pace)  # type: ignore[method-assign]
+        report = Trainer._report
+        Trainer._report = lambda run: die() if run.state.step == KILLED_AT else report(run)  # type: ignore[method-assign]
         forked.train(out)
 
     assert forked.run(job, out.with_name("killed.log")) < 0

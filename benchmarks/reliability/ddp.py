@@ -30,7 +30,8 @@ from benchmarks.reliability.record import record
 from safetensors.torch import load_file
 from tests.shapes import write_folder
 
-from glocal.training import Recipe, pace, run
+from glocal.training import Recipe, run
+from glocal.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 SEED = 0
@@ -310,14 +311,14 @@ def die_at(step: int) -> Callable[[], None]:
     """Death of this process after it has saved in a step."""
 
     def plant() -> None:
-        save = pace.Pace.save
+        save = Trainer._save
 
-        def saved(self: Any, trainer: Any) -> None:
-            save(self, trainer)
-            if self.step >= step:
+        def saved(self: Any) -> None:
+            save(self)
+            if self.state.step >= step:
                 die()
 
-        pace.Pace.save = saved  # type: ignore[method-assign]
+        Trainer._save = saved  # type: ignore[method-assign]
 
     return plant
 

@@ -225,7 +225,7 @@ def outlives(
     return codes[0] == -signal.SIGKILL, faults
 
 
-class Naive(checkpoint.Checkpoints):
+class Naive(checkpoint.Checkpointer):
     """The control: one file, written in place by torch.save; dies inside the write of its ``number``-th checkpoint."""
 
     number, share, written = 0, 0.5, 0
@@ -235,7 +235,7 @@ class Naive(checkpoint.Checkpoints):
         path = self.folder / "live.pt"
         return torch.load(path) if path.exists() else None
 
-    def save(self, step: int, checkpoint: Any, texts: Any, best: Any) -> None:
+    def save(self, step: int, checkpoint: Any, best: Any) -> None:
         """Onto the live file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "live.pt"
@@ -255,7 +255,7 @@ def naively_lost(out: Path, number: int, share: float) -> bool:
     def plant(number: int) -> Callable[[], None]:
         def put() -> None:
             Naive.number, Naive.share, Naive.written = number, share, 0
-            run.Checkpoints = Naive  # type: ignore[misc]
+            run.Checkpointer = Naive  # type: ignore[misc]
 
         return put
 

@@ -23,7 +23,8 @@ from benchmarks.reliability.record import record
 from safetensors.torch import load_file
 from torch import nn
 
-from glocal.training import Classification, Normalize, checkpoint, pace, saved_file
+from glocal.training import Classification, Normalize, checkpoint, saved_file
+from glocal.training.trainer import Trainer
 
 SEED = 0
 STEPS = 12
@@ -38,26 +39,26 @@ LASTING = ("weights", "statistics")
 def plant(place: str, steps: frozenset[int]) -> None:
     """NaN into this process, in steps counted from 0."""
     due = False
-    begin = pace.Pace.on_train_batch_start
-    before_step = pace.Pace.on_before_optimizer_step
+    next_batch, clip_gradients = Trainer._next_batch, Trainer._clip_gradients
     loss, forward = Classification.loss, Normalize.forward
 
-    def on_train_batch_start(running: Any, trainer: Any, module: Any, batch: Any, index: int) -> None:
+    def with_batch(running: Any, batches: Any, part: int) -> Any:
         nonlocal due
-        begin(running, trainer, module, batch, index)
-        due = running.step in steps
+        batch = next_batch(running, batches, part)
+        due = running.state.step in steps
         if due and place == "weights":
-            weight = next(running.task.model.parameters()).data
+            weight = next(running.model.parameters()).data
             weight[(0,) * weight.ndim] = math.nan
         if due and place == "statistics":
-            norm = next(m for m in running.task.model.modules() if isinstance(m, nn.BatchNorm2d))
+            norm = next(m for m in running.model.modules() if isinstance(m, nn.BatchNorm2d))
             assert norm.running_var is not None
             norm.running_var[0] = math.nan
+        return batch
 
-    def on_before_optimizer_step(running: Any, trainer: Any, module: Any, optimizer: Any) -> None:
+    def with_gradients(running: Any) -> float:
         if due and place == "gradients":
-            optimizer.param_groups[0]["params"][-1].grad.view(-1)[0] = math.nan
-        before_step(running, trainer, module, optimizer)
+            running.optimizer.param_groups[0]["params"][-1].grad.view(-1)[0] = math.nan
+        return clip_gradients(running)
 
     def with_loss(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         return loss(module, *args, **kwargs) * (math.nan if due and place == "loss" else 1)
@@ -68,21 +69,20 @@ def plant(place: str, steps: frozenset[int]) -> None:
             x[0, 0, 0, 0] = math.nan
         return x
 
-    pace.Pace.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
-    pace.Pace.on_before_optimizer_step = on_before_optimizer_step  # type: ignore[method-assign]
+    Trainer._next_batch, Trainer._clip_gradients = with_batch, with_gradients  # type: ignore[method-assign]
     Classification.loss, Normalize.forward = with_loss, inputs  # type: ignore[method-assign]
 
 
 def guard(out: Path) -> None:
     """Look into every file of this process's run after each checkpoint, and say so where one is not finite."""
-    save = checkpoint.Checkpoints.save
+    save = checkpoint.Checkpointer.save
 
     def looked_at(self: Any, *args: Any) -> None:
         save(self, *args)
         for path in bad_files(out):
             print(f"NOT FINITE: {path}")
 
-    checkpoint.Checkpoints.save = looked_at  # type: ignore[method-assign]
+    checkpoint.Checkpointer.save = looked_at  # type: ignore[method-assign]
 
 
 def bad_files(out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the engine costs: seconds of a step under `glocal.training.train` against a loop written out, in turn.
+"""What the engine costs: seconds of a step under `glocal.training.trainer.Trainer` against a loop written out, in turn.
 
     python benchmarks/reliability/overhead.py [--rounds 9]
 
@@ -32,14 +32,13 @@ from glocal.training import (
     Budget,
     Classification,
     ImageBatches,
-    Keeping,
     Normalize,
     TrainingBatches,
     load_pixels,
     load_recipe,
     normalisation,
-    train,
 )
+from glocal.training.trainer import Trainer
 
 ASKED = 0.05
 CASES = {"resnet_micro": (32, 32, 20, 4), "vit_micro": (32, 32, 20, 4), "glocal_vit_small_patch16_224": (224, 8, 6, 2)}
@@ -66,20 +65,18 @@ def engine(model: nn.Module, images: ImageBatches, val: ImageBatches, batch_size
     recipe, clock = load_recipe("micro", settings=[f"batch_size={batch_size}"]), Clock()
     rows: list[object] = []
     batches = TrainingBatches(images, recipe, 0)
-    train(
-        model,
-        batches,
-        val,
-        objective=Classification(Normalize(*normalisation(model)), recipe, batches),
-        recipe=recipe,
-        budget=Budget((steps + 2) * batch_size / len(images), "ep"),
+    trainer = Trainer(
+        Classification(Normalize(*normalisation(model)), recipe, batches),
+        recipe,
+        Budget((steps + 2) * batch_size / len(images), "ep"),
         seed=0,
         macs=1,
-        keeping=Keeping(log=rows.append),
+        log=rows.append,
         stop=StopRequest(),
         curve_points=1,
         progress=clock.mark,
     )
+    trainer.fit(model, batches, val)
     return clock.per_step(steps)
 
 

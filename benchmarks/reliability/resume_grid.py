@@ -23,7 +23,7 @@ from benchmarks.reliability.kill import die
 from benchmarks.reliability.record import record
 from tests.shapes import data_source
 
-from glocal.training import loader, loop
+from glocal.training import loader, trainer
 
 IMAGES, BATCHES, EPOCHS, EVERY = 120, 30, 2, 7
 HARD = dataclasses.replace(
@@ -42,9 +42,10 @@ def job(out: Path, log: Path, workers: int, stop: int = 0, plant: Callable[[], A
         plant()
         watched.watch(log)
         if stop:
-            pace = loop.Pace
-            go_on = pace._go_on_or_end
-            pace._go_on_or_end = lambda self, *a: die() if self.step == stop else go_on(self, *a)  # type: ignore
+            took_step = trainer.Trainer._took_step
+            trainer.Trainer._took_step = lambda self, loss: (  # type: ignore[method-assign]
+                die() if self.state.step == stop else took_step(self, loss)
+            )
         forked.train(out, HARD, data_source(IMAGES, 30), num_workers=workers)
 
     return work
@@ -106,8 +107,8 @@ def resumed(
 
 def forgets_its_place() -> None:
     """A planted fault: a resumed run begins the epoch anew."""
-    make = loop.training_loader
-    loop.training_loader = lambda *args, **kwargs: make(*args, **{**kwargs, "start": 0})  # type: ignore[assignment]
+    make = trainer.training_loader
+    trainer.training_loader = lambda *args, **kwargs: make(*args, **{**kwargs, "start": 0})  # type: ignore[assignment]
 
 
 def asks_its_workers() -> None:

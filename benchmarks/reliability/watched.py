@@ -18,7 +18,7 @@ import numpy as np
 from glocal.training import run
 from glocal.training.augment import draws
 from glocal.training.loader import ImageBatches
-from glocal.training.pace import Pace
+from glocal.training.trainer import Trainer
 
 LOG = "GLOCAL_WATCHED"
 CARELESS = "GLOCAL_CARELESS"
@@ -27,21 +27,22 @@ CARELESS = "GLOCAL_CARELESS"
 
 def watch(log: Path) -> None:
     """Record the batches that this process trains on, as they are when the step begins."""
-    begin = Pace.on_train_batch_start
+    next_batch = Trainer._next_batch
 
-    def on_train_batch_start(running: Any, trainer: Any, module: Any, batch: Any, index: int) -> None:
-        begin(running, trainer, module, batch, index)
+    def watched(running: Any, batches: Any, part: int) -> Any:
+        batch = next_batch(running, batches, part)
         line = {
             "pid": os.getpid(),
             "rank": running.rank,
-            "step": running.step,
+            "step": running.state.step,
             "seeds": batch.seeds.tolist(),
             "pixels": sums(image.permute(1, 2, 0).numpy() for image in batch.inputs),
         }
         with open(log, "a") as file:  # one write each, so lines of several processes do not mix
             file.write(json.dumps(line) + "\n")
+        return batch
 
-    Pace.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
+    Trainer._next_batch = watched  # type: ignore[method-assign]
 
 
 def sums(pixels: Iterable[np.ndarray]) -> list[int]:

@@ -93,17 +93,17 @@ def by_pycocotools(truth, found):
 
 
 def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkeypatch):
-    from glocal.training.pace import Pace
+    from glocal.training.trainer import Trainer
 
-    report = Pace.report
+    report = Trainer._report
 
-    def send(pace):
-        report(pace)
-        if pace.step == 1:
+    def send(trainer):
+        report(trainer)
+        if trainer.state.step == 1:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Pace, "report", send)
+        patched.setattr(Trainer, "_report", send)
         code, _, err = call("train", "coco", *QUICK, "--out", "run")
     assert code == 75
     assert "Stopped by SIGTERM: saved up to step 2; to go on: glocal detect train coco" in err

@@ -46,17 +46,17 @@ def test_a_run_from_folder_to_model(call, tmp_path):
 
 
 def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkeypatch):
-    from glocal.training.pace import Pace
+    from glocal.training.trainer import Trainer
 
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    report = Pace.report
+    report = Trainer._report
 
-    def send(pace):
-        report(pace)
-        if pace.step == 3:
+    def send(trainer):
+        report(trainer)
+        if trainer.state.step == 3:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Pace, "report", send)
+    monkeypatch.setattr(Trainer, "_report", send)
     code, _, err = call("data", *QUICK, "--out", "run")
     assert code == 75
     assert "Stopped by SIGTERM: saved up to step 4; to go on: glocal train data" in err

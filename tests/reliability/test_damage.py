@@ -9,7 +9,7 @@ import pytest
 import torch
 from benchmarks.reliability import damage, forked
 
-from glocal.training import Checkpoints, FolderCheckpointIO
+from glocal.training.checkpoint import Checkpointer, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_each_kind_is_noticed(place, tmp_path, kind):
         path, before = out / "checkpoints" / damage.NEWEST, out / "checkpoints" / damage.BEFORE
         bad = getattr(damage, kind)(path, before, random.Random(f"{kind} {i}"))
         told = []
-        found = Checkpoints(out / "checkpoints", FolderCheckpointIO()).load_newest(told.append)
+        found = Checkpointer(out / "checkpoints").load_newest(told.append)
         assert found is not None
         assert found[0] == 3, told
         assert damage.is_named(path, bad, told[0]), (bad, told)
@@ -85,19 +85,19 @@ def test_negative_control_a_reader_that_does_not_check_is_noticed(place, monkeyp
 
 def test_what_is_saved_after_going_back_is_kept(tmp_path):
     """The checkpoints that were passed over have later steps, and must not push out what is saved now."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints", FolderCheckpointIO())
-    state = lambda step: {"state_dict": {"w": torch.ones(3)}, "pace": {"step": step}}  # noqa: E731
+    checkpoints = Checkpointer(tmp_path / "checkpoints")
+    state = lambda step: {"state_dict": {"w": torch.ones(3)}, "train_state": {"step": step}}  # noqa: E731
     for step in (2, 4, 6):
-        checkpoints.save(step, state(step), {}, best=2)
+        checkpoints.save(step, state(step), best=2)
     for step in (4, 6):
         (checkpoints.path(step) / "state.json").write_text("{}")
     assert checkpoints.load_newest(print)[0] == 2
-    checkpoints.save(3, state(3), {}, best=2)
+    checkpoints.save(3, state(3), best=2)
     assert checkpoints.steps() == [3, 2]
 
 
 def test_state_of_the_optimizer_that_is_not_finite_is_not_written(tmp_path):
     state = {"state_dict": {"w": torch.ones(3)}, "optimizer": {"w": {"exp_avg_sq": torch.tensor([1.0, torch.inf])}}}
     with pytest.raises(Exception, match="optimizer/w/exp_avg_sq is not finite"):
-        FolderCheckpointIO().save_checkpoint(state, tmp_path / "step-00000001")
+        save_checkpoint(tmp_path / "step-00000001", state)
     assert not list(tmp_path.iterdir())

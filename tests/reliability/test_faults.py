@@ -11,9 +11,10 @@ import pytest
 import torch
 from benchmarks.reliability import forked
 
-from glocal.training import Classification, pace, run
+from glocal.training import Classification, run
 from glocal.training.assignment import ClassifyImages
 from glocal.training.checkpoint import check
+from glocal.training.trainer import Trainer
 from tests.shapes import write_folder
 
 RECIPE = dataclasses.replace(forked.SMALL, batch_size=16, checkpoint_every_steps=2)
@@ -48,14 +49,14 @@ def run_command(folder, out, plant=lambda: None, *more):
 
 def at_step(act):
     """Do something at the start of a step."""
-    begin = pace.Pace.on_train_batch_start
+    next_batch = Trainer._next_batch
 
-    def on_train_batch_start(running, *args):
-        if running.step == STEP:
+    def acting(running, *args):
+        if running.state.step == STEP:
             act()
-        begin(running, *args)
+        return next_batch(running, *args)
 
-    pace.Pace.on_train_batch_start = on_train_batch_start
+    Trainer._next_batch = acting
 
 
 def goes_on(folder, out):

@@ -58,7 +58,7 @@ def test_planted_faults_are_noticed(place):
     folder, whole, events = place
     cases = (
         (dies_with_a_row(events), lambda: setattr(run, "_cut", no_cut)),
-        (aim(events, *AIMS[0]), lambda: setattr(checkpoint.Checkpoints, "clean", lambda _: None)),
+        (aim(events, *AIMS[0]), lambda: setattr(checkpoint.Checkpointer, "clean", lambda _: None)),
     )
     (_, uncut), (_, unclean) = forked.side_by_side(
         lambda i: kill.outlives(folder / f"planted{i}", [cases[i][0]], whole, cases[i][1]), range(2), folder / "planted"

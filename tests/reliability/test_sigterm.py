@@ -8,7 +8,7 @@ import time
 import pytest
 from benchmarks.reliability import forked, sigterm
 
-from glocal.training import pace
+from glocal.training.trainer import Trainer
 from tests.shapes import write_folder
 
 STEPS = 30
@@ -55,7 +55,7 @@ def test_negative_control_steps_that_are_not_saved_are_noticed(place):
     folder, _ = place
 
     def never():
-        pace.Pace.save = lambda *_: None
+        Trainer._save = lambda _: None
 
     found = stopped(folder, folder / "never", signal.SIGTERM, 4, never)
     assert any("steps lost" in fault for fault in sigterm.wrong(found, signal.SIGTERM))

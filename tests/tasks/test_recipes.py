@@ -16,7 +16,7 @@ from glocal.tasks.design import HeadSettings, design
 from glocal.tasks.settings import DEFAULT_RECIPES, check_request
 from glocal.training import Recipe, load_recipe, recipe_names
 from glocal.training.request import Request
-from glocal.training.task import SCHEDULE_STEPS, make_schedule
+from glocal.training.schedule import LRSchedule
 
 TASKS = {"detect": "detection", "segment": "segmentation"}
 NAMES = [(task, name) for task in TASKS for name in recipe_names(task)]
@@ -26,7 +26,7 @@ def rate_at(recipe, share):
     """The learning rate at a share of the budget."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=recipe.lr * recipe.scaled)
-    make_schedule(optimizer, recipe).step_update(round(share * SCHEDULE_STEPS))
+    LRSchedule(optimizer, recipe).step(share)
     return optimizer.param_groups[0]["lr"]
 
 

@@ -14,8 +14,8 @@ from glocal.data.pasted import items_on_photos
 from glocal.errors import GlocalError
 from glocal.tasks import DetectObjects, HeadSettings, load_task_model
 from glocal.training import Engine, Stopped, TrainingError
-from glocal.training.pace import Pace
 from glocal.training.run import train_run
+from glocal.training.trainer import Trainer
 from tests.tasks.making import MAKE, SIZE, StopAt, detection, request, rows, run, segmentation, untimed
 
 TASKS = ("detect", "segment")
@@ -106,15 +106,15 @@ def test_a_killed_run_is_the_unbroken_run(tmp_path, task, workers):
     """kill -9, at steps and between them."""
 
     def go(out, kill_at=None, after=0.0):
-        report = Pace.report
+        report = Trainer._report
 
-        def then_killed(pace):
-            report(pace)
-            if pace.step == kill_at:
+        def then_killed(trainer):
+            report(trainer)
+            if trainer.state.step == kill_at:
                 time.sleep(after)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        Pace.report = then_killed
+        Trainer._report = then_killed
         run(task, out, resume=True, num_workers=workers)
 
     assert wait(fork(lambda: go(tmp_path / "whole"), tmp_path / "log")) == 0, (tmp_path / "log").read_text()

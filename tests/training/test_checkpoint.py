@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from glocal.errors import CheckpointError
-from glocal.training import Checkpoints, FolderCheckpointIO
-from glocal.training.checkpoint import MANIFEST, check
+from glocal.training.checkpoint import MANIFEST, Checkpointer, check, load_checkpoint, save_checkpoint
+from glocal.training.lightning import FolderCheckpointIO
 
 
 def state():
@@ -41,13 +41,13 @@ def equal(a, b):
 
 @pytest.fixture
 def saved(tmp_path):
-    FolderCheckpointIO().save_checkpoint(written := state(), tmp_path / "step", {"recipe.yaml": "lr: 1\n"})
+    save_checkpoint(tmp_path / "step", written := state(), {"recipe.yaml": "lr: 1\n"})
     return tmp_path / "step", written
 
 
 def test_what_goes_in_comes_out(saved):
     path, written = saved
-    loaded = FolderCheckpointIO().load_checkpoint(path)
+    loaded = load_checkpoint(path)
     assert set(loaded) == set(written)
     for name in written:
         assert equal(written[name], loaded[name]), name
@@ -59,14 +59,14 @@ def test_what_goes_in_comes_out(saved):
 
 def test_what_is_no_plain_value_is_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(TypeError, match="/made: a checkpoint holds tensors and plain values, not object"):
-        FolderCheckpointIO().save_checkpoint({"made": object()}, tmp_path / "step")
+        save_checkpoint(tmp_path / "step", {"made": object()})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused(tmp_path, bad):
     with pytest.raises(CheckpointError, match="weight is not finite"):
-        FolderCheckpointIO().save_checkpoint({"state_dict": {"weight": torch.tensor([1.0, bad])}}, tmp_path / "step")
+        save_checkpoint(tmp_path / "step", {"state_dict": {"weight": torch.tensor([1.0, bad])}})
     assert not list(tmp_path.iterdir())
 
 
@@ -74,8 +74,8 @@ def test_a_failed_write_leaves_what_was_there(saved, monkeypatch):
     path, written = saved
     monkeypatch.setattr("glocal.training.checkpoint.sync", lambda p: (_ for _ in ()).throw(OSError(5, "broken")))
     with pytest.raises(OSError, match="broken"):
-        FolderCheckpointIO().save_checkpoint(state(), path)
-    assert equal(FolderCheckpointIO().load_checkpoint(path)["half"], written["half"])
+        save_checkpoint(path, state())
+    assert equal(load_checkpoint(path)["half"], written["half"])
     assert [file.name for file in path.parent.iterdir()] == ["step"]
 
 
@@ -103,7 +103,7 @@ def test_damage_is_named(saved, message):
     path, _ = saved
     DAMAGES[message](path)
     with pytest.raises(CheckpointError) as caught:
-        FolderCheckpointIO().load_checkpoint(path)
+        load_checkpoint(path)
     assert message in str(caught.value)
 
 
@@ -119,17 +119,17 @@ def test_a_manifest_that_was_made_for_damaged_files_does_not_help(saved):
     (path / MANIFEST).write_text(json.dumps(manifest))
     check(path)
     with pytest.raises(CheckpointError, match="not a checkpoint of glocal"):
-        FolderCheckpointIO().load_checkpoint(path)
+        load_checkpoint(path)
 
 
 def checkpoints(folder, keep=2):
-    return Checkpoints(folder, FolderCheckpointIO(), keep)
+    return Checkpointer(folder, keep=keep)
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
     of = checkpoints(tmp_path)
     for step, best in ((5, 5), (10, 10), (15, 10), (20, 10), (25, 10)):
-        of.save(step, {"state_dict": {"w": torch.tensor([float(step)])}}, {}, best)
+        of.save(step, {"state_dict": {"w": torch.tensor([float(step)])}}, best)
     assert of.steps() == [25, 20, 10]
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -137,7 +137,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 def test_a_step_is_written_again_over_a_damaged_one(tmp_path):
     of = checkpoints(tmp_path)
     for value in (1.0, 2.0):
-        of.save(5, {"state_dict": {"w": torch.tensor([value])}}, {}, None)
+        of.save(5, {"state_dict": {"w": torch.tensor([value])}}, None)
     assert of.load_newest(lambda _: None)[1]["state_dict"]["w"].item() == 2.0
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
 
@@ -145,7 +145,7 @@ def test_a_step_is_written_again_over_a_damaged_one(tmp_path):
 def test_going_back_names_what_was_passed_over(tmp_path):
     of = checkpoints(tmp_path, keep=3)
     for step in (5, 10, 15):
-        of.save(step, {"state_dict": {"w": torch.tensor([float(step)])}}, {}, None)
+        of.save(step, {"state_dict": {"w": torch.tensor([float(step)])}}, None)
     flip(of.path(15), "model.safetensors")
     shutil.rmtree(of.path(10) / "nothing", ignore_errors=True)
     (of.path(10) / MANIFEST).unlink()

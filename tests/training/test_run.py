@@ -14,22 +14,21 @@ from glocal.errors import GlocalError
 from glocal.files import hold_folder
 from glocal.signals import StopRequest
 from glocal.training import (
-    Checkpoints,
+    Checkpointer,
     Classification,
-    Engine,
-    FolderCheckpointIO,
+    Hardware,
     Normalize,
     Recipe,
     Stopped,
     TrainingError,
     create,
     load_pixels,
-    pace,
     predict,
 )
 from glocal.training.assignment import ClassifyImages
 from glocal.training.request import Request
 from glocal.training.run import COLUMNS, train_run
+from glocal.training.trainer import Trainer
 from tests.shapes import image_set
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-2, image_size=32, log_every_steps=2)
@@ -72,7 +71,7 @@ def stopped_at(steps, out, recipe=RECIPE, **kwargs):
                 ClassifyImages(SOURCE), request(recipe, resume=True, **kwargs), out, stop=stop, progress=stop.watch
             )
         assert caught.value.step == step + 1, "the step that was going on is finished, and saved"
-        assert Checkpoints(out / "checkpoints", FolderCheckpointIO()).steps()[0] == step + 1
+        assert Checkpointer(out / "checkpoints").steps()[0] == step + 1
     return train_run(ClassifyImages(SOURCE), request(recipe, resume=True, **kwargs), out)
 
 
@@ -254,14 +253,14 @@ def test_a_disk_that_is_full_later_keeps_the_last_checkpoint(tmp_path, monkeypat
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
-    before = pace.Pace._go_on_or_end
+    before = Trainer._save
 
-    def go_on(running, trainer, wish):
-        if running.step == 5:
-            next(running.task.model.parameters()).data.fill_(float("nan"))
-        before(running, trainer, wish)
+    def save(trainer):
+        if trainer.state.step == 5:
+            next(trainer.model.parameters()).data.fill_(float("nan"))
+        before(trainer)
 
-    monkeypatch.setattr(pace.Pace, "_go_on_or_end", go_on)
+    monkeypatch.setattr(Trainer, "_save", save)
     with pytest.raises(TrainingError, match=r"not written, as .* is not finite.*last good state is .*step-00000004"):
         train_run(
             ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, checkpoint_every_steps=1)), tmp_path / "run"
@@ -272,7 +271,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     results = train_run(
         ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, epochs=8, lr=3e-2)), tmp_path / "run"
     )
-    steps = Checkpoints(tmp_path / "run/checkpoints", FolderCheckpointIO()).steps()
+    steps = Checkpointer(tmp_path / "run/checkpoints").steps()
     top1 = {point["step"]: point["val_score"] for point in results["curve"]}
     assert results["best"] == {
         "step": min(s for s in top1 if top1[s] == max(top1.values())),
@@ -283,9 +282,9 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_mixed_precision_resumes_too(tmp_path, precision):
-    engine = Engine(precision=precision)
-    whole = train_run(ClassifyImages(SOURCE), request(engine=engine), tmp_path / "whole")
-    again = stopped_at([5], tmp_path / "run", engine=engine)
+    hardware = Hardware(precision=precision)
+    whole = train_run(ClassifyImages(SOURCE), request(hardware=hardware), tmp_path / "whole")
+    again = stopped_at([5], tmp_path / "run", hardware=hardware)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert again["top1"] == whole["top1"]
 

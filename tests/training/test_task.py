@@ -20,11 +20,11 @@ from glocal.training import (
     freeze,
     load_pixels,
     predict,
-    train,
 )
 from glocal.training.classification import class_weights
 from glocal.training.loader import Share, epoch_order, training_loader
-from glocal.training.task import SCHEDULE_STEPS, make_schedule
+from glocal.training.schedule import LRSchedule
+from glocal.training.trainer import Trainer
 from tests.shapes import image_set
 
 RECIPE = Recipe(batch_size=20, lr=1e-2, optimizer="momentum", weight_decay=0.0, clip_grad=0.0, warmup=0.0)
@@ -42,17 +42,9 @@ def network():
 
 def run(sets, recipe, budget="2ep", model=None, **kwargs):
     batches, prepare = TrainingBatches(sets[0], recipe, 0), Normalize((0.5,) * 3, (0.25,) * 3)
-    return train(
-        model or network(),
-        batches,
-        sets[1],
-        objective=Classification(prepare, recipe, batches, keep_logits=True),
-        recipe=recipe,
-        budget=Budget.parse(budget),
-        seed=0,
-        macs=1000,
-        **kwargs,
-    )
+    objective = Classification(prepare, recipe, batches, keep_logits=True)
+    trainer = Trainer(objective, recipe, Budget.parse(budget), seed=0, macs=1000, **kwargs)
+    return trainer.fit(model or network(), batches, sets[1])
 
 
 def test_a_step_in_parts_is_the_whole_step(sets):
@@ -147,16 +139,16 @@ def test_rates_are_scaled_by_the_batch():
     recipe = Recipe(batch_size=1024, lr=5e-4, lr_batch_size=512, min_lr=1e-5)
     assert recipe.lr * recipe.scaled == pytest.approx(1e-3)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr * recipe.scaled)
-    schedule = make_schedule(optimizer, recipe)
-    schedule.step_update(SCHEDULE_STEPS)
+    schedule = LRSchedule(optimizer, recipe)
+    schedule.step(1.0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
 
 
 def test_steps_of_a_tenth():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = make_schedule(optimizer, Recipe(lr=1.0, schedule="step", warmup=0.1))
+    schedule = LRSchedule(optimizer, Recipe(lr=1.0, schedule="step", warmup=0.1))
     for progress, expected in ((0.05, 0.5), (0.1, 1.0), (0.39, 1.0), (0.41, 0.1), (0.69, 0.1), (0.71, 0.01)):
-        schedule.step_update(round(progress * SCHEDULE_STEPS))
+        schedule.step(progress)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 

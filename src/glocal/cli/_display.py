@@ -138,11 +138,11 @@ class TrainWatcher:
 
     def introduce(self, source: "DataSource", request: "Request", out: Path) -> None:
         introduce_data(self.console, source)
-        recipe, engine = request.recipe, request.engine
-        processes = f", {engine.world} processes ({engine.strategy})" if engine.world > 1 else ""
+        recipe, hardware = request.recipe, request.hardware
+        processes = f", {hardware.world_size} processes ({hardware.strategy})" if hardware.world_size > 1 else ""
         self.console.print(
             f"[bold]{request.model}[/] for {recipe.epochs:g} epochs of {request.image_size} px images, "
-            f"{recipe.batch_size} a step, seed {request.seed}, on {engine.device}{processes}; results in "
+            f"{recipe.batch_size} a step, seed {request.seed}, on {hardware.device}{processes}; results in "
             f"{escape(printable(out))}"
         )
 

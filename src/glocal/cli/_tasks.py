@@ -119,7 +119,7 @@ def train(call: Call) -> None:
         from glocal.tasks.architecture import HEADS
         from glocal.tasks.settings import DEFAULT_RECIPES
         from glocal.training import (
-            Engine,
+            Hardware,
             Stopped,
             TrainingError,
             check_model,
@@ -127,8 +127,9 @@ def train(call: Call) -> None:
             load_recipe,
             resolve_device,
         )
+        from glocal.training.hardware import is_first_process
         from glocal.training.request import Request
-        from glocal.training.run import check_engine, is_first_process, placed, train_run
+        from glocal.training.run import train_run
         from glocal.training.saved_file import find_model
 
         detects = call.task == "detection"
@@ -150,12 +151,11 @@ def train(call: Call) -> None:
                 raise GlocalError(
                     f"weights: expected the folder of a run, its file or pretrained, got {got}, which is none"
                 )
-        engine = Engine(resolve_device(call.device), call.devices, call.num_nodes, "ddp", call.precision)
-        engine = placed(engine)
-        check_engine(engine)
+        hardware = Hardware(resolve_device(call.device), call.devices, call.num_nodes, "ddp", call.precision).placed()
+        hardware.check()
         out = call.out
         if out is None:
-            if call.resume or engine.world > 1:
+            if call.resume or hardware.world_size > 1:
                 raise GlocalError(
                     f"{'--resume' if call.resume else 'several processes'} need --out: the folder of the run"
                 )
@@ -168,7 +168,7 @@ def train(call: Call) -> None:
             recipe=load_recipe(call.recipe or usual, base=usual, settings=given),
             weights=start,
             seed=call.seed,
-            engine=engine,
+            hardware=hardware,
             num_workers=call.workers,
             on_error=call.on_error,  # type: ignore[arg-type]
             resume=call.resume,

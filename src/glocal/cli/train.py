@@ -87,7 +87,7 @@ def train(
     with StopRequest(at_once=os.environ.get("LOCAL_RANK", "0") == "0").installed() as stop:
         from glocal.data import load_data
         from glocal.training import (
-            Engine,
+            Hardware,
             Stopped,
             TrainingError,
             check_model,
@@ -95,8 +95,9 @@ def train(
             resolve_device,
         )
         from glocal.training.assignment import ClassifyImages
+        from glocal.training.hardware import is_first_process
         from glocal.training.request import Request
-        from glocal.training.run import check_engine, is_first_process, placed, train_run
+        from glocal.training.run import train_run
 
         for name, value, choices in (
             ("strategy", strategy, ("ddp", "fsdp")),
@@ -114,10 +115,10 @@ def train(
             start = Path(weights)
             if not start.is_file():
                 raise GlocalError(f"weights: expected a file or pretrained, got {printable(weights)}, which is neither")
-        engine = placed(Engine(resolve_device(device), devices, num_nodes, strategy, precision))  # type: ignore[arg-type]
-        check_engine(engine)
+        hardware = Hardware(resolve_device(device), devices, num_nodes, strategy, precision).placed()  # type: ignore[arg-type]
+        hardware.check()
         if out is None:
-            if resume or engine.world > 1:
+            if resume or hardware.world_size > 1:
                 raise GlocalError(f"{'--resume' if resume else 'several processes'} need --out: the folder of the run")
             out = Path("runs") / f"train-{model}-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
         request = Request(
@@ -125,7 +126,7 @@ def train(
             recipe=_recipe(recipe, settings or [], freeze or [], weights is not None),
             weights=start,
             seed=seed,
-            engine=engine,
+            hardware=hardware,
             num_workers=workers,
             on_error=on_error,  # type: ignore[arg-type]
             resume=resume,

@@ -23,7 +23,6 @@ from glocal.training import (
     ImageBatches,
     Normalize,
     TrainingBatches,
-    TrainResult,
     create,
     freeze,
     heads,
@@ -33,6 +32,7 @@ from glocal.training import (
     predict,
     save_model,
 )
+from glocal.training.trainer import TrainResult
 
 
 class Classifiers:

@@ -11,7 +11,7 @@ from glocal.comparison.settings import Run
 from glocal.tasks import DetectObjects
 from glocal.tasks.detection import Outcome
 from glocal.tasks.matches import Matches, match
-from glocal.training import TrainResult
+from glocal.training.trainer import TrainResult
 
 MATCHES = ("image", "place", "label", "score", "right", "neither", "objects")
 

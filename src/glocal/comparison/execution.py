@@ -10,7 +10,8 @@ from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
 from glocal.comparison.task import ComparedTask
 from glocal.errors import GlocalError
-from glocal.training import Engine, Progress, TrainResult, train
+from glocal.training import Hardware, Progress
+from glocal.training.trainer import Trainer, TrainResult
 
 
 class Runner:
@@ -44,19 +45,17 @@ class Runner:
     def _train(self, run: Run, progress: Callable[[Progress], None]) -> TrainResult:
         settings = self.settings
         setup = self.task.setup(run, self.macs[run.model])
-        result = train(
-            setup.model,
-            setup.learned,
-            setup.tested,
-            objective=setup.objective,
-            recipe=settings.recipe,
-            budget=settings.budget,
+        trainer = Trainer(
+            setup.objective,
+            settings.recipe,
+            settings.budget,
             seed=run.seed,
             macs=setup.macs,
-            engine=Engine(settings.device),
+            hardware=Hardware(settings.device),
             on_error=settings.on_error,
             progress=progress,
         )
+        result = trainer.fit(setup.model, setup.learned, setup.tested)
         return result if setup.whole is None else dataclasses.replace(result, model=setup.whole.cpu().eval())
 
     def _entry(self, run: Run, result: TrainResult) -> dict[str, Any]:
@@ -70,13 +69,13 @@ class Runner:
             "budget": {
                 "asked": str(self.settings.budget),
                 "epochs": result.epochs,
-                "steps": result.steps,
-                "seconds": result.seconds,
+                "steps": result.state.step,
+                "seconds": result.state.trained,
                 "flop": result.flop,
-                "seconds_to_budget": result.seconds_to_budget,
+                "seconds_to_budget": result.state.wall,
             },
-            "curve": [dataclasses.asdict(point) for point in result.curve],
-            "skipped": [dataclasses.asdict(skipped) for skipped in result.skipped],
+            "curve": [dataclasses.asdict(point) for point in result.state.curve],
+            "skipped": [dataclasses.asdict(skipped) for skipped in result.state.skipped],
             "weights": f"runs/{run.id}/model.safetensors",
         }
 

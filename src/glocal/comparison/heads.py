@@ -17,10 +17,11 @@ from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
 from glocal.tasks import DetectObjects, SegmentImages
-from glocal.training import Engine, TrainResult
+from glocal.training import Hardware
 from glocal.training.loader import Batch, Key, epoch_order
 from glocal.training.objective import Objective
 from glocal.training.request import Request
+from glocal.training.trainer import TrainResult
 
 RESAMPLES = 2_000
 Assignment = DetectObjects | SegmentImages
@@ -129,7 +130,7 @@ class Headed:
             recipe=replace(settings.recipe, image_size=settings.image_size),
             weights=settings.weights_of(model),
             seed=seed,
-            engine=Engine(settings.device),
+            hardware=Hardware(settings.device),
             on_error=settings.on_error,
         )
 

@@ -10,7 +10,7 @@ from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run
 from glocal.tasks import SegmentImages
 from glocal.tasks.segmentation import Confusion
-from glocal.training import TrainResult
+from glocal.training.trainer import TrainResult
 
 
 class Segmenters(Headed):

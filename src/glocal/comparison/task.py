@@ -11,9 +11,9 @@ from torch import nn
 
 from glocal.comparison.measure import Measure
 from glocal.comparison.settings import Run
-from glocal.training import TrainResult
 from glocal.training.loader import Batched
 from glocal.training.objective import Objective
+from glocal.training.trainer import TrainResult
 
 PREDICTIONS = "predictions.safetensors"
 SPLIT_SEED = 0

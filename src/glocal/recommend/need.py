@@ -18,7 +18,7 @@ from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, LearnedFrom, 
 from glocal.training import (
     Budget,
     Classification,
-    Engine,
+    Hardware,
     Normalize,
     Progress,
     Recipe,
@@ -27,8 +27,8 @@ from glocal.training import (
     load_pixels,
     normalisation,
     predict,
-    train,
 )
+from glocal.training.trainer import Trainer
 
 REFERENCE = "botnet_micro"
 """Convolution, and after it attention over the whole image: it can make use of detail and of layout."""
@@ -145,19 +145,17 @@ def ask_references(
         def watch(progress: Progress, share: Tell = share) -> None:
             share(TRAINING_SHARE * progress.done, f"training, loss {progress.loss:.2f}")
 
-        result = train(
-            model,
-            batches,
-            tested,
-            objective=Classification(prepare, recipe, batches),
-            recipe=recipe,
-            budget=budget,
+        trainer = Trainer(
+            Classification(prepare, recipe, batches),
+            recipe,
+            budget,
             seed=seed,
             macs=count_macs(model, image_size),
-            engine=Engine(device),
+            hardware=Hardware(device),
             curve_points=1,
             progress=watch,
         )
+        result = trainer.fit(model, batches, tested)
         epochs = result.epochs
         answers = []
         for i, condition in enumerate(CONDITIONS):

@@ -7,13 +7,13 @@ from typing import Any
 
 import timm
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from glocal.bench import count_macs
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.heads.pyramid import PyramidAdapter
+from glocal.rng import isolated_rng
 from glocal.tasks.architecture import (
     FRACTIONS,
     HEADS,
@@ -156,7 +156,7 @@ def create(architecture: Architecture, settings: HeadSettings, request: Request)
     """
     weights: Weights = request.weights
     _, _, tag = request.model.partition(".")
-    with isolate_rng():
+    with isolated_rng():
         torch.manual_seed(request.seed)
         try:
             model = architecture.build(

@@ -15,9 +15,9 @@ from glocal.tasks.architecture import relabelled
 from glocal.tasks.detection import Detection, DetectionBatches, Outcome, scores_of
 from glocal.tasks.saved import SavedTaskModel
 from glocal.tasks.segmentation import Segmentation, SegmentationBatches, normalize_of
+from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.loader import Batched, Share
 from glocal.training.objective import Objective
-from glocal.training.pace import evaluations, refuse_bad
 
 OnError = Literal["stop", "skip"]
 Follow = Callable[[int, int], None]
@@ -121,7 +121,7 @@ def _tested(
 ) -> Iterator[tuple[Any, list[Skipped]]]:
     done = 0
     with torch.no_grad():
-        for part, batch in evaluations(objective, saved.model, data, device, Share()):
+        for part, batch in evaluate_batches(objective, saved.model, data, device, Share()):
             if on_error == "stop":
                 refuse_bad(batch)
             done += len(batch.labels) + len(batch.skipped)

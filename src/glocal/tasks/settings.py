@@ -30,5 +30,5 @@ def check_request(task: str, request: Request) -> None:
         raise GlocalError(
             f"recipe: augment must be one of {', '.join(AUGMENTATIONS)} for {task}, got {recipe.augment!r}"
         )
-    if request.engine.strategy == "fsdp" and request.engine.world > 1:
+    if request.hardware.is_sharded:
         raise GlocalError(f"strategy: {task} runs with ddp alone, got fsdp: parts of its heads are called by name")

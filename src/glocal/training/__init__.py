@@ -1,8 +1,8 @@
-"""Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints, metrics."""
+"""Training: recipes, budgets, deterministic batches, checkpoints; the loop is in `glocal.training.trainer`."""
 
 from glocal.training.architecture import parse_model, spell_model, split_models
 from glocal.training.budget import Budget, training_flop
-from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
+from glocal.training.checkpoint import Checkpointer
 from glocal.training.classification import Classification, Normalize
 from glocal.training.creation import (
     check_model,
@@ -15,6 +15,9 @@ from glocal.training.creation import (
     normalisation,
     resolve_device,
 )
+from glocal.training.errors import Stopped, TrainingError
+from glocal.training.evaluation import predict
+from glocal.training.hardware import Hardware
 from glocal.training.loader import (
     CACHE_BYTES,
     FeatureBatches,
@@ -25,24 +28,21 @@ from glocal.training.loader import (
     load_pixels,
     training_loader,
 )
-from glocal.training.loop import TrainResult, predict, train
 from glocal.training.metrics import Metrics, Outcomes, score
-from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.saved import SavedModel, load_model, save_model
+from glocal.training.train_state import CurvePoint, Progress
 
 __all__ = [
     "CACHE_BYTES",
     "DEFAULT_RECIPES",
     "Budget",
-    "Checkpoints",
+    "Checkpointer",
     "Classification",
     "CurvePoint",
-    "Engine",
     "FeatureBatches",
-    "FolderCheckpointIO",
+    "Hardware",
     "ImageBatches",
-    "Keeping",
     "Metrics",
     "Mode",
     "Normalize",
@@ -51,7 +51,6 @@ __all__ = [
     "Recipe",
     "SavedModel",
     "Stopped",
-    "TrainResult",
     "TrainingBatches",
     "TrainingError",
     "check_model",
@@ -75,7 +74,6 @@ __all__ = [
     "score",
     "spell_model",
     "split_models",
-    "train",
     "training_flop",
     "training_loader",
 ]

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glocal.errors import CheckpointError
 from glocal.files import printable, sha256, sync
+from glocal.training.errors import TrainingError
 
 FORMAT = "glocal.checkpoint/1"
 MANIFEST, MODEL, OPTIM, STATE = "MANIFEST.json", "model.safetensors", "optim.safetensors", "state.json"
@@ -34,86 +34,84 @@ _STEP = re.compile(r"step-(\d{8,})")
 _TENSOR, _ITEMS, _TUPLE, _FLOAT = "__tensor__", "__items__", "__tuple__", "__float__"
 
 
-class FolderCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints as folders; ``Trainer(plugins=[FolderCheckpointIO()])`` works with any module.
+def save_checkpoint(
+    path: str | os.PathLike,
+    checkpoint: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
+    write_model: Callable[[Path, dict[str, torch.Tensor]], None] | None = None,
+) -> None:
+    """Write a nested dictionary of tensors and plain values as a folder.
 
     Args:
+        path: the folder; one that is there already is replaced.
+        checkpoint: with the model's tensors under ``state_dict``.
+        texts: by file name, written beside.
         write_model: writes the entry ``state_dict`` into a folder as ``model.safetensors``, and what belongs to it.
+
+    Raises:
+        CheckpointError: for a value that is not finite; nothing is written.
+        OSError: if it cannot be written; what was there before is there still.
     """
+    path = Path(path)
+    tensors: dict[str, torch.Tensor] = {}
+    state = _without_tensors({k: v for k, v in checkpoint.items() if k != "state_dict"}, "", tensors)
+    model = dict(checkpoint.get("state_dict", {}))
+    for name, tensor in (model | tensors).items():
+        if not name.startswith("/callbacks/") and not all_finite(tensor):  # those of Lightning start at infinity
+            raise CheckpointError(f"{path}: not written, as {name} is not finite")
+    folder = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True)
+        (write_model or _write_model)(folder, model)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
+        (folder / OPTIM).chmod(0o666 & ~_umask())  # safetensors writes for the user alone
+        (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        written = sorted(folder.iterdir())
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in written}
+        for file in written:
+            sync(file)
+        manifest = folder / MANIFEST
+        manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+        sync(manifest)
+        sync(folder)
+        _put_into_place(folder, path)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # a full disk, as safetensors gives it
+            raise OSError(str(error)) from error
+        raise
 
-    def __init__(self, write_model: Callable[[Path, dict[str, torch.Tensor]], None] | None = None) -> None:
-        self.write_model = write_model or _write_model
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
-        """Write a nested dictionary of tensors and plain values.
+def load_checkpoint(path: str | os.PathLike, device: Any = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, every byte checked.
 
-        Args:
-            checkpoint: with the model's tensors under ``state_dict``.
-            path: the folder; one that is there already is replaced.
-            storage_options: texts by file name, written beside.
+    Raises:
+        CheckpointError: if a file is missing or not as it was written; it is named.
+    """
+    path = Path(path)
+    check(path)
+    try:
+        tensors = load_file(path / OPTIM, device=str(device))
+        state = _with_tensors(json.loads((path / STATE).read_text(encoding="utf-8")), tensors)
+        if "pace" in state:  # as the state of a run was called before
+            state["train_state"] = state.pop("pace")
+        return {**state, "state_dict": load_file(path / MODEL, device=str(device))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
+        raise CheckpointError(
+            f"{printable(path)}: not a checkpoint of glocal ({type(error).__name__}); take an older one"
+        ) from error
 
-        Raises:
-            CheckpointError: for a value that is not finite; nothing is written.
-            OSError: if it cannot be written; what was there before is there still.
-        """
-        path = Path(path)
-        tensors: dict[str, torch.Tensor] = {}
-        state = _without_tensors({k: v for k, v in checkpoint.items() if k != "state_dict"}, "", tensors)
-        model = dict(checkpoint.get("state_dict", {}))
-        for name, tensor in (model | tensors).items():
-            if not name.startswith("/callbacks/") and not all_finite(tensor):  # those of the engine start at infinity
-                raise CheckpointError(f"{path}: not written, as {name} is not finite")
-        folder = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            folder.mkdir(parents=True)
-            self.write_model(folder, model)
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
-            (folder / OPTIM).chmod(0o666 & ~_umask())  # safetensors writes for the user alone
-            (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-            for name, text in (storage_options or {}).items():
-                (folder / name).write_text(text, encoding="utf-8")
-            written = sorted(folder.iterdir())
-            files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in written}
-            for file in written:
-                sync(file)
-            manifest = folder / MANIFEST
-            manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
-            sync(manifest)
-            sync(folder)
-            _put_into_place(folder, path)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, SafetensorError):  # a full disk, as safetensors gives it
-                raise OSError(str(error)) from error
-            raise
 
-    def load_checkpoint(
-        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read what `save_checkpoint` wrote, every byte checked.
-
-        Raises:
-            CheckpointError: if a file is missing or not as it was written; it is named.
-        """
-        path = Path(path)
-        check(path)
-        try:
-            tensors = load_file(path / OPTIM, device=str(map_location or "cpu"))
-            state = _with_tensors(json.loads((path / STATE).read_text(encoding="utf-8")), tensors)
-            return {**state, "state_dict": load_file(path / MODEL, device=str(map_location or "cpu"))}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
-            raise CheckpointError(
-                f"{printable(path)}: not a checkpoint of glocal ({type(error).__name__}); take an older one"
-            ) from error
-
-    def remove_checkpoint(self, path: str | os.PathLike) -> None:
-        """Delete a checkpoint: it is first renamed, so that half of one is never taken for one."""
-        path = Path(path)
-        if os.path.lexists(path):
-            aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
-            path.rename(aside)
-            sync(path.parent)
-            _delete(aside)
+def remove_checkpoint(path: str | os.PathLike) -> None:
+    """Delete a checkpoint: it is first renamed, so that half of one is never taken for one."""
+    path = Path(path)
+    if os.path.lexists(path):
+        aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+        path.rename(aside)
+        sync(path.parent)
+        _delete(aside)
 
 
 def check(path: Path) -> None:
@@ -161,17 +159,29 @@ def check(path: Path) -> None:
             raise CheckpointError(f"{printable(file)}: cannot be read ({error.strerror})") from error
 
 
-class Checkpoints:
-    """The checkpoints of a run.
+class Checkpointer:
+    """The checkpoints of a run: the newest few and the best.
 
     Args:
         folder: of the checkpoints.
-        io: writes and reads one.
+        write_model: see `save_checkpoint`.
         keep: how many of the newest are kept, beside the best.
+        about: what a checkpoint says of its run, as JSON.
+        texts: written beside each, by file name.
     """
 
-    def __init__(self, folder: Path, io: FolderCheckpointIO, keep: int = 2) -> None:
-        self.folder, self.io, self.keep = folder, io, keep
+    def __init__(
+        self,
+        folder: Path,
+        write_model: Callable[[Path, dict[str, torch.Tensor]], None] | None = None,
+        *,
+        keep: int = 2,
+        about: Mapping[str, Any] | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.write_model, self.keep = folder, write_model, keep
+        self.about, self.texts = dict(about or {}), dict(texts or {})
+        self.newest: Path | None = None
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, whole or not, newest first."""
@@ -184,13 +194,30 @@ class Checkpoints:
         """The folder of a step."""
         return self.folder / f"step-{step:08d}"
 
-    def save(self, step: int, checkpoint: dict[str, Any], texts: Mapping[str, str], best: int | None) -> None:
-        """Write the checkpoint of a step, then delete those that are no longer needed."""
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True)
-            sync(self.folder.parent)
-        self.io.save_checkpoint(checkpoint, self.path(step), dict(texts))
-        self.prune(step, best)
+    def save(self, step: int, checkpoint: Mapping[str, Any], best: int | None) -> None:
+        """Write the checkpoint of a step, then delete those that are no longer needed.
+
+        Raises:
+            TrainingError: if it cannot be written, or a tensor is not finite.
+        """
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True)
+                sync(self.folder.parent)
+            save_checkpoint(self.path(step), {**checkpoint, "about": self.about}, self.texts, self.write_model)
+            self.prune(step, best)
+        except CheckpointError as error:
+            raise TrainingError(f"{error}; a lower lr may help{self.last_good()}") from error
+        except OSError as error:
+            free = shutil.disk_usage(self.folder).free
+            raise TrainingError(
+                f"cannot write a checkpoint to {self.folder} ({error.strerror or error}; {free / 2**20:,.0f} MiB "
+                f"free); make room and go on with --resume{self.last_good()}"
+            ) from error
+
+    def last_good(self) -> str:
+        """Where the newest checkpoint is, for an error's message."""
+        return f"; the last good state is {self.newest}" if self.newest else ""
 
     def prune(self, step: int, best: int | None) -> None:
         """Delete what is no longer needed once there is a checkpoint of a step.
@@ -200,7 +227,7 @@ class Checkpoints:
         kept = {*[of for of in self.steps() if of <= step][: self.keep], best}
         for old in self.steps():
             if old not in kept:
-                self.io.remove_checkpoint(self.path(old))
+                remove_checkpoint(self.path(old))
 
     def load_newest(self, tell: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint that is as it was written; ``tell`` hears of each that is not.
@@ -211,9 +238,10 @@ class Checkpoints:
         steps = self.steps()
         for step in steps:
             try:
-                checkpoint = self.io.load_checkpoint(self.path(step))
-                if (found := checkpoint.get("pace", {}).get("step", step)) != step:
+                checkpoint = load_checkpoint(self.path(step))
+                if (found := checkpoint.get("train_state", {}).get("step", step)) != step:
                     raise CheckpointError(f"{printable(self.path(step))}: holds step {found}, and not that of its name")
+                self.newest = self.path(step)
                 return step, checkpoint
             except CheckpointError as error:
                 tell(f"{error}; going back to the checkpoint before it")

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import timm
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from glocal.bench import count_macs
 from glocal.errors import GlocalError, nearest
+from glocal.rng import isolated_rng
 from glocal.training.architecture import parse_model
 from glocal.training.saved_config import known_keywords
 
@@ -38,7 +38,7 @@ def create(
     Raises:
         GlocalError: if it cannot be made for this image size, or its weights do not fit.
     """
-    with isolate_rng():
+    with isolated_rng():
         torch.manual_seed(seed)
         try:
             model = _create(name, num_classes, image_size, weights, drop_path)

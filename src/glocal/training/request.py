@@ -4,20 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from glocal.training.creation import Weights, default_image_size
-from glocal.training.pace import Engine
+from glocal.training.hardware import Hardware
 from glocal.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Request:
-    """Model, recipe and engine of a run, and how it goes about its folder and bad images.
+    """Model, recipe and hardware of a run, and how it goes about its folder and bad images.
 
     Attributes:
         model: a name that timm knows.
         recipe: how it is trained.
         weights: a checkpoint, ``pretrained`` for timm's own, or None for random ones.
         seed: of everything random.
-        engine: on what it is trained.
+        hardware: where it is trained.
         num_workers: processes that read images; None for one a processor.
         on_error: at images that cannot be read: ``stop``, or ``skip`` and list them.
         resume: go on with what is in the folder; a folder without a run is begun.
@@ -30,7 +30,7 @@ class Request:
     recipe: Recipe
     weights: Weights = None
     seed: int = 0
-    engine: Engine = Engine()  # noqa: RUF009 - immutable
+    hardware: Hardware = Hardware()  # noqa: RUF009 - immutable
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     resume: bool = False

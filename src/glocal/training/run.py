@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,53 +30,18 @@ from glocal.files import atomic_write_text, differences, hold_folder, printable,
 from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.assignment import Assignment
 from glocal.training.budget import Budget
-from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
-from glocal.training.loop import TrainResult, train
-from glocal.training.pace import Engine, Keeping, Progress
+from glocal.training.checkpoint import Checkpointer
+from glocal.training.hardware import is_first_process
 from glocal.training.recipe import Recipe
 from glocal.training.request import Request
+from glocal.training.train_state import Progress
+from glocal.training.trainer import Trainer, TrainResult
 
 SCHEMA = "glocal.train/1"
 PLAN, RECIPE, METRICS, RESULTS = "plan.json", "recipe.yaml", "metrics.csv", "results.json"
 COLUMNS = ("step", "epoch", "lr", "train_loss", "grad_norm", "images_per_s", "seconds")
 SPARE_BYTES = 64 * 2**20
 """Free space that a run wants beside its checkpoints."""
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes and speaks: the only one, or rank 0 of torchrun, SLURM or Lightning."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ and (name == "RANK" or "SLURM_NTASKS" in os.environ):
-            return os.environ[name] == "0"
-    return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def placed(engine: Engine) -> Engine:
-    """The engine with the processes that torchrun or SLURM has started, whatever was asked for."""
-    env = os.environ
-    if "TORCHELASTIC_RUN_ID" in env:
-        local = int(env["LOCAL_WORLD_SIZE"])
-        return replace(engine, devices=local, num_nodes=int(env["WORLD_SIZE"]) // local)
-    return engine
-
-
-def check_engine(engine: Engine) -> None:
-    """Refuse what this machine cannot do.
-
-    Raises:
-        GlocalError: naming the option.
-    """
-    kind = torch.device(engine.device).type
-    if engine.devices < 1 or engine.num_nodes < 1:
-        raise GlocalError(f"devices: expected at least 1 of 1 node, got {engine.devices} of {engine.num_nodes}")
-    if kind == "cuda" and engine.devices > torch.cuda.device_count():
-        raise GlocalError(
-            f"devices: expected at most {torch.cuda.device_count()} (this machine's), got {engine.devices}"
-        )
-    if kind == "mps" and engine.world > 1:
-        raise GlocalError("devices: expected 1 with mps; Apple's GPUs do not work together")
-    if engine.precision == "fp16" and kind != "cuda":
-        raise GlocalError(f"precision: fp16 needs a CUDA device, got {engine.device}; bf16 and 32 work everywhere")
 
 
 def train_run(
@@ -110,7 +75,7 @@ def train_run(
     first = is_first_process()
     if os.environ.get("LOCAL_RANK", "0") != "0" and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ):
         end_with_parent()  # started by the first process of this node
-    elif request.engine.world > 1:
+    elif request.hardware.world_size > 1:
         os.environ[LAUNCHER] = str(os.getpid())
     plan = _plan(assignment, request)
     with hold_folder(out) if first else nullcontext():
@@ -128,7 +93,7 @@ def _plan(assignment: Assignment, request: Request) -> dict[str, Any]:
         "model": request.model,
         "weights": sha256(weights) if isinstance(weights, Path) else weights,
         "seed": request.seed,
-        "precision": request.engine.precision,
+        "precision": request.hardware.precision,
         "image_size": request.image_size,
         "recipe": request.recipe.to_dict(),
         **assignment.plan(request),
@@ -191,51 +156,44 @@ def _train(
     model = assignment.create(request)
     macs = assignment.count_macs(model, request)
     write = partial(_write_model, copy_on_meta(model), assignment, request)
-    checkpoints = Checkpoints(out / "checkpoints", FolderCheckpointIO(write))
+    checkpointer = Checkpointer(out / "checkpoints", write, about=plan, texts={RECIPE: recipe.to_yaml()})
     if first:
-        checkpoints.clean()
+        checkpointer.clean()
         for unfinished in out.glob(".tmp-*"):
             unfinished.unlink()
         _check_space(out, model, recipe)
-    resumed = checkpoints.load_newest(say) if request.resume else None
+    resumed = checkpointer.load_newest(say) if request.resume else None
     if request.resume and resumed is None:
         say("There is no checkpoint yet: training begins at step 0.")
     if resumed is not None:
         say(f"Going on from step {resumed[0]}.")
-        _check_names(checkpoints.path(resumed[0]), model, resumed[1])
-    learned, tested = assignment.batches(request)
-    objective = assignment.objective(model, learned, request)
+        _check_names(checkpointer.path(resumed[0]), model, resumed[1])
+    train_set, val_set = assignment.batches(request)
+    objective = assignment.objective(model, train_set, request)
     columns = (*COLUMNS, *objective.columns)
     with _logging(out, columns, resumed[0] if resumed else 0, first, request.tensorboard) as log:
-        keeping = Keeping(
-            checkpoints=checkpoints,
-            texts={RECIPE: recipe.to_yaml()},
-            about=plan,
-            resume=resumed[1] if resumed else None,
-            log=log,
-        )
         if stop is not None:
             stop.at_once = False
-        result = train(
-            model,
-            learned,
-            tested,
-            objective=objective,
-            recipe=recipe,
-            budget=Budget(recipe.epochs, "ep"),
+        trainer = Trainer(
+            objective,
+            recipe,
+            Budget(recipe.epochs, "ep"),
             seed=request.seed,
             macs=macs,
-            engine=request.engine,
-            keeping=keeping,
+            hardware=request.hardware,
+            checkpointer=checkpointer,
+            resume=resumed[1] if resumed else None,
+            log=log,
             stop=stop,
             num_workers=request.num_workers,
             curve_points=None,
             on_error=request.on_error,
             progress=progress,
         )
+        result = trainer.fit(model, train_set, val_set)
     results = _results(assignment, request, plan, result, macs, objective.metric)
     if first:
-        checkpoints.prune(result.steps, result.best_step)  # it may have been killed after its last checkpoint
+        checkpointer.prune(result.state.step, result.state.best[0])  # it may have been killed after its last checkpoint
         assignment.save(result.model, out, request)
         atomic_write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False))
     return results
@@ -289,9 +247,9 @@ def _logging(
     events: Any = None
     if tensorboard:
         try:
-            from pytorch_lightning.loggers import TensorBoardLogger
+            from torch.utils.tensorboard import SummaryWriter
 
-            events = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1)
+            events = SummaryWriter(out / "tensorboard", purge_step=start + 1)
         except ModuleNotFoundError as error:
             raise GlocalError("tensorboard: not installed; pip install 'glocal[tensorboard]'") from error
     with open(path, "a", encoding="utf-8", newline="") as file:
@@ -301,14 +259,15 @@ def _logging(
             file.flush()
             os.fsync(file.fileno())
             if events is not None:
-                numbers = {key: value for key, value in row.items() if value is not None and key != "step"}
-                events.log_metrics(numbers, step=int(row["step"] or 0))
+                for key, value in row.items():
+                    if value is not None and key != "step":
+                        events.add_scalar(key, value, int(row["step"] or 0))
 
         try:
             yield log
         finally:
             if events is not None:
-                events.finalize("finished")
+                events.close()
 
 
 def _cut(path: Path, columns: Sequence[str], start: int) -> None:
@@ -336,22 +295,22 @@ def _results(
         "schema": SCHEMA,
         "command": request.command,
         "plan": plan,
-        "device": request.engine.device,
-        "processes": request.engine.world,
+        "device": request.hardware.device,
+        "processes": request.hardware.world_size,
         "environment": describe_environment(),
         "params": count_params(result.model),
         "macs": macs,
         **assignment.results(result.outcomes),
         "metric": metric,
-        "best": {"step": result.best_step, metric: max(point.val_score for point in result.curve)},
-        "steps": result.steps,
+        "best": {"step": result.state.best[0], metric: max(point.val_score for point in result.state.curve)},
+        "steps": result.state.step,
         "epochs": result.epochs,
-        "seconds": result.seconds,
+        "seconds": result.state.trained,
         "flop": result.flop,
         "images_per_s": result.images_per_s,
-        "nan_skips": result.nan_skips,
-        "curve": [_finite(asdict(point)) for point in result.curve],
-        "skipped": [asdict(skipped) for skipped in (*assignment.skipped, *result.skipped)],
+        "nan_skips": result.state.nan_skips,
+        "curve": [_finite(asdict(point)) for point in result.state.curve],
+        "skipped": [asdict(skipped) for skipped in (*assignment.skipped, *result.state.skipped)],
     }
 
 

@@ -1,0 +1,15 @@
+"""How a run ends before its time: an error of the machine or of the numbers, or a request to stop."""
+
+from glocal.errors import GlocalError
+
+
+class TrainingError(GlocalError):
+    """A run that cannot go on; the other runs of a comparison can."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A run that was asked to stop: everything is saved up to ``step``."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"stopped by {reason} after step {step}")
+        self.step, self.reason = step, reason

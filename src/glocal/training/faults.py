@@ -1,0 +1,73 @@
+"""Errors of the machine while a model is trained, as messages: what happened and what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from glocal.data.workers import LOST, worker_died
+from glocal.training.errors import TrainingError
+from glocal.training.hardware import Hardware
+from glocal.training.recipe import Recipe
+from glocal.training.train_state import TrainState
+
+
+class Running(Protocol):
+    """What a message says of a run; a `Trainer` is one."""
+
+    recipe: Recipe
+    hardware: Hardware
+    state: TrainState
+    rank: int
+
+    def last_good(self) -> str:
+        """Where the newest checkpoint is."""
+        ...
+
+
+@contextmanager
+def explained(run: Running) -> Iterator[None]:
+    """Raise TrainingError for want of memory, data-loading workers that died and lost processes."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(_out_of_memory(run)) from error
+    except ValueError as error:  # and whatever else is one, as it is
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"BatchNorm has nothing to normalise with in step {run.state.step + 1}: one image, and one pixel of it; "
+            f"raise batch_size or image_size, lower --devices or accumulate, or take a model without{run.last_good()}"
+        ) from error
+    except LOST as error:
+        step, text = run.state.step, str(error) or type(error).__name__
+        if "can't allocate memory" in text or "out of memory" in text:
+            raise TrainingError(_out_of_memory(run)) from error
+        if worker_died(error):
+            raise TrainingError(
+                f"a process that reads images has died after step {step} ({text.splitlines()[0]}); was there not "
+                f"enough memory? fewer --workers need less{run.last_good()}"
+            ) from error
+        lost = any(word in text for word in ("Connection", "gloo", "NCCL", "timed out", "peer"))
+        if run.hardware.world_size > 1 and lost:
+            raise TrainingError(
+                f"process {run.rank} lost another one after step {step} ({text.splitlines()[0][:200]}); "
+                f"--resume goes on{run.last_good()}"
+            ) from error
+        raise
+
+
+def _out_of_memory(run: Running) -> str:
+    recipe = run.recipe
+    at_a_time = -(-recipe.batch_size // (run.hardware.world_size * recipe.accumulate))
+    advice = (
+        f"accumulate={2 * recipe.accumulate} keeps it and takes {-(-at_a_time // 2)} at a time, or lower batch_size"
+        if at_a_time > 1
+        else "a smaller image_size needs less"
+    )
+    peak = f" (peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB)" if torch.cuda.is_available() else ""
+    return (
+        f"out of memory{peak} with a batch_size of {recipe.batch_size}, {at_a_time} images at a time on each device: "
+        f"{advice}{run.last_good()}"
+    )

@@ -1,0 +1,71 @@
+"""Where a run is trained: device, processes, strategy and precision."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from glocal.errors import GlocalError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Devices, processes and precision of a run.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        devices: processes of a node, one a device.
+        num_nodes: machines.
+        strategy: ``ddp``: each process has the whole model; ``fsdp``: parameters are sharded over the processes.
+        precision: ``32``, ``bf16`` or ``fp16`` (both mixed).
+    """
+
+    device: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    precision: str = "32"
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are sharded over the processes."""
+        return self.strategy == "fsdp" and self.world_size > 1
+
+    def placed(self) -> "Hardware":
+        """With the processes that torchrun has started, whatever was asked for."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return self
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return replace(self, devices=local, num_nodes=int(os.environ["WORLD_SIZE"]) // local)
+
+    def check(self) -> None:
+        """Refuse what this machine cannot do.
+
+        Raises:
+            GlocalError: naming the option.
+        """
+        kind = torch.device(self.device).type
+        if self.devices < 1 or self.num_nodes < 1:
+            raise GlocalError(f"devices: expected at least 1 of 1 node, got {self.devices} of {self.num_nodes}")
+        if kind == "cuda" and self.devices > torch.cuda.device_count():
+            raise GlocalError(
+                f"devices: expected at most {torch.cuda.device_count()} (this machine's), got {self.devices}"
+            )
+        if kind == "mps" and self.world_size > 1:
+            raise GlocalError("devices: expected 1 with mps; Apple's GPUs do not work together")
+        if self.precision == "fp16" and kind != "cuda":
+            raise GlocalError(f"precision: fp16 needs a CUDA device, got {self.device}; bf16 and 32 work everywhere")
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints: the only one, or rank 0 of torchrun, SLURM or Lightning."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ and (name == "RANK" or "SLURM_NTASKS" in os.environ):
+            return os.environ[name] == "0"
+    return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,0 +1,26 @@
+"""Our checkpoints for Lightning's own Trainer: ``Trainer(plugins=[FolderCheckpointIO()])``."""
+
+import os
+from typing import Any
+
+from lightning_fabric.plugins import CheckpointIO
+
+from glocal.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """Checkpoints as folders that are whole or not there, for any LightningModule."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+        """See `glocal.training.checkpoint.save_checkpoint`; ``storage_options`` are texts by file name."""
+        save_checkpoint(path, checkpoint, storage_options)
+
+    def load_checkpoint(
+        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `glocal.training.checkpoint.load_checkpoint`."""
+        return load_checkpoint(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path: str | os.PathLike) -> None:
+        """See `glocal.training.checkpoint.remove_checkpoint`."""
+        remove_checkpoint(path)

@@ -1,0 +1,54 @@
+"""Steps whose loss or gradient is not finite: left out up to a limit, then the end of the run."""
+
+import math
+
+import torch
+from torch import nn
+
+from glocal.training.errors import TrainingError
+
+
+class NaNGuard:
+    """Counts steps that are not finite and undoes what they did to running statistics.
+
+    Args:
+        model: whose floating-point buffers (BatchNorm's running statistics) are put back.
+        limit: steps that may be left out; one more ends the run.
+        skipped: steps that were left out before a resume.
+    """
+
+    def __init__(self, model: nn.Module, limit: int, skipped: int = 0) -> None:
+        self.model, self.limit, self.skipped = model, limit, skipped
+        self.before: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def start_step(self) -> None:
+        """Remember the running statistics."""
+        if self.limit:
+            self.before = [(b, b.clone()) for b in self.model.buffers() if b.is_floating_point()]
+
+    def is_finite(self, loss: float, grad_norm: float, *, has_scaler: bool, when: str, advice: str) -> bool:
+        """Whether the optimizer took this step; if it did not, running statistics are put back.
+
+        Args:
+            loss: mean over the processes.
+            grad_norm: before clipping.
+            has_scaler: fp16 finds its loss scale by steps that overflow, and its scaler leaves them out by itself.
+            when: the step, for the message.
+            advice: appended to the message, such as where the last checkpoint is.
+
+        Raises:
+            TrainingError: if the limit is reached, or the loss is not finite though the gradient is.
+        """
+        stepped = has_scaler or math.isfinite(grad_norm)
+        if stepped and math.isfinite(loss):
+            return True
+        if stepped or self.skipped >= self.limit:
+            what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {grad_norm}"
+            after = f" after {self.skipped} steps that were left out" if self.skipped else ""
+            raise TrainingError(
+                f"{what} at {when}{after}; a lower lr, a longer warmup or clip_grad in the recipe may help{advice}"
+            )
+        self.skipped += 1
+        for buffer, value in self.before:
+            buffer.copy_(value)
+        return False

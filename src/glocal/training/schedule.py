@@ -1,0 +1,41 @@
+"""Learning-rate schedule over the budget, whatever its unit: epochs, seconds or floating-point operations."""
+
+from typing import Any
+
+import torch
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
+
+from glocal.training.recipe import Recipe
+
+SCHEDULE_STEPS = 100_000
+"""timm's schedulers take whole updates: the budget is cut into so many."""
+
+
+class LRSchedule:
+    """Linear warm-up, then the decay of the recipe.
+
+    Args:
+        optimizer: whose learning rates are set.
+        recipe: kind of decay, warm-up, milestones, lowest learning rate.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+        self.scheduler = _scheduler(optimizer, recipe)
+
+    def step(self, done: float) -> None:
+        """Set the learning rates for ``done``, the fraction of the budget that is used up, from 0 to 1."""
+        self.scheduler.step_update(round(done * SCHEDULE_STEPS))
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Scheduler:
+    warmup = round(recipe.warmup * SCHEDULE_STEPS)
+    options: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
+    if recipe.schedule == "step":
+        left = SCHEDULE_STEPS - warmup
+        after = [round(share * SCHEDULE_STEPS) - warmup for share in recipe.milestones] or [left // 3, 2 * left // 3]
+        return MultiStepLRScheduler(optimizer, after, decay_rate=0.1, **options)
+    options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": recipe.min_lr * recipe.scaled}
+    if recipe.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=recipe.poly_power, **options)
+    return CosineLRScheduler(optimizer, **options)

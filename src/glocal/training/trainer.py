@@ -1,0 +1,514 @@
+"""The training loop: `Trainer.fit`, on Lightning Fabric, which knows devices, processes and precision.
+
+Fabric is imported here alone: it takes most of the time of importing Lightning.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from glocal.rng import isolated_rng, seed_all
+from glocal.signals import StopRequest
+from glocal.training.budget import Budget, training_flop
+from glocal.training.checkpoint import Checkpointer
+from glocal.training.creation import frozen_norms
+from glocal.training.errors import Stopped, TrainingError
+from glocal.training.evaluation import evaluate_batches, refuse_bad
+from glocal.training.faults import explained
+from glocal.training.hardware import Hardware
+from glocal.training.loader import Batch, Batched, Key, Share, num_batches, training_loader
+from glocal.training.nan_guard import NaNGuard
+from glocal.training.objective import Objective, Score
+from glocal.training.recipe import Recipe
+from glocal.training.schedule import LRSchedule
+from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
+
+CURVE_POINTS = 10
+"""In a comparison a model is evaluated after each epoch, but at most this often in its budget."""
+TIMEOUT = timedelta(minutes=10)
+"""How long processes wait for each other; one that dies is noticed at once, by its closed connections."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained model.
+
+    Attributes:
+        model: the module that was given, trained, on the CPU, in eval mode.
+        outcomes: of the validation set at the end, as the objective joins them.
+        state: counters, curve and best evaluation.
+        epochs: passes over the training set.
+        flop: floating-point operations of training.
+        images_per_s: of training.
+    """
+
+    model: nn.Module
+    outcomes: Any
+    state: TrainState
+    epochs: float
+    flop: float
+    images_per_s: float
+
+
+class Trainer:
+    """Trains one model for one task until a budget is used up.
+
+    Everything random comes from ``seed``, whatever ran before in this process, and the generators are put back after.
+    What is drawn at a step depends on the seed and the number of the step, so a run that is stopped and resumed is
+    bit-identical to an uninterrupted one.
+
+    Args:
+        objective: loss and evaluation of the task.
+        recipe: learning rate, optimizer, EMA and the like.
+        budget: when to stop.
+        seed: of order, augmentation and whatever the model draws.
+        macs: multiply-accumulates of a forward pass for one image.
+        hardware: devices, processes and precision.
+        checkpointer: writes checkpoints; by default none is written.
+        resume: the checkpoint to continue from.
+        log: is given each row of metrics.
+        stop: is looked at after each step; where it is requested, a checkpoint is written and the run ends.
+        num_workers: data-loading workers; by default one a processor, where images are decoded.
+        curve_points: how often the model is evaluated at most; None for as often as the recipe says.
+        on_error: what to do with an image that went bad since it was checked: ``stop``, or ``skip`` and report.
+        progress: called after each step, in the first process.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        budget: Budget,
+        *,
+        seed: int,
+        macs: int,
+        hardware: Hardware = Hardware(),  # noqa: B008 - immutable
+        checkpointer: Checkpointer | None = None,
+        resume: Mapping[str, Any] | None = None,
+        log: Callable[[Mapping[str, float | None]], None] = lambda _: None,
+        stop: StopRequest | None = None,
+        num_workers: int | None = None,
+        curve_points: int | None = CURVE_POINTS,
+        on_error: Literal["stop", "skip"] = "stop",
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self.objective, self.recipe, self.budget, self.seed, self.macs = objective, recipe, budget, seed, macs
+        self.hardware, self.checkpointer, self.resume, self.log, self.stop = hardware, checkpointer, resume, log, stop
+        self.num_workers, self.curve_points, self.on_error = num_workers, curve_points, on_error
+        self.progress = progress
+        self.state = TrainState() if resume is None else TrainState.from_dict(resume["train_state"])
+        self.saved_step = -1 if resume is None else self.state.step
+        self.rank = 0
+
+    def fit(self, model: nn.Module, train_set: Batched, val_set: Batched) -> TrainResult:
+        """Train a model; its parameters are changed in place.
+
+        Args:
+            model: what is trained.
+            train_set: batches with augmentation.
+            val_set: batches without.
+
+        Raises:
+            TrainingError: when the loss is not finite, memory or the disk is full, a process died, or an image went
+                bad.
+            Stopped: when ``stop`` was requested.
+        """
+        recipe, state, accum = self.recipe, self.state, self.recipe.accumulate
+        outcomes, stopped = None, None
+        unsharded = copy.deepcopy(model) if self.hardware.is_sharded else model
+        with isolated_rng(), explained(self), closing(self._batches(train_set)) as batches:
+            self._setup(model, train_set)
+            while self.done < 1 and stopped is None:
+                self.schedule.step(self.done)
+                self.nan_guard.start_step()
+                loss, images = 0.0, 0.0
+                for part in range(accum):
+                    batch = self._next_batch(batches, part)
+                    with self._no_sync(is_last=part + 1 == accum):
+                        part_loss = self.criterion(batch) * batch.weight / accum
+                        self.fabric.backward(part_loss)
+                    loss += part_loss.item()
+                    images += len(batch.labels)
+                self.grad_norm = self._clip_gradients()
+                if self.scaler is not None or math.isfinite(self.grad_norm):
+                    self.optimizer.step()
+                self.optimizer.zero_grad()
+                loss, images, stop_votes, seconds = self._all_reduce(loss, images)
+                state.add_step(round(images), seconds)
+                if self._took_step(loss):
+                    state.add_loss(loss)
+                    if self.ema is not None:
+                        self.ema.update(self.model, state.step)
+                if state.step % recipe.log_every_steps == 0:
+                    self._log_row()
+                if self.done >= 1 or self.done >= (len(state.curve) + 1) / self.points:
+                    outcomes = self._evaluate(val_set)
+                    self._save()
+                elif stop_votes or self._is_checkpoint_step():
+                    self._save()
+                if stop_votes and self.done < 1:
+                    stopped = (self.stop.requested if self.stop else None) or "a signal to another process"
+                self._report()
+            if stopped is not None:
+                raise Stopped(state.step, stopped)
+            if outcomes is None:  # resumed at the end of its budget
+                outcomes, _ = self._outcomes(val_set)
+                self._report()
+            return self._result(unsharded, outcomes)
+
+    @property
+    def done(self) -> float:
+        """Fraction of the budget that is used up."""
+        if self.steps is None:
+            return min(1.0, self.state.trained / self.budget.amount)
+        return min(1.0, self.state.step / self.steps)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training set so far."""
+        return self.state.step / self.steps_per_epoch
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is evaluated and kept: the average of the weights, where the recipe asks for one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def last_good(self) -> str:
+        """Where the newest checkpoint is, for an error's message."""
+        return "" if self.checkpointer is None else self.checkpointer.last_good()
+
+    # The parts of a step, in the order of the loop.
+
+    def _setup(self, model: nn.Module, train_set: Batched) -> None:
+        """Model, optimizer and schedule on their devices, as they were at the checkpoint."""
+        recipe, hardware = self.recipe, self.hardware
+        self.steps_per_epoch = num_batches(len(train_set), recipe.batch_size)
+        self.steps = self.budget.steps(len(train_set), self.steps_per_epoch, self.macs)
+        every = recipe.evaluate_every_epochs * self.steps_per_epoch
+        wanted = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
+        self.points = wanted if self.curve_points is None else min(self.curve_points, wanted)
+        if recipe.sync_batchnorm and hardware.world_size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        layout = torch.contiguous_format if hardware.is_sharded else torch.channels_last  # FSDP2 takes plain tensors
+        self.model = model.to(memory_format=layout).train()
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema else None
+        self.frozen_norms = frozen_norms(self.model)
+        with quiet_fabric():
+            self.fabric = make_fabric(hardware, lambda: self._find_unused(train_set), self._shard)
+            self.fabric.launch()
+        self.rank = self.fabric.global_rank
+        seed_all(self.seed, self.fabric.device)
+        self.objective.to(self.fabric.device)
+        if self.ema is not None and not hardware.is_sharded:
+            self.ema.to(self.fabric.device)
+        self.criterion = self.fabric.setup_module(Criterion(self.model, self.objective))
+        precision = self.fabric.strategy.precision
+        self.scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
+        fused = self.scaler is None and not hardware.is_sharded
+        self.optimizer: Any = self.fabric.setup_optimizers(create_optimizer(self.model, recipe, fused=fused))
+        if self.resume is not None:
+            restore(self.resume, *self._trained())
+        self.schedule = LRSchedule(self.optimizer.optimizer, recipe)
+        self.nan_guard = NaNGuard(self.model, recipe.nan_skips, self.state.nan_skips)
+        self.state.start_clock()
+
+    def _batches(self, train_set: Batched) -> Generator[Batch]:
+        """Endless batches of this process from the next step on; bad images end the run or are noted."""
+        recipe = self.recipe
+        share = Share(self.rank, self.hardware.world_size, recipe.accumulate)
+        for batch in training_loader(
+            train_set,
+            recipe.batch_size,
+            self.seed,
+            self.num_workers,
+            repeats=recipe.repeats,
+            share=share,
+            start=self.state.step,
+        ):
+            if self.on_error == "stop" or not len(batch.labels):
+                refuse_bad(batch)  # a whole batch gone bad is no matter of single images
+            self.state.skipped |= dict.fromkeys(batch.skipped)
+            yield batch._replace(skipped=())  # Fabric moves tensors to the device, and copies dataclasses
+
+    def _next_batch(self, batches: Iterator[Batch], part: int) -> Batch:
+        """A part of a step, on the device; what is drawn for it depends on its number alone."""
+        batch: Batch = self.fabric.to_device(next(batches))
+        step = self.state.step * self.recipe.accumulate + part
+        drawn = np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1, np.uint64)
+        seed_all(int(drawn[0]) >> 1, self.fabric.device)
+        for module in self.frozen_norms:
+            module.eval()  # running statistics of what is frozen do not move
+        return batch
+
+    def _no_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
+        """DDP adds up the gradients of all processes once a step, in its last part."""
+        if is_last or self.hardware.is_sharded or self.hardware.world_size == 1:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self.criterion)
+
+    def _clip_gradients(self) -> float:
+        """Unscale, measure the norm, clip; the norm before clipping."""
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if self.recipe.clip_grad and math.isfinite(norm.item()):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_grad, norm)
+        return norm.item()
+
+    def _all_reduce(self, loss: float, images: float) -> tuple[float, float, float, float]:
+        """The same numbers in all processes: mean loss, images of the step, requests to stop, seconds so far."""
+        votes = float(self.stop is not None and self.stop.requested is not None)
+        seconds, world_size = self.state.seconds(), self.hardware.world_size
+        if world_size == 1:
+            return loss, images, votes, seconds
+        numbers = [loss / world_size, images, votes, seconds if self.rank == 0 else 0.0]
+        mine = torch.tensor(numbers, dtype=torch.float64, device=self.fabric.device)  # in float32 a week has no seconds
+        torch.distributed.all_reduce(mine)
+        loss, images, votes, seconds = mine.tolist()
+        return loss, images, votes, seconds
+
+    def _took_step(self, loss: float) -> bool:
+        """Whether loss and gradient were finite."""
+        took = self.nan_guard.is_finite(
+            loss,
+            self.grad_norm,
+            has_scaler=self.scaler is not None,
+            when=f"step {self.state.step} (epoch {self.epoch:.2f})",
+            advice=self.last_good(),
+        )
+        self.state.nan_skips = self.nan_guard.skipped
+        return took
+
+    def _is_checkpoint_step(self) -> bool:
+        every = self.recipe.checkpoint_every_steps
+        return bool(every) and self.state.step % every == 0
+
+    def _evaluate(self, val_set: Batched) -> Any:
+        """Add a point to the curve; the time it takes is not time of training."""
+        start = self.state.seconds()
+        outcomes, score = self._outcomes(val_set)
+        self.state.add_evaluation(self.epoch, score.loss, score.value)
+        self.state.aside += self.state.seconds() - start
+        self._log_row(score.columns)
+        return outcomes
+
+    def _outcomes(self, val_set: Batched) -> tuple[Any, Score]:
+        """Outcomes and score of the validation set, of which each process evaluates a part."""
+        objective, world_size, mine = self.objective, self.hardware.world_size, []
+        with torch.no_grad(), self.fabric.autocast():
+            if world_size > 1:  # each process has seen other images: evaluate what the first one saves
+                for buffer in self.evaluated.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+            share = Share(self.rank, world_size)
+            for part, batch in evaluate_batches(objective, self.evaluated, val_set, self.fabric.device, share):
+                if self.on_error == "stop" or objective.needs_every_image:
+                    refuse_bad(batch)
+                self.state.skipped |= dict.fromkeys(batch.skipped)
+                mine.append(part)
+        # the outermost parameters stay whole after a forward pass that no backward one follows
+        for module in self.evaluated.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        if world_size > 1:
+            everyone: list[Any] = [None] * world_size
+            torch.distributed.all_gather_object(everyone, mine)
+            mine = [everyone[i % world_size][i // world_size] for i in range(sum(map(len, everyone)))]
+        outcomes = objective.join(mine)
+        if not len(outcomes):
+            raise TrainingError("no image of the validation set can be read any more")
+        score = objective.score(outcomes)
+        if score.loss is not None and not math.isfinite(score.loss):
+            raise TrainingError(
+                f"the model's outputs are not finite after step {self.state.step}; a lower lr may help"
+                f"{self.last_good()}"
+            )
+        return outcomes, score
+
+    def _save(self) -> None:
+        """Write a checkpoint, once a step; the first process does, the others wait."""
+        if self.checkpointer is None or self.saved_step == self.state.step:
+            return
+        start = self.state.seconds()
+        tensors = capture(*self._trained()) if self.rank == 0 or self.hardware.is_sharded else {}
+        if self.rank == 0:
+            best = self.state.best[0] if self.state.best[1] >= 0 else None
+            self.checkpointer.save(self.state.step, {**tensors, "train_state": self.state.to_dict()}, best)
+        self.saved_step = self.state.step
+        self.checkpointer.newest = self.checkpointer.path(self.saved_step)
+        self.fabric.barrier()
+        self.state.aside += self.state.seconds() - start
+
+    def _trained(self) -> tuple[nn.Module, nn.Module | None, torch.optim.Optimizer, Any]:
+        """Everything that has tensors."""
+        return self.model, None if self.ema is None else self.ema.module, self.optimizer.optimizer, self.scaler
+
+    def _log_row(self, scores: Mapping[str, float | None] | None = None) -> None:
+        """A row of metrics, from the first process."""
+        state = self.state
+        row = {
+            "step": state.step,
+            "epoch": self.epoch,
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "train_loss": state.row_loss(),
+            "grad_norm": self.grad_norm,
+            "images_per_s": state.images / state.trained,
+            "seconds": state.trained,
+            **(scores or {}),
+        }
+        if self.rank == 0:
+            self.log(row)
+
+    def _report(self) -> None:
+        """Show the progress, from the first process."""
+        if self.rank:
+            return
+        state, done = self.state, self.done
+        self.progress(
+            Progress(
+                done=done,
+                epoch=self.epoch,
+                step=state.step,
+                loss=state.smooth_loss,
+                images_per_s=state.images / state.trained,
+                seconds_left=state.trained / done * (1 - done) if done else math.nan,
+                point=state.curve[-1] if state.curve else None,
+            )
+        )
+
+    def _result(self, unsharded: nn.Module, outcomes: Any) -> TrainResult:
+        """The model on the CPU; sharded parameters are gathered into the copy that was made before."""
+        model = self.evaluated
+        if self.hardware.is_sharded:
+            unsharded.load_state_dict(whole_state_dict(model))
+            model = unsharded
+        state = self.state
+        return TrainResult(
+            model=model.to("cpu").eval(),
+            outcomes=outcomes,
+            state=state,
+            epochs=self.epoch,
+            flop=training_flop(self.macs, state.images),
+            images_per_s=state.images / state.trained,
+        )
+
+    def _find_unused(self, train_set: Batched) -> bool:
+        return self.objective.may_leave_idle(self.model, train_set[Key(0, np.arange(1))])
+
+    def _shard(self, criterion: "Criterion", mesh: Any) -> nn.Module:
+        """FSDP2: model and EMA over the processes."""
+        shard(criterion.model, mesh["data_parallel"])
+        if self.ema is not None:
+            shard(self.ema.module, mesh["data_parallel"])
+        return criterion
+
+
+class Criterion(nn.Module):
+    """The loss of a batch, from its uint8 images on: what Fabric wraps, so that DDP sees every forward pass."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Mean over the images of the batch."""
+        return self.objective.loss(self.model, batch)
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool) -> torch.optim.Optimizer:
+    """timm's, with its rules of weight decay and layer decay; ``fused`` where torch has such a kernel for it."""
+    options: dict[str, Any] = {"fused": True} if fused and recipe.optimizer == "adamw" else {}
+    if recipe.layer_decay < 1:
+        options["layer_decay"] = recipe.layer_decay
+    return create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.lr * recipe.scaled,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        **options,
+    )
+
+
+class Autocast(MixedPrecision):
+    """Mixed precision by autocast alone: Fabric would also cast float inputs, such as boxes, to 16 bits."""
+
+    def convert_input(self, data: Any) -> Any:
+        """As they are."""
+        return data
+
+    def forward_context(self) -> torch.autocast:
+        """Without a cache: weights that are used twice get their gradients added up in float32."""
+        return torch.autocast(self.device, dtype=self._desired_input_dtype, cache_enabled=False)
+
+
+def make_fabric(
+    hardware: Hardware, find_unused: Callable[[], bool], parallelize: Callable[[Any, Any], nn.Module]
+) -> Fabric:
+    """Lightning Fabric for this hardware.
+
+    Args:
+        hardware: devices, processes, precision.
+        find_unused: whether a step may leave a parameter without a gradient; DDP must know.
+        parallelize: shards a module over a device mesh, for FSDP2.
+    """
+    device = torch.device(hardware.device)
+    devices: Any = hardware.devices
+    if hardware.world_size == 1:
+        devices = 1 if device.index is None or device.type == "cpu" else [device.index]
+    strategy: Any = "auto"
+    if hardware.world_size > 1:
+        group: Any = {"process_group_backend": "nccl" if device.type == "cuda" else "gloo", "timeout": TIMEOUT}
+        if hardware.is_sharded:
+            strategy = ModelParallelStrategy(parallelize, hardware.world_size, tensor_parallel_size=1, **group)
+        else:
+            strategy = DDPStrategy(find_unused_parameters=find_unused(), gradient_as_bucket_view=True, **group)
+    precision = {"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(hardware.precision)
+    return Fabric(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=devices,
+        num_nodes=hardware.num_nodes,
+        strategy=strategy,
+        plugins=[] if precision is None else [Autocast(precision, device.type)],  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def quiet_fabric() -> Iterator[None]:
+    """Without Fabric's banners about devices and processes."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def shard(model: nn.Module, mesh: Any) -> None:
+    """FSDP2: each block of a container is sharded over the processes, and gathered when it is used."""
+    for container in model.modules():
+        if isinstance(container, nn.ModuleList | nn.Sequential):
+            for block in container:
+                if len(list(block.modules())) > 1 and any(True for _ in block.parameters()):
+                    fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    if hasattr(model, "training_loss"):
+        register_fsdp_forward_method(model, "training_loss")
