@@ -41,7 +41,8 @@ from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
 from glocal.inference.answers import described, most_probable
 from glocal.inference.output import Lines
-from glocal.training import Checkpoints, FolderCheckpointIO, Outcomes, load_recipe, save_model
+from glocal.metrics.classification import Outcomes
+from glocal.training import Checkpoints, FolderCheckpointIO, load_recipe, save_model
 from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order, fit
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"

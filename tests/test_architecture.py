@@ -15,6 +15,7 @@ ROOMS = (
     "checkpoints",
     "models",
     "data",
+    "metrics",
     "report",
     "bench",
     "training",
@@ -35,13 +36,14 @@ MAY_IMPORT = {
     "models": {"layers", "checkpoints"},
     "heads": {"layers"},
     "data": {"files"},
+    "metrics": {"data"},
     "report": {"files"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
-    "training": {"data", "bench", "files", "signals"},
-    "comparison": {"", "tasks", "training", "analysis", "data", "bench", "files"},
+    "training": {"metrics", "data", "bench", "files", "signals"},
+    "comparison": {"", "tasks", "training", "metrics", "analysis", "data", "bench", "files"},
     "export": {"models", "checkpoints", "training", "data", "files"},
-    "tasks": {"training", "heads", "data", "bench", "files"},
-    "inference": {"export", "training", "data", "files"},
+    "tasks": {"training", "heads", "metrics", "data", "bench", "files"},
+    "inference": {"export", "training", "metrics", "data", "files"},
     "claims": {"", "comparison", "training", "analysis", "layers", "data", "bench", "files"},
     "recommend": {"", "training", "analysis", "data", "bench"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
@@ -58,7 +60,7 @@ MAY_IMPORT = {
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "pytorch_lightning", "torchmetrics", "matplotlib", "PIL"}
 HEAVY |= {f"glocal.{room}" for room in ("layers", "checkpoints", "models", "data", "report", "bench", "training")}
 HEAVY |= {"glocal.comparison", "glocal.inference", "glocal.export", "glocal.analysis", "glocal.heads", "glocal.tasks"}
-HEAVY |= {"glocal.claims", "glocal.recommend"}
+HEAVY |= {"glocal.claims", "glocal.recommend", "glocal.metrics"}
 
 
 def room_of(module: str) -> str:
@@ -152,6 +154,7 @@ def test_nothing_goes_in_circles():
         ("glocal.layers.attention", "from glocal.models import ResNet"),
         ("glocal.layers.attention", "from timm.layers import to_2tuple"),
         ("glocal.models.vit", "import glocal.training.loop"),
+        ("glocal.metrics.coco", "from glocal.training import Recipe"),
         ("glocal.comparison.plan", "from glocal.report import write_report"),
         ("glocal.comparison.plan", "def f():\n    from glocal import models"),
         ("glocal.data.gate", "from glocal.cli import app"),

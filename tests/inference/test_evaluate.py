@@ -13,7 +13,8 @@ from glocal.data import load_data, open_image
 from glocal.errors import GlocalError
 from glocal.inference import evaluate, evaluation_sets
 from glocal.inference.evaluate import by_name
-from glocal.training import Classification, Normalize, Outcomes, TrainingBatches, fit, load_pixels, score, train
+from glocal.metrics.classification import Outcomes, score
+from glocal.training import Classification, Normalize, TrainingBatches, fit, load_pixels, train
 from glocal.training.budget import Budget
 from glocal.training.recipe import Recipe
 from glocal.training.saved import load_model, save_model

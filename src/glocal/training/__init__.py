@@ -1,4 +1,4 @@
-"""Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints, metrics."""
+"""Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints."""
 
 from glocal.training.architecture import parse_model, spell_model, split_models
 from glocal.training.budget import Budget, training_flop
@@ -26,7 +26,6 @@ from glocal.training.loader import (
     training_loader,
 )
 from glocal.training.loop import TrainResult, predict, train
-from glocal.training.metrics import Metrics, Outcomes, score
 from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.saved import SavedModel, load_model, save_model
@@ -43,10 +42,8 @@ __all__ = [
     "FolderCheckpointIO",
     "ImageBatches",
     "Keeping",
-    "Metrics",
     "Mode",
     "Normalize",
-    "Outcomes",
     "Progress",
     "Recipe",
     "SavedModel",
@@ -72,7 +69,6 @@ __all__ = [
     "recipe_names",
     "resolve_device",
     "save_model",
-    "score",
     "spell_model",
     "split_models",
     "train",

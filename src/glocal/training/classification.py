@@ -11,9 +11,9 @@ from timm.data import Mixup
 from torch import nn
 
 from glocal.bench import copy_on_meta
+from glocal.metrics.classification import Outcomes
 from glocal.training.augment import Erasing
 from glocal.training.loader import Batch, Batched
-from glocal.training.metrics import Outcomes
 from glocal.training.objective import Objective, Score
 from glocal.training.recipe import Recipe
 
