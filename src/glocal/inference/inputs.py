@@ -22,9 +22,10 @@ from glocal.data.sets import Folder, Store
 from glocal.data.shard_index import read_index
 from glocal.data.shard_names import SHARD, is_shards, list_shards
 from glocal.data.shards import Shards
+from glocal.data.transforms import resize_crop
 from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
-from glocal.export import height_and_width, prepare
+from glocal.export import height_and_width
 from glocal.files import printable
 
 
@@ -181,10 +182,10 @@ class Reader(Dataset[Read]):
 
     Args:
         inputs: what to read.
-        size: side in pixels after `glocal.export.prepare`, or height and width.
-        crop_pct: of `prepare`.
+        size: side in pixels after `glocal.data.transforms.resize_crop`, or height and width.
+        crop_pct: of `resize_crop`.
         batch_size: images of a batch; the last one may have fewer.
-        interpolation: of `prepare`.
+        interpolation: of `resize_crop`.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Reader(Dataset[Read]):
     def read(self, index: int) -> np.ndarray | str:
         """(H, W, 3) uint8, or why the image cannot be read."""
         try:
-            return prepare(self.inputs.image(index), self.size, self.crop_pct, self.interpolation)
+            return resize_crop(self.inputs.image(index), self.size, self.crop_pct, self.interpolation)
         except GlocalError as error:
             return str(getattr(error, "reason", error))
 

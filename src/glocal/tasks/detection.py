@@ -12,14 +12,13 @@ from torch.utils.data import Dataset
 
 from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageError, Skipped
 from glocal.data.pasted import Pasted
+from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
 from glocal.errors import GlocalError
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.tasks.architecture import Architecture
 from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
-from glocal.tasks.views import JITTER, look_at_objects, view_of
-from glocal.training.augment import draws
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
 from glocal.training.recipe import Recipe
@@ -91,8 +90,9 @@ class DetectionBatches(Dataset[Batch]):
         assert self.recipe is not None
         one = ~sample.crowd
         masks = sample.masks[one] if self.masks and sample.masks is not None else None
-        view = view_of(drawn, flip=self.recipe.flip, scales=JITTER if self.recipe.augment == "light" else None)
-        return look_at_objects(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, view)
+        scale_range = DETECTION_SCALES if self.recipe.augment == "light" else None
+        params = jitter_params(drawn, flip=self.recipe.flip, scale_range=scale_range)
+        return jitter_detection(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, params)
 
     def _targets(self, seen: Sequence[tuple[Any, Any, Any, Any]]) -> list[dict[str, torch.Tensor]]:
         columns = {"boxes": _tensors([boxes for _, boxes, _, _ in seen])}

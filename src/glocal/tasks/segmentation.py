@@ -15,14 +15,19 @@ from torch.utils.data import Dataset
 
 from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
 from glocal.data.pasted import Pasted
+from glocal.data.transforms import (
+    SEGMENTATION_SCALES,
+    Normalize,
+    draws,
+    jitter_params,
+    jitter_segmentation,
+    resize_shorter_side,
+)
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
 from glocal.tasks.architecture import Architecture
 from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
-from glocal.tasks.views import SCALES, look_at_pixels, resize_image, size_at, view_of
-from glocal.training.augment import draws
-from glocal.training.classification import Normalize
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
 from glocal.training.recipe import Recipe
@@ -83,11 +88,11 @@ class SegmentationBatches(Dataset[Batch]):
                 continue
             image, label_map = sample.image, self.relabel[sample.label_map]
             if self.recipe is not None:
-                scales = SCALES if self.recipe.augment == "light" else None
-                view = view_of(drawn[place], flip=self.recipe.flip, scales=scales)
-                image, label_map = look_at_pixels(image, label_map, view, self.size)
+                scale_range = SEGMENTATION_SCALES if self.recipe.augment == "light" else None
+                params = jitter_params(drawn[place], flip=self.recipe.flip, scale_range=scale_range)
+                image, label_map = jitter_segmentation(image, label_map, params, self.size)
             else:
-                image = shorter_side(image, self.size)
+                image = resize_shorter_side(image, self.size)
             images.append(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
             maps.append(torch.from_numpy(np.ascontiguousarray(label_map)))
             kept.append(place)
@@ -97,12 +102,6 @@ class SegmentationBatches(Dataset[Batch]):
         none = torch.empty((0, self.size, self.size), dtype=torch.uint8)
         inputs = torch.stack(images) if images else none[:, None].expand(-1, 3, -1, -1)
         return Batch(inputs, torch.stack(maps) if maps else none, seeds, key.weight, tuple(skipped))
-
-
-def shorter_side(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 with its shorter side at ``size``, its longer one at most `LONGEST` times that."""
-    height, width = image.shape[:2]
-    return resize_image(image, *size_at(height, width, size))
 
 
 class Segmentation(Objective):

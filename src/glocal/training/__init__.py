@@ -3,7 +3,7 @@
 from glocal.training.architecture import parse_model, spell_model, split_models
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
-from glocal.training.classification import Classification, Normalize
+from glocal.training.classification import Classification
 from glocal.training.creation import (
     check_model,
     create,
@@ -21,7 +21,6 @@ from glocal.training.loader import (
     ImageBatches,
     TrainingBatches,
     evaluation_loader,
-    fit,
     load_pixels,
     training_loader,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "ImageBatches",
     "Keeping",
     "Mode",
-    "Normalize",
     "Progress",
     "Recipe",
     "SavedModel",
@@ -55,7 +53,6 @@ __all__ = [
     "create",
     "default_image_size",
     "evaluation_loader",
-    "fit",
     "freeze",
     "has_weights",
     "heads",

@@ -8,8 +8,9 @@ from torch import nn
 
 from glocal.bench import count_macs
 from glocal.data import DataSource, Skipped
+from glocal.data.transforms import Normalize
 from glocal.metrics.classification import Outcomes
-from glocal.training.classification import Classification, Normalize
+from glocal.training.classification import Classification
 from glocal.training.creation import create, freeze, model_args, normalisation
 from glocal.training.loader import Batched, TrainingBatches, load_pixels
 from glocal.training.objective import Objective
