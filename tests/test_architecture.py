@@ -37,23 +37,24 @@ MAY_IMPORT = {
     "heads": {"layers"},
     "data": {"files"},
     "metrics": {"data"},
-    "report": {"files"},
+    "report": {"files", "formatting"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
     "training": {"metrics", "data", "bench", "files", "signals"},
-    "comparison": {"", "tasks", "training", "metrics", "analysis", "data", "bench", "files"},
+    "comparison": {"", "tasks", "training", "metrics", "analysis", "data", "bench", "files", "formatting"},
     "export": {"models", "checkpoints", "training", "data", "files"},
     "tasks": {"training", "heads", "metrics", "data", "bench", "files"},
     "inference": {"export", "training", "metrics", "data", "files"},
-    "claims": {"", "comparison", "training", "analysis", "layers", "data", "bench", "files"},
+    "claims": {"", "comparison", "training", "analysis", "layers", "data", "bench", "files", "formatting"},
     "recommend": {"", "training", "analysis", "data", "bench"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
-    "cli": set(ROOMS) | {"", "files", "signals"},
+    "cli": set(ROOMS) | {"", "files", "formatting", "signals"},
     # single files
     "": {"_timm_hook", "models"},
     "_timm_hook": set(),
     "__main__": {"cli"},
     "errors": set(),
     "files": set(),
+    "formatting": set(),
     "signals": set(),
 }
 
