@@ -84,6 +84,17 @@ def test_a_saved_model_gives_the_scores_of_its_record(whole):
         assert again.get(name) == run.get(name)
 
 
+def test_predictions_keep_their_published_keys(whole):
+    """docs/results-schema.md: files of an older comparison must be read, and readers of them must read ours."""
+    task, _, results, out = whole
+    keys = {
+        "detection": {"image", "place", "label", "score", "right", "neither", "objects", "boxes"},
+        "segmentation": {"pixels", "maps", "starts"},
+    }
+    saved = load_file(out / "runs" / results["runs"][0]["id"] / "predictions.safetensors")
+    assert set(saved) == keys[task]
+
+
 def test_examples_have_their_pictures(whole):
     _, data, results, out = whole
     drawn = pictures(results, data, out)
