@@ -114,7 +114,7 @@ def train(
 
 
 def ap50(model: nn.Module, image: Tensor, target: dict[str, Tensor]) -> float:
-    """Average precision at overlap 0.5 on one image; of boxes and masks the lower, where there are masks."""
+    """Average precision at an IoU of 0.5 on one image; of boxes and masks the lower, where there are masks."""
     from torchmetrics.detection import MeanAveragePrecision
 
     (found,) = model([image])

@@ -25,11 +25,11 @@ from glocal.comparison import accuracy_interval
 from glocal.comparison.distance import accuracy_by_distance
 from glocal.data import DataSource, load_data
 from glocal.data.probes import PROBES
+from glocal.data.transforms import Normalize
 from glocal.files import atomic_write_text
 from glocal.training import (
     Budget,
     Classification,
-    Normalize,
     TrainingBatches,
     create,
     load_pixels,

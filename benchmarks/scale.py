@@ -37,12 +37,14 @@ from glocal.data import shards as shard_files
 from glocal.data.images import ImageError
 from glocal.data.scan import Scanned, cache_file, stamp, write_cache
 from glocal.data.shard_index import INDEX_VERSION, Index, Sample, read_index
+from glocal.data.transforms import resize_crop
 from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
 from glocal.inference.answers import described, most_probable
 from glocal.inference.output import Lines
-from glocal.training import Checkpointer, Outcomes, load_recipe, save_model
-from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order, fit
+from glocal.metrics.classification import Outcomes
+from glocal.training import Checkpointer, load_recipe, save_model
+from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"
 IMAGES, CLASSES = 14_197_122, 21_841  # ImageNet, fall 2011 release (ImageNet-22k)
@@ -150,7 +152,7 @@ def reading(pictures: list[bytes], folder: Path, shards: Path) -> dict[str, Any]
     draw = np.arange(4, dtype=np.uint32)
     parts = {
         "open_image": lambda: [open_image(content) for content in first],
-        "fit_224": lambda: [fit(image, 224) for image in opened],
+        "fit_224": lambda: [resize_crop(image, 224) for image in opened],
         "randaugment_224": lambda: [augment(image, draw + np.uint32(i)) for i, image in enumerate(opened)],
         "pillow_alone": lambda: [Image.open(io.BytesIO(content)).load() for content in first],
     }

@@ -23,7 +23,8 @@ from benchmarks.reliability.record import record
 from safetensors.torch import load_file
 from torch import nn
 
-from glocal.training import Classification, Normalize, checkpoint, saved_file
+from glocal.data.transforms import Normalize
+from glocal.training import Classification, checkpoint, saved_file
 from glocal.training.trainer import Trainer
 
 SEED = 0

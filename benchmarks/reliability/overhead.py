@@ -27,12 +27,12 @@ from benchmarks.reliability.record import record
 
 import glocal  # noqa: F401  (registers the models)
 from glocal.data import ImageSet, load_data
+from glocal.data.transforms import Normalize
 from glocal.signals import StopRequest
 from glocal.training import (
     Budget,
     Classification,
     ImageBatches,
-    Normalize,
     TrainingBatches,
     load_pixels,
     load_recipe,

@@ -3,7 +3,7 @@
     python -m benchmarks.reliability.watched train ...
 
 A line of JSON for each part of a step: number of the process that trains, its rank, step, and of each image a number
-that is drawn for it alone in its epoch (`glocal.training.loader.draws`), and a sum over its pixels.
+that is drawn for it alone in its epoch (`glocal.data.transforms.draws`), and a sum over its pixels.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from glocal.data.transforms import draws
 from glocal.training import run
-from glocal.training.augment import draws
 from glocal.training.loader import ImageBatches
 from glocal.training.trainer import Trainer
 

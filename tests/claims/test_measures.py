@@ -63,7 +63,8 @@ def test_answers_of_several_models_are_their_mean(trials):
 def test_heads_are_those_of_the_model_and_both_is_its_answer(trials):
     (two_heads,) = choose("two-heads")
     found = read(two_heads, trials)
-    from glocal.training import Normalize, load_model, predict
+    from glocal.data.transforms import Normalize
+    from glocal.training import load_model, predict
 
     saved = load_model(trials.folder("conformer_micro", 1.0, 1))
     logits = predict(saved.model, Normalize(saved.mean, saved.std), trials.val_images)

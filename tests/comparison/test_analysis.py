@@ -13,8 +13,9 @@ from glocal.analysis import attention, locality
 from glocal.comparison import compare, execution, pictures
 from glocal.comparison.analysis import PARTS, look_into
 from glocal.comparison.settings import Run
+from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
-from glocal.training import Normalize, TrainingError, create, load_model, save_model
+from glocal.training import TrainingError, create, load_model, save_model
 from glocal.training.loader import Batch
 from tests.comparison.asking import model_files, settings
 from tests.comparison.test_job import Watcher

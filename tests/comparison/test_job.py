@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from glocal.comparison import compare, execution, pictures_of_mistakes
 from glocal.comparison.settings import NOT_COMPARED
+from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
-from glocal.training import Normalize, TrainingError, load_pixels, load_recipe, predict
+from glocal.training import TrainingError, load_pixels, load_recipe, predict
 from tests.comparison.asking import RECIPE, losses, scores, settings
 from tests.shapes import CLASSES, data_source
 

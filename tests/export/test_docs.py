@@ -8,7 +8,7 @@ import torch
 
 from glocal.data import open_image
 from glocal.export import load_exported
-from glocal.export.preparation import builtin_images, to_batch
+from glocal.export.verification import builtin_images, to_batch
 from tests.export.conftest import CLASSES, Tiny
 
 BLOCKS = re.findall(

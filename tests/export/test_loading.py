@@ -19,8 +19,6 @@ from glocal.errors import CheckpointError, GlocalError
 from glocal.export import Description, load_exported
 from glocal.export.description import KEY
 from glocal.export.formats import seal
-from glocal.export.preparation import builtin_images, prepare
-from glocal.training import fit
 from tests.inference.making import saved_model
 
 
@@ -85,13 +83,6 @@ def test_threads_are_those_of_the_call_alone(made):
     before = torch.get_num_threads()
     load_exported(made.pt2.path, threads=before + 1, trust=True)(torch.randn(1, 3, 32, 32))
     assert torch.get_num_threads() == before
-
-
-def test_preparation_is_that_of_training():
-    image = builtin_images(1)[0].resize((57, 31))
-    for crop_pct in (1.0, 0.875):
-        assert np.array_equal(prepare(image, (32, 32), crop_pct), np.asarray(fit(image, 32, crop_pct)))
-    assert prepare(image, (16, 48), 0.9, "bilinear").shape == (16, 48, 3)
 
 
 # Files that are not what they should be.

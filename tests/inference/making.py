@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import glocal
-from glocal.training import Normalize
+from glocal.data.transforms import Normalize
 from glocal.training.saved import load_model, save_model
 from tests.shapes import CLASSES, drawings
 

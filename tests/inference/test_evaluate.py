@@ -10,10 +10,12 @@ import torch
 
 import glocal
 from glocal.data import load_data, open_image
+from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
 from glocal.inference import evaluate, evaluation_sets
 from glocal.inference.evaluate import by_name
-from glocal.training import Classification, Normalize, Outcomes, TrainingBatches, fit, load_pixels, score, train
+from glocal.metrics.classification import Outcomes, score
+from glocal.training import Classification, TrainingBatches, load_pixels, train
 from glocal.training.budget import Budget
 from glocal.training.recipe import Recipe
 from glocal.training.saved import load_model, save_model
@@ -66,7 +68,7 @@ def test_scores_are_those_of_a_loop(trained):
     logits, labels = [], []
     for label, name in enumerate(CLASSES):
         for file in sorted((folder / name).iterdir()):
-            pixels = torch.tensor(np.asarray(fit(open_image(file), 32))).permute(2, 0, 1)[None]
+            pixels = torch.tensor(resize_crop(open_image(file), 32)).permute(2, 0, 1)[None]
             with torch.no_grad():
                 logits.append(saved.model(prepare(pixels)).numpy())
             labels.append(label)

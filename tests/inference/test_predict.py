@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
 from glocal.inference import Progress, list_inputs, predict_files
 from glocal.inference.answers import most_probable
-from glocal.training import Normalize, fit
 from tests.inference.making import saved_model, write_images
 
 
@@ -38,7 +38,7 @@ def test_against_the_model_image_by_image(job):
         if prediction.error:
             assert prediction.top == ()
             continue
-        pixels = torch.tensor(np.asarray(fit(inputs.image(i), saved.image_size, saved.crop_pct))).permute(2, 0, 1)
+        pixels = torch.tensor(resize_crop(inputs.image(i), saved.image_size, saved.crop_pct)).permute(2, 0, 1)
         with torch.no_grad():
             probs = saved.model(prepare(pixels[None])).double().softmax(1)[0]
         expected = sorted(zip(saved.classes, probs.tolist(), strict=True), key=lambda pair: -pair[1])

@@ -11,8 +11,9 @@ import torch
 from glocal.data import IGNORE, DetectionSet, SegmentationSet
 from glocal.data.label_maps import SegmentationSample
 from glocal.data.pasted import items_on_photos, label_maps_of_items
+from glocal.metrics.segmentation import Confusion, confusion_matrix
 from glocal.tasks import DetectionBatches, SegmentationBatches
-from glocal.tasks.segmentation import Confusion, Segmentation, confusion, logits_at
+from glocal.tasks.segmentation import Segmentation, logits_at
 from glocal.training import Recipe, evaluation_loader, training_loader
 from glocal.training.loader import Key
 from tests.tasks.making import Fixed, objects
@@ -112,7 +113,7 @@ def test_the_overlap_of_classes_by_a_loop():
         founds.append(np.where(rng.random((13, 17)) < 0.6, truths[-1], rng.integers(0, K - 1, (13, 17))))
         truths[-1][rng.random((13, 17)) < 0.1] = IGNORE
     objective = Segmentation(torch.nn.Identity(), K)
-    parts = [Confusion(confusion(t, f, K), 1.0, 1) for t, f in zip(truths, founds, strict=True)]
+    parts = [Confusion(confusion_matrix(t, f, K), 1.0, 1) for t, f in zip(truths, founds, strict=True)]
     joined = objective.join(parts)
     overlaps, right, labelled = [], 0, 0
     for label in range(K):

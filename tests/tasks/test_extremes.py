@@ -16,6 +16,7 @@ from glocal.data import IGNORE, load_detection, load_segmentation
 from glocal.heads.detection import KINDS as DETECTORS
 from glocal.heads.segmentation import KINDS as SEGMENTERS
 from glocal.inference import list_inputs
+from glocal.metrics.segmentation import confusion_matrix
 from glocal.tasks import (
     Architecture,
     DetectObjects,
@@ -27,7 +28,6 @@ from glocal.tasks import (
     load_task_model,
     predict_images,
 )
-from glocal.tasks.segmentation import confusion
 from tests.tasks.extremes import SIZES, detection_folder, segmentation_folder
 from tests.tasks.making import run
 
@@ -243,7 +243,7 @@ def test_every_segmenter_learns_is_measured_and_predicts(place, tmp_path, kind):
         predicted = np.asarray(Image.open(tmp_path / "out" / line["mask"]))
         truth = np.asarray(Image.open(line["path"].replace("images", "masks")))
         assert predicted.shape == truth.shape
-        counts += confusion(truth, predicted, 3)
+        counts += confusion_matrix(truth, predicted, 3)
     assert counts.tolist() == measured["confusion"]
     both = np.diag(counts)
     assert measured["miou"] == pytest.approx(np.mean(both / (counts.sum(0) + counts.sum(1) - both)))

@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 
 from glocal.data import ImageError
+from glocal.data.transforms import resize_crop
 from glocal.training import (
     FeatureBatches,
     ImageBatches,
     Recipe,
     TrainingBatches,
     evaluation_loader,
-    fit,
     load_pixels,
     training_loader,
 )
@@ -41,7 +41,7 @@ def test_fit_scales_the_shorter_side_and_crops_the_centre():
     image = Image.fromarray(np.repeat(np.arange(60, dtype=np.uint8)[None], 20, axis=0)).convert(
         "RGB"
     )  # 60 wide, 20 high
-    fitted = np.asarray(fit(image, 20))
+    fitted = resize_crop(image, 20)
     assert np.array_equal(fitted[0, :, 0], np.arange(20, 40))
 
 

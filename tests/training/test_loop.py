@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from glocal.data import ImageError
+from glocal.data.transforms import Normalize
 from glocal.training import (
     Budget,
     Classification,
     ImageBatches,
-    Normalize,
     Recipe,
     TrainingBatches,
     TrainingError,

@@ -10,6 +10,7 @@ import torch
 
 import glocal  # noqa: F401  (registers the models)
 from glocal.data import DataSource
+from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.files import hold_folder
 from glocal.signals import StopRequest
@@ -17,7 +18,6 @@ from glocal.training import (
     Checkpointer,
     Classification,
     Hardware,
-    Normalize,
     Recipe,
     Stopped,
     TrainingError,

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.training import (
     Budget,
     Classification,
     FeatureBatches,
-    Normalize,
     Recipe,
     TrainingBatches,
     create,

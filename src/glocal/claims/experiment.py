@@ -25,6 +25,7 @@ from glocal.comparison.store import Store, open_store
 from glocal.comparison.task import SPLIT_SEED
 from glocal.data import DataSource
 from glocal.errors import GlocalError
+from glocal.formatting import duration
 from glocal.training import Budget, Progress
 from glocal.training.loader import num_batches
 
@@ -169,7 +170,7 @@ class Experiment:
             needed = seconds_needed(missing, self.settings, self.data, costs)
             observer.say(
                 f"{len(missing)} of {len(every)} runs are to be trained, {costs.jobs} at a time. By the measured time "
-                f"of a training step this takes about {_clock(needed)} on this machine when nothing else runs."
+                f"of a training step this takes about {duration(needed)} on this machine when nothing else runs."
             )
 
         def tell(run: Run, event: Any) -> None:
@@ -240,8 +241,3 @@ def _order(claim_id: str) -> tuple[int, str]:
     """As in the catalogue; what it no longer has, last."""
     ids = [claim.id for claim in CLAIMS]
     return (ids.index(claim_id) if claim_id in ids else len(ids)), claim_id
-
-
-def _clock(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

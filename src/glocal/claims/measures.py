@@ -17,8 +17,9 @@ from glocal.analysis import fourier, position
 from glocal.bench import count_macs
 from glocal.claims.claim import Claim
 from glocal.claims.trials import Trials
+from glocal.data.transforms import Normalize, resize_crop
 from glocal.layers import CrossPatchAttention, SelfAttention, WindowAttention
-from glocal.training import Normalize, create, fit, load_model, normalisation, predict
+from glocal.training import create, load_model, normalisation, predict
 
 GROUPS = 8
 """Of test images, for measurements that a single image is too little for."""
@@ -163,7 +164,7 @@ def _states(
     source, size = trials.data.val, trials.image_size
     count = min(len(source), GROUPS * per_group)
     rows = np.random.default_rng(0).permutation(len(source))[:count]
-    pixels = np.stack([np.asarray(fit(source.image(row), size, 1.0)) for row in rows.tolist()])
+    pixels = np.stack([resize_crop(source.image(row), size, 1.0) for row in rows.tolist()])
     saved = load_model(trials.folder(model, 1.0, seed))
     fresh = create(model, num_classes=len(trials.data.classes), image_size=size, seed=seed).eval()
     for state, module, (mean, std) in (

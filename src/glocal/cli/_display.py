@@ -1,7 +1,6 @@
 """What a comparison shows on a terminal: its start, its runs going on, its end."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from glocal.files import atomic_write_text, printable
+from glocal.formatting import clock
 
 if TYPE_CHECKING:
     from glocal.comparison import Run, Settings
@@ -77,7 +77,7 @@ class Watcher:
         score = f"{100 * point.val_score:.1f} %" if point else "..."
         state = f"loss {progress.loss:.2f}, {self.measure.name} {score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
-            left = _clock(progress.seconds_left)
+            left = clock(progress.seconds_left)
             self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}, {left} left")
         elif point and point != self.shown.get(run.id):
             self.shown[run.id] = point
@@ -101,7 +101,7 @@ class Watcher:
         if entry["status"] == "failed":
             self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error']))}")
         else:
-            took = _clock(entry["budget"]["seconds_to_budget"])
+            took = clock(entry["budget"]["seconds_to_budget"])
             self.console.print(f"{run.id}: {self.measure.name} {100 * entry[self.measure.key]:.1f} % after {took}")
 
     def publish(self, results: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ class TrainWatcher:
             if self.task is None:
                 self.bar.start()
                 self.task = self.bar.add_task("training", total=1.0, state="")
-            left = _clock(progress.seconds_left)
+            left = clock(progress.seconds_left)
             self.bar.update(self.task, completed=progress.done, state=f"{state}, {left} left")
         elif point is not None and point != self.point:
             self.console.print(f"epoch {point.epoch:.1f}, {state}")
@@ -173,7 +173,7 @@ class TrainWatcher:
         top5 = f", top-5 {100 * results['top5']:.1f} %" if results["top5"] is not None else ""
         self.out.print(
             f"[bold]{results['plan']['model']}[/]: top-1 {100 * results['top1']:.1f} %{top5}, calibration error "
-            f"{100 * results['ece']:.1f} % after {results['epochs']:g} epochs ({_clock(results['seconds'])}, "
+            f"{100 * results['ece']:.1f} % after {results['epochs']:g} epochs ({clock(results['seconds'])}, "
             f"{results['images_per_s']:,.0f} images/s)"
         )
         worst = sorted(
@@ -185,13 +185,6 @@ class TrainWatcher:
         if results["nan_skips"]:
             self.out.print(f"[yellow]{results['nan_skips']} steps were left out: loss or gradient not finite.[/]")
         self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
-
-
-def _clock(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
 
 def conclude(console: Console, results: dict[str, Any], out: Path, measure: "Measure") -> None:

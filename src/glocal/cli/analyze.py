@@ -182,10 +182,10 @@ class _Chosen:
         """(N, S, S, 3) uint8."""
         import numpy as np
 
-        from glocal.training import fit
+        from glocal.data.transforms import resize_crop
 
         images = (self.inputs.image(i) for i in range(len(self.inputs)))
-        return np.stack([np.asarray(fit(image, model.size, model.crop_pct)) for image in images])
+        return np.stack([resize_crop(image, model.size, model.crop_pct) for image in images])
 
     def tensors(self, model: _Model, device: str) -> "Tensor":
         """(N, 3, S, S) normalised."""

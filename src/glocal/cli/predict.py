@@ -10,6 +10,7 @@ import typer
 from glocal.cli import app
 from glocal.errors import GlocalError
 from glocal.files import printable
+from glocal.formatting import clock
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,7 +89,7 @@ def predict(
 
         def follow(progress: Progress) -> None:
             left = (progress.total - progress.done) / progress.images_per_s
-            state = f"{progress.images_per_s:,.0f} images/s, {_clock(left)} left"
+            state = f"{progress.images_per_s:,.0f} images/s, {clock(left)} left"
             bars.update(task, completed=progress.done, state=state + _bad(progress.failed))
 
         try:
@@ -121,11 +122,6 @@ def predict(
 
 def _bad(failed: int) -> str:
     return f", {failed:,} that cannot be read" if failed else ""
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def _table(predictions: "list[Prediction]") -> "Table":

@@ -135,7 +135,7 @@ def evaluate_labels(
     follow_links: shared.FollowLinks = False,
     device: shared.Device = "auto",
 ) -> None:
-    """Measure a segmenter: mean overlap (mIoU), pixel accuracy, the overlap of each class, confusions.
+    """Measure a segmenter: mIoU, pixel accuracy, IoU of each class, confusion matrix.
 
     Classes of DATA are found among the model's by their names.
     """

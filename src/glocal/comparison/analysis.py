@@ -23,8 +23,9 @@ from glocal.comparison.execution import reason_of
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
 from glocal.data import DataSource, ImageError, ImageSet
+from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
-from glocal.training import ImageBatches, Normalize, fit, load_model
+from glocal.training import ImageBatches, load_model
 from glocal.training.loader import Batch
 
 IMAGES = 256
@@ -151,7 +152,7 @@ def pictures_of_disturbances(results: Results, data: DataSource) -> dict[str, Im
         image = data.val.image(data.val.paths.index(analysis["example"]))
     except ImageError:
         return {}
-    pixels = np.asarray(fit(image, settings["image_size"], settings["recipe"]["crop_pct"]))
+    pixels = resize_crop(image, settings["image_size"], settings["recipe"]["crop_pct"])
     plain = torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None]
     apply = {disturbance.name: disturbance.apply for disturbance in DISTURBANCES}
     drawn = {}

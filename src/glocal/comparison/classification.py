@@ -15,13 +15,13 @@ from glocal.comparison.measure import TOP1
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
 from glocal.data import DataSource
+from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.training import (
     CACHE_BYTES,
     Classification,
     FeatureBatches,
     ImageBatches,
-    Normalize,
     TrainingBatches,
     create,
     freeze,

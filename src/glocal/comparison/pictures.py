@@ -13,8 +13,8 @@ from glocal.comparison.analysis import pictures_of_disturbances
 from glocal.comparison.task import PREDICTIONS
 from glocal.data import DataSource, DetectionSample, ImageError, SegmentationSample
 from glocal.data.rle import decode_counts, mask_from_counts
+from glocal.data.transforms import resize_labels
 from glocal.tasks.drawing import draw_label_map, draw_objects
-from glocal.tasks.views import resize_labels
 
 SIDE = 256
 """Pixels of the longer side of a picture; names on it can be read then."""

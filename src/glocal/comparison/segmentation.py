@@ -1,4 +1,4 @@
-"""Segmenters compared by the mean overlap of classes."""
+"""Segmenters compared by mean IoU."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,8 @@ import numpy as np
 from glocal.comparison.heads import Headed
 from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run
+from glocal.metrics.segmentation import Confusion, mean_iou
 from glocal.tasks import SegmentImages
-from glocal.tasks.segmentation import Confusion
 from glocal.training.trainer import TrainResult
 
 
@@ -21,7 +21,7 @@ class Segmenters(Headed):
     lists = ("per_class", "confusion")
 
     def entry(self, run: Run, result: TrainResult) -> dict[str, Any]:
-        """Overlaps, and which class was taken for which."""
+        """IoU and the confusion matrix."""
         scores = self._assignment(run.fraction).results(result.outcomes)
         return {key: value for key, value in scores.items() if key not in ("classes", "images")}
 
@@ -38,23 +38,8 @@ class Segmenters(Headed):
         }
 
     def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Examined:
-        """Mean overlap; of an image alone too."""
+        """Mean IoU; of a single image too."""
         pixels = predictions["pixels"].astype(np.float64)
-        score = float(mean_overlap(pixels.sum(axis=0, keepdims=True))[0])
-        of_image = np.where(pixels.any(axis=(1, 2)), mean_overlap(pixels), np.nan)
-        return Examined(score, mean_overlap(np.tensordot(drawn.astype(np.float64), pixels, 1)), of_image)
-
-
-def mean_overlap(pixels: np.ndarray) -> np.ndarray:
-    """`Confusion.miou` of single images, or of sums over them.
-
-    Args:
-        pixels: (M, 3, K) right, true and predicted pixels of each class.
-
-    Returns:
-        (M,) the mean over the classes that are in the truth or the prediction; 0 where there is none.
-    """
-    right, true, predicted = np.moveaxis(pixels, 1, 0)
-    either = true + predicted - right
-    there = either > 0
-    return np.where(there, right / np.maximum(either, 1), 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        score = float(mean_iou(pixels.sum(axis=0)))
+        of_image = np.where(pixels.any(axis=(1, 2)), mean_iou(pixels), np.nan)
+        return Examined(score, mean_iou(np.tensordot(drawn.astype(np.float64), pixels, 1)), of_image)

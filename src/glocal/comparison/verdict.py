@@ -8,6 +8,7 @@ import numpy as np
 
 from glocal.comparison.measure import TOP1, Measure
 from glocal.comparison.statistics import Evidence, score_difference, score_interval
+from glocal.formatting import percent
 
 FEW_IMAGES = 200
 """Below this many test images one image is half a point and intervals are wide: the reader is told."""
@@ -105,14 +106,14 @@ def _sentence(
     if len(rows) == 1:
         low, high = best[f"{measure.key}_ci"]
         return (
-            f"{best['model']} reaches {_percent(best[mean])} {name} (95 % interval {100 * low:.1f} to "
+            f"{best['model']} reaches {percent(best[mean])} {name} (95 % interval {100 * low:.1f} to "
             f"{100 * high:.1f}); there is no other model to compare it with."
         )
     ties = [row["model"] for row in rows if row["tied_with_best"] and row is not best]
-    accuracy = _percent(best[mean])
+    accuracy = percent(best[mean])
     if cheapest is not best:
         text = (
-            f"Take {cheapest['model']}: its {_percent(cheapest[mean])} {name} is within the noise of "
+            f"Take {cheapest['model']}: its {percent(cheapest[mean])} {name} is within the noise of "
             f"{best['model']}, the most accurate at {accuracy}, for {cheapest['macs'] / best['macs']:.2g} times the "
             "multiply-accumulates"
         )
@@ -132,7 +133,7 @@ def _sentence(
         return f"{text}. It is also the fastest at batch 1, {latency} an image."
     return (
         f"{text}. If speed at batch 1 decides, {fastest['model']} is the fastest with {latency} an image "
-        f"({_percent(fastest[mean])} {name})."
+        f"({percent(fastest[mean])} {name})."
     )
 
 
@@ -156,10 +157,6 @@ def _caveats(
 
 def _mean(values: Any) -> float:
     return float(np.mean(list(values)))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _list(names: Sequence[str]) -> str:

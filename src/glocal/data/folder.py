@@ -9,12 +9,12 @@ from pathlib import Path
 from glocal.data.images import ImageLimits
 from glocal.data.scan import Scanned, scan_files
 from glocal.data.sets import Skipped
+from glocal.data.walk import inode_of, list_folder, walk_folder
 from glocal.errors import GlocalError
 from glocal.files import printable
 
 PARTS = ("train", "val")
 OTHER_PARTS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
-SYSTEM_NAMES = frozenset(("Thumbs.db", "desktop.ini", "__MACOSX"))  # left by Windows and macOS, no one's images
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,10 @@ class _Walker:
 
     def folders(self, folder: Path) -> dict[str, Path]:
         """Name -> path of the folders in a folder, which should hold nothing else."""
-        folders, files = self._entries(folder)
-        self.unused += files
-        return {path.name: path for path in folders}
+        listing = list_folder(folder, follow_links=self.follow_links)
+        self.links += self._relative(listing.links)
+        self.unused += self._relative(listing.files)
+        return {entry.name: Path(entry.path) for entry in listing.folders}
 
     def classes(self, folders: dict[str, Path]) -> dict[str, list[str]]:
         """Class -> paths of its files; a folder that two links lead to is of the first class."""
@@ -205,49 +206,24 @@ class _Walker:
         return {name: sorted(self._files(path, visited)) for name, path in folders.items()}
 
     def _files(self, folder: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
-        waiting = [folder]
-        while waiting:
-            folder = waiting.pop()
-            inode = _inode(folder)
-            if inode in visited:
-                continue
-            visited.add(inode)
-            folders, files = self._entries(folder)
-            waiting += reversed(folders)
-            for path in files:
+        for listing in walk_folder(folder, follow_links=self.follow_links, visited=visited):
+            self.links += self._relative(listing.links)
+            for path in self._relative(listing.files):
                 try:
-                    first = self.files.setdefault(_inode(self.root / path), path)
+                    first = self.files.setdefault(inode_of(self.root / path), path)
                 except OSError:  # a link to nothing or to itself: the gate says so
                     first = path
                 if first != path:
                     self.repeats[path] = first
                 yield path
 
-    def _entries(self, folder: Path) -> tuple[list[Path], list[str]]:
-        """Folders, and files relative to root, by name; hidden ones and links that are not followed are left out."""
-        folders, files = [], []
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
-                    continue
-                relative = os.path.relpath(entry.path, self.root)
-                if entry.is_symlink() and not self.follow_links:
-                    self.links.append(relative)
-                elif os.path.isdir(entry.path):
-                    folders.append(Path(entry.path))
-                else:
-                    files.append(relative)
-        return folders, files
+    def _relative(self, entries: list[os.DirEntry[str]]) -> list[str]:
+        return [os.path.relpath(entry.path, self.root) for entry in entries]
 
 
 def _has_folders(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         return any(os.path.isdir(entry.path) for entry in entries)
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _names(names: list[str] | dict[str, list[str]]) -> str:

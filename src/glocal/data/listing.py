@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from glocal.data.folder import SYSTEM_NAMES
 from glocal.data.objects import where
 from glocal.data.sets import Skipped
+from glocal.data.walk import walk_folder
 from glocal.errors import GlocalError
 from glocal.files import printable
 
@@ -152,27 +152,12 @@ def walk(folder: Path, *, follow_links: bool = False) -> tuple[list[str], list[s
     Raises:
         GlocalError: if it cannot be read.
     """
-    files, links = [], []
-    visited = set()
-    waiting = [""]
+    files: list[str] = []
+    links: list[str] = []
     try:
-        while waiting:
-            inside = waiting.pop()
-            status = os.stat(folder / inside)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            with os.scandir(folder / inside) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    name = os.path.join(inside, entry.name)
-                    if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
-                        continue
-                    if entry.is_symlink() and not follow_links:
-                        links.append(name)
-                    elif os.path.isdir(entry.path):
-                        waiting.append(name)
-                    else:
-                        files.append(name)
+        for listing in walk_folder(folder, follow_links=follow_links):
+            files += (os.path.relpath(entry.path, folder) for entry in listing.files)
+            links += (os.path.relpath(entry.path, folder) for entry in listing.links)
     except OSError as error:
         raise GlocalError(
             f"data: expected a readable folder, got {printable(error.filename or folder)}: {error.strerror}"

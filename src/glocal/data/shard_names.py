@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glocal.data.folder import SYSTEM_NAMES
 from glocal.data.sets import some
+from glocal.data.walk import list_folder
 from glocal.errors import GlocalError
 from glocal.files import printable
 
@@ -126,12 +126,12 @@ def list_shards(name: str) -> ShardList:
 def _tars(folder: str) -> list[str]:
     """Names of the shards in a folder, sorted; none where it holds folders, which are classes then."""
     try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".") and entry.name not in SYSTEM_NAMES]
-            if any(entry.is_dir(follow_symlinks=False) for entry in entries):
-                return []
+        listing = list_folder(folder)
     except OSError:  # the reader of folders says why
         return []
+    if listing.folders:
+        return []
+    entries = listing.files + listing.links
     return sorted(entry.name for entry in entries if entry.name.casefold().endswith((SHARD, *COMPRESSED)))
 
 

@@ -1,11 +1,10 @@
 """Trained models for other runtimes: ONNX Runtime, OpenVINO, torch alone; and their files at work."""
 
-from glocal.export.description import FORMATS, RUNTIMES, Description, Format, Runtime, Size
+from glocal.export.description import FORMATS, RUNTIMES, Description, Format, Runtime, Size, height_and_width
 from glocal.export.formats import ENDS
 from glocal.export.loading import ExportedModel, load_exported, runtime_for
-from glocal.export.preparation import builtin_images, height_and_width, prepare
 from glocal.export.sources import RANDOM, Source, from_run, named
-from glocal.export.verification import Check, VerificationError
+from glocal.export.verification import Check, VerificationError, builtin_images
 from glocal.export.writing import Exported, export_model
 
 __all__ = [
@@ -28,6 +27,5 @@ __all__ = [
     "height_and_width",
     "load_exported",
     "named",
-    "prepare",
     "runtime_for",
 ]

@@ -28,6 +28,11 @@ MAX_TEXT = 8 * 2**20
 SIDES = range(8, 4097)
 
 
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Of an image, from its side or from both."""
+    return (size, size) if isinstance(size, int) else size
+
+
 class Unusable(Exception):  # noqa: N818 - what is wrong with a file; whoever knows its path makes the error
     """What is wrong with a file, and what to do."""
 
@@ -45,7 +50,7 @@ class Description:
         name: the model's architecture.
         classes: the K class names, in the order of the logits.
         image_size: height and width in pixels.
-        crop_pct: share of the resized image that the centre crop keeps, see `glocal.export.prepare`.
+        crop_pct: share of the resized image that the centre crop keeps, see `glocal.data.transforms.resize_crop`.
         interpolation: of the resize, a name of Pillow's.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].

@@ -34,8 +34,8 @@ class ExportedModel(nn.Module):
         name: the model's architecture.
         classes: the K class names, in the order of the logits.
         image_size: side in pixels; (height, width) where they differ.
-        crop_pct: see `glocal.export.prepare`.
-        interpolation: see `glocal.export.prepare`.
+        crop_pct: see `glocal.data.transforms.resize_crop`.
+        interpolation: see `glocal.data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
     """

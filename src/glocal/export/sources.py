@@ -35,8 +35,8 @@ class Source:
         weights: which ones, in words.
         classes: one name for each logit, or None where none are known.
         image_size: side in pixels, or height and width.
-        crop_pct: see `glocal.export.prepare`.
-        interpolation: see `glocal.export.prepare`.
+        crop_pct: see `glocal.data.transforms.resize_crop`.
+        interpolation: see `glocal.data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
         model_args: keywords that it was made with.

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from glocal.data import load_data
+from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
 from glocal.export.description import STEP, Description, Format
 from glocal.export.graph import first_line
 from glocal.export.loading import ExportedModel
-from glocal.export.preparation import to_batch
 
 TOLERANCE = 1e-4
 """Of the largest difference, as a share of the largest logit. Sums in another order differ by 1e-6
@@ -96,3 +99,24 @@ class Reference:
                 largest = float(expected.abs().max())
                 checks.append(Check(count, size, difference, difference and difference / max(largest, 1e-30)))
         return checks
+
+
+def builtin_images(count: int) -> list[Image.Image]:
+    """Real images that need no folder: the first test images of fashion-mini, RGB."""
+    images = load_data("fashion-mini").val
+    return [images.image(index) for index in range(min(count, len(images)))]
+
+
+def to_batch(
+    images: Sequence[Image.Image],
+    count: int,
+    size: tuple[int, int],
+    *,
+    crop_pct: float,
+    interpolation: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> torch.Tensor:
+    """(count, 3, H, W) float32, normalised; images come again where there are too few."""
+    pixels = np.stack([resize_crop(image, size, crop_pct, interpolation) for image in islice(cycle(images), count)])
+    return Normalize(mean, std)(torch.from_numpy(pixels).permute(0, 3, 1, 2)).contiguous()

@@ -13,11 +13,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from glocal.errors import GlocalError, check_choice
-from glocal.export.description import FORMATS, SIDES, Description, Format, Runtime, Size, Unusable
+from glocal.export.description import FORMATS, SIDES, Description, Format, Runtime, Size, Unusable, height_and_width
 from glocal.export.formats import HALF, WRITERS, check_compiler
 from glocal.export.graph import Cast, Graph, first_line, trace
 from glocal.export.loading import load_exported
-from glocal.export.preparation import builtin_images, height_and_width
 from glocal.export.targets import check_target, put
 from glocal.export.verification import (
     OTHER_BATCH,
@@ -27,6 +26,7 @@ from glocal.export.verification import (
     Check,
     Reference,
     VerificationError,
+    builtin_images,
 )
 from glocal.files import printable
 from glocal.training import save_model
@@ -100,8 +100,8 @@ def export_model(
         half: weights of 16 bits.
         batch_size: images of a call, where that is fixed.
         classes: one name for each logit; by default "0", "1", ...
-        crop_pct: see `prepare`; this and the next three by default as timm's configuration of the model has them.
-        interpolation: see `prepare`.
+        crop_pct: see `resize_crop`; this and the next three by default as timm's configuration of the model has them.
+        interpolation: see `glocal.data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
         other_sizes: more image sizes to compare at.

@@ -7,9 +7,9 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
+from glocal.data.transforms import Normalize
 from glocal.inference.models import Model
 from glocal.inference.output import Prediction
-from glocal.training import Normalize
 
 DIGITS = 8
 """Of a probability that are written: more would tell apart what float32 cannot."""

@@ -17,7 +17,7 @@ from glocal.inference.answers import Classifier
 from glocal.inference.inputs import Inputs, read_batches
 from glocal.inference.models import Model, reader_for
 from glocal.inference.predict import BATCH_SIZE
-from glocal.training import Outcomes
+from glocal.metrics.classification import Outcomes
 
 Part = Literal["train", "val", "all"]
 OnError = Literal["stop", "skip"]

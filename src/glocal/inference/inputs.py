@@ -17,14 +17,15 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from glocal.data import ImageError, ImageLimits, ImageSet
-from glocal.data.folder import SYSTEM_NAMES
 from glocal.data.sets import Folder, Store
 from glocal.data.shard_index import read_index
 from glocal.data.shard_names import SHARD, is_shards, list_shards
 from glocal.data.shards import Shards
+from glocal.data.transforms import resize_crop
+from glocal.data.walk import walk_folder
 from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
-from glocal.export import height_and_width, prepare
+from glocal.export import height_and_width
 from glocal.files import printable
 
 
@@ -97,7 +98,7 @@ def list_inputs(names: Sequence[str], *, limits: ImageLimits | None = None) -> I
             for shard in _expanded(name):
                 listed |= _images_in(shard, limits)
         elif os.path.lexists(name):
-            for path in _walk(name) if os.path.isdir(name) else [name]:
+            for path in _files(name) if os.path.isdir(name) else [name]:
                 is_shard = os.path.isfile(path) and path.casefold().endswith(SHARD)
                 listed |= _images_in(path, limits) if is_shard else {path: _Place(files, 0)}
         else:
@@ -148,18 +149,13 @@ def _images_in(shard: str, limits: ImageLimits) -> dict[str, _Place]:
     return found | {path: _Place(refused, row) for row, path in enumerate(reasons) if path not in found}
 
 
-def _walk(folder: str) -> Iterator[str]:
-    waiting = [folder]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            raise GlocalError(f"inputs: cannot read the folder {printable(folder)} ({error.strerror})") from None
-        entries = [e for e in entries if not e.name.startswith(".") and e.name not in SYSTEM_NAMES]
-        waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
-        yield from (entry.path for entry in entries if entry.is_file(follow_symlinks=False))
+def _files(folder: str) -> Iterator[str]:
+    try:
+        for listing in walk_folder(folder):
+            yield from (entry.path for entry in listing.files if entry.is_file(follow_symlinks=False))
+    except OSError as error:
+        at = printable(error.filename or folder)
+        raise GlocalError(f"inputs: cannot read the folder {at} ({error.strerror})") from None
 
 
 class Read(NamedTuple):
@@ -181,10 +177,10 @@ class Reader(Dataset[Read]):
 
     Args:
         inputs: what to read.
-        size: side in pixels after `glocal.export.prepare`, or height and width.
-        crop_pct: of `prepare`.
+        size: side in pixels after `glocal.data.transforms.resize_crop`, or height and width.
+        crop_pct: of `resize_crop`.
         batch_size: images of a batch; the last one may have fewer.
-        interpolation: of `prepare`.
+        interpolation: of `resize_crop`.
     """
 
     def __init__(
@@ -213,7 +209,7 @@ class Reader(Dataset[Read]):
     def read(self, index: int) -> np.ndarray | str:
         """(H, W, 3) uint8, or why the image cannot be read."""
         try:
-            return prepare(self.inputs.image(index), self.size, self.crop_pct, self.interpolation)
+            return resize_crop(self.inputs.image(index), self.size, self.crop_pct, self.interpolation)
         except GlocalError as error:
             return str(getattr(error, "reason", error))
 

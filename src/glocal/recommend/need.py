@@ -14,12 +14,12 @@ import numpy as np
 
 from glocal.bench import count_macs
 from glocal.data import DataSource, ImageSet
+from glocal.data.transforms import Normalize
 from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, LearnedFrom, TestedOn
 from glocal.training import (
     Budget,
     Classification,
     Hardware,
-    Normalize,
     Progress,
     Recipe,
     TrainingBatches,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from glocal.files import atomic_write_text, printable
+from glocal.formatting import duration
 from glocal.report import figures
 from glocal.report.insides import insides
 from glocal.report.thumbnails import thumbnail
@@ -53,7 +54,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        percent=_percent, signed=_signed, si=_si, number=_number, pretty=_pretty, budget=_budget, clock=_clock
+        percent=_percent, signed=_signed, si=_si, number=_number, pretty=_pretty, budget=_budget, duration=_duration
     )
     return made
 
@@ -263,15 +264,8 @@ def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _clock(seconds: float | None) -> str:
-    """A time as a person says it: 45 s, 2 min 5 s, 3 h 20 min."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def _duration(seconds: float | None) -> str:
+    return "–" if seconds is None else duration(seconds)
 
 
 def _pretty(value: object) -> str:

@@ -57,8 +57,8 @@ WORDS = {
             title="Box AP",
             others={"map50": "AP50", "map75": "AP75", "mask_map": "mask AP"},
             csv=("map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold"),
-            note="AP: average precision as COCO has it, the mean over classes and overlaps of 0.5 to 0.95; AP50 and "
-            "AP75 at one overlap alone.",
+            note="AP: average precision as COCO has it, the mean over classes and IoU thresholds of 0.5 to 0.95; AP50 "
+            "and AP75 at a single one.",
             batch=8,
             by_class="Box AP of each class",
             counted="Objects of each class",
@@ -73,7 +73,7 @@ WORDS = {
             csv=("pixel_accuracy", "loss"),
             note="mIoU: overlap of predicted and true pixels (intersection over union), the mean over classes.",
             batch=8,
-            by_class="Overlap (IoU) of each class",
+            by_class="IoU of each class",
             counted="Images that show each class",
             of_image="mIoU",
         ),

@@ -4,10 +4,9 @@ from glocal.tasks.architecture import Architecture
 from glocal.tasks.design import HeadSettings, Transfer, read_options
 from glocal.tasks.detection import DetectionBatches, DetectObjects
 from glocal.tasks.evaluation import evaluate_detector, evaluate_segmenter
-from glocal.tasks.precision import average_precision
 from glocal.tasks.prediction import Summary, predict_images
 from glocal.tasks.saved import SavedTaskModel, load_task_model, save_task_model
-from glocal.tasks.segmentation import SegmentationBatches, SegmentImages, confusion
+from glocal.tasks.segmentation import SegmentationBatches, SegmentImages
 
 __all__ = [
     "Architecture",
@@ -19,8 +18,6 @@ __all__ = [
     "SegmentationBatches",
     "Summary",
     "Transfer",
-    "average_precision",
-    "confusion",
     "evaluate_detector",
     "evaluate_segmenter",
     "load_task_model",

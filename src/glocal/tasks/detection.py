@@ -12,14 +12,13 @@ from torch.utils.data import Dataset
 
 from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageError, Skipped
 from glocal.data.pasted import Pasted
+from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
 from glocal.errors import GlocalError
+from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.tasks.architecture import Architecture
 from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
-from glocal.tasks.precision import Found, Precision, Truth, average_precision, coco_library, encode_masks
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
-from glocal.tasks.views import JITTER, look_at_objects, view_of
-from glocal.training.augment import draws
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
 from glocal.training.recipe import Recipe
@@ -32,7 +31,7 @@ class DetectionBatches(Dataset[Batch]):
     """A detection set, a batch at a time.
 
     ``inputs`` are (3, H, W) uint8 images of their own sizes. ``labels`` are, of a recipe, targets as detectors take
-    them (``boxes``, ``labels``, ``masks``), crowds left out; else a `Truth` each, crowds among them.
+    them (``boxes``, ``labels``, ``masks``), crowds left out; else `Targets` each, crowds among them.
 
     Args:
         images: what is read.
@@ -91,8 +90,9 @@ class DetectionBatches(Dataset[Batch]):
         assert self.recipe is not None
         one = ~sample.crowd
         masks = sample.masks[one] if self.masks and sample.masks is not None else None
-        view = view_of(drawn, flip=self.recipe.flip, scales=JITTER if self.recipe.augment == "light" else None)
-        return look_at_objects(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, view)
+        scale_range = DETECTION_SCALES if self.recipe.augment == "light" else None
+        params = jitter_params(drawn, flip=self.recipe.flip, scale_range=scale_range)
+        return jitter_detection(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, params)
 
     def _targets(self, seen: Sequence[tuple[Any, Any, Any, Any]]) -> list[dict[str, torch.Tensor]]:
         columns = {"boxes": _tensors([boxes for _, boxes, _, _ in seen])}
@@ -101,10 +101,10 @@ class DetectionBatches(Dataset[Batch]):
             columns["masks"] = _tensors([masks for _, _, _, masks in seen])
         return [{name: column[i] for name, column in columns.items()} for i in range(len(seen))]
 
-    def _truth(self, sample: DetectionSample) -> Truth:
+    def _truth(self, sample: DetectionSample) -> Targets:
         masks = encode_masks(sample.masks) if self.masks and sample.masks is not None else None
         height, width = sample.image.shape[:2]
-        return Truth(
+        return Targets(
             size=(height, width),
             boxes=sample.boxes,
             labels=self.relabel[sample.labels],
@@ -127,8 +127,8 @@ def _tensors(arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
 class Outcome(NamedTuple):
     """An image of the validation set: what is on it, and what was found."""
 
-    truth: Truth
-    found: Found
+    truth: Targets
+    found: Detections
 
 
 class Detection(Objective):
@@ -172,7 +172,7 @@ class Detection(Objective):
         return boxes, average_precision(truths, founds, self.num_classes, masks=True) if self.masks else None
 
     def score(self, found: Sequence[Outcome]) -> Score:
-        """Average precision of boxes, COCO's mean over classes and overlaps; that of masks beside."""
+        """Average precision of boxes, COCO's mean over classes and IoU thresholds; that of masks beside."""
         boxes, masks = self.precision(found)
         columns: dict[str, float | None] = {"val_map": boxes.map, "val_map50": boxes.map50, "val_map75": boxes.map75}
         if masks is not None:
@@ -184,11 +184,11 @@ def _floats(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [image.float() / 255 for image in images]
 
 
-def found_of(found: Mapping[str, torch.Tensor]) -> Found:
+def found_of(found: Mapping[str, torch.Tensor]) -> Detections:
     """What a detector found on an image, on the CPU."""
     masks = encode_masks(found["masks"].cpu().numpy()) if "masks" in found else None
     boxes, scores, labels = (found[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
-    return Found(boxes, scores, labels.astype(np.int64), masks)
+    return Detections(boxes, scores, labels.astype(np.int64), masks)
 
 
 class DetectObjects:

@@ -71,7 +71,7 @@ def evaluate_segmenter(
     on_error: OnError = "stop",
     progress: Follow = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Mean overlap; arguments and errors as of `evaluate_detector`.
+    """Mean IoU; arguments and errors as of `evaluate_detector`.
 
     Returns:
         JSON: what `Confusion` gives, ``images``, ``classes``, ``skipped``.

@@ -28,12 +28,13 @@ from torch.utils.data import Dataset
 
 from glocal.data import Prediction, write_label_map
 from glocal.data.predictions import coco_results
+from glocal.data.transforms import resize_shorter_side
 from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_bytes, atomic_write_text, differences, hold_folder, printable
 from glocal.tasks.drawing import draw_label_map, draw_objects
 from glocal.tasks.saved import SavedTaskModel
-from glocal.tasks.segmentation import logits_at, normalize_of, shorter_side
+from glocal.tasks.segmentation import logits_at, normalize_of
 
 JOB, LINES, COCO = "job.json", "predictions.jsonl", "predictions.json"
 THRESHOLD = 0.05
@@ -224,7 +225,7 @@ def _segment(
     saved: SavedTaskModel, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
 ) -> dict[str, Any]:
     architecture = saved.architecture
-    small = shorter_side(image, architecture.image_size)
+    small = resize_shorter_side(image, architecture.image_size)
     pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
     prepare = normalize_of(architecture).to(device)
     parts = logits_at(saved.model, prepare, pixels, (image.shape[0], image.shape[1]))

@@ -1,10 +1,10 @@
-"""Semantic segmentation: squares of images to learn from, whole images to test on, the mean overlap of classes."""
+"""Semantic segmentation: squares of images to learn from, whole images to test on, the mean IoU of classes."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,13 +15,19 @@ from torch.utils.data import Dataset
 
 from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
 from glocal.data.pasted import Pasted
+from glocal.data.transforms import (
+    SEGMENTATION_SCALES,
+    Normalize,
+    draws,
+    jitter_params,
+    jitter_segmentation,
+    resize_shorter_side,
+)
+from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
 from glocal.tasks.architecture import Architecture
 from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
 from glocal.tasks.saved import save_task_model
 from glocal.tasks.settings import check_request
-from glocal.tasks.views import SCALES, look_at_pixels, resize_image, size_at, view_of
-from glocal.training.augment import draws
-from glocal.training.classification import Normalize
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
 from glocal.training.recipe import Recipe
@@ -82,11 +88,11 @@ class SegmentationBatches(Dataset[Batch]):
                 continue
             image, label_map = sample.image, self.relabel[sample.label_map]
             if self.recipe is not None:
-                scales = SCALES if self.recipe.augment == "light" else None
-                view = view_of(drawn[place], flip=self.recipe.flip, scales=scales)
-                image, label_map = look_at_pixels(image, label_map, view, self.size)
+                scale_range = SEGMENTATION_SCALES if self.recipe.augment == "light" else None
+                params = jitter_params(drawn[place], flip=self.recipe.flip, scale_range=scale_range)
+                image, label_map = jitter_segmentation(image, label_map, params, self.size)
             else:
-                image = shorter_side(image, self.size)
+                image = resize_shorter_side(image, self.size)
             images.append(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
             maps.append(torch.from_numpy(np.ascontiguousarray(label_map)))
             kept.append(place)
@@ -96,84 +102,6 @@ class SegmentationBatches(Dataset[Batch]):
         none = torch.empty((0, self.size, self.size), dtype=torch.uint8)
         inputs = torch.stack(images) if images else none[:, None].expand(-1, 3, -1, -1)
         return Batch(inputs, torch.stack(maps) if maps else none, seeds, key.weight, tuple(skipped))
-
-
-def shorter_side(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 with its shorter side at ``size``, its longer one at most `LONGEST` times that."""
-    height, width = image.shape[:2]
-    return resize_image(image, *size_at(height, width, size))
-
-
-class Labelled(NamedTuple):
-    """An image of the validation set, as a segmenter labelled it.
-
-    Attributes:
-        pixels: (3, K) int64 of each class: those that are right, those that are it, those that were taken for it.
-        label_map: a PNG.
-    """
-
-    pixels: np.ndarray
-    label_map: bytes
-
-
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    """Pixels of images, by their class and what they were taken for.
-
-    Attributes:
-        counts: (K, K) int64, row: the class, column: what it was taken for.
-        loss: sum of the cross-entropy of all pixels that are labelled.
-        images: how many there were.
-        kept: each of them, where they were to be kept.
-    """
-
-    counts: np.ndarray
-    loss: float
-    images: int
-    kept: tuple[Labelled, ...] = ()
-
-    def __len__(self) -> int:
-        return self.images
-
-    @property
-    def iou(self) -> np.ndarray:
-        """(K,) share of the pixels of a class, or taken for it, that are both; NaN for a class that is in neither."""
-        both = np.diag(self.counts)
-        either = self.counts.sum(0) + self.counts.sum(1) - both
-        return np.where(either > 0, both / np.maximum(either, 1), np.nan)
-
-    @property
-    def miou(self) -> float:
-        """Mean of `iou` over the classes that there are; 0 for no pixel."""
-        return float(np.nanmean(self.iou)) if self.counts.any() else 0.0
-
-    @property
-    def pixel_accuracy(self) -> float:
-        """Share of the pixels that are right."""
-        return float(np.diag(self.counts).sum() / max(1, self.counts.sum()))
-
-    @property
-    def mean_loss(self) -> float:
-        """Of a pixel."""
-        return self.loss / max(1, int(self.counts.sum()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        per_class = [None if np.isnan(share) else float(share) for share in self.iou]
-        return {
-            "miou": self.miou,
-            "pixel_accuracy": self.pixel_accuracy,
-            "loss": self.mean_loss,
-            "per_class": per_class,
-            "confusion": self.counts.tolist(),
-        }
-
-
-def confusion(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, K) int64 counts of two label maps; pixels whose truth is `IGNORE` are left out."""
-    there = truth != IGNORE
-    pairs = truth[there].astype(np.int64) * num_classes + predicted[there]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 class Segmentation(Objective):
@@ -207,12 +135,10 @@ class Segmentation(Objective):
                 loss += F.cross_entropy(logits, labels[:, strip], ignore_index=IGNORE, reduction="sum").item()
                 parts.append(logits[0].argmax(0).cpu().numpy())
             predicted = np.concatenate(parts)
-            of_image = confusion(truth.numpy(), predicted, self.num_classes)
+            of_image = confusion_matrix(truth.numpy(), predicted, self.num_classes)
             counts += of_image
             if self.needs_every_image:
-                kept.append(
-                    Labelled(np.stack([of_image.diagonal(), of_image.sum(1), of_image.sum(0)]), _png(predicted))
-                )
+                kept.append(Labelled(class_pixels(of_image), _png(predicted)))
         return Confusion(counts, loss, len(batch.inputs), tuple(kept))
 
     def join(self, parts: Sequence[Confusion]) -> Confusion:
@@ -223,7 +149,7 @@ class Segmentation(Objective):
         return Confusion(counts, sum(part.loss for part in parts), sum(len(part) for part in parts), kept)
 
     def score(self, found: Confusion) -> Score:
-        """Mean overlap, and the mean cross-entropy of pixels as the loss."""
+        """Mean IoU, and the mean cross-entropy of pixels as the loss."""
         columns: dict[str, float | None] = {
             "val_loss": found.mean_loss,
             "val_miou": found.miou,
@@ -325,7 +251,7 @@ class SegmentImages:
         return learned, SegmentationBatches(self.source.val, size)
 
     def objective(self, model: nn.Module, learned: Batched, request: Request) -> Objective:
-        """Cross-entropy of pixels, and mean overlap."""
+        """Cross-entropy of pixels, and mean IoU."""
         architecture = self.architecture(request)
         return Segmentation(normalize_of(architecture), len(self.classes))
 

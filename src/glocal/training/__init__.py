@@ -3,7 +3,7 @@
 from glocal.training.architecture import parse_model, spell_model, split_models
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpointer
-from glocal.training.classification import Classification, Normalize
+from glocal.training.classification import Classification
 from glocal.training.creation import (
     check_model,
     create,
@@ -24,11 +24,9 @@ from glocal.training.loader import (
     ImageBatches,
     TrainingBatches,
     evaluation_loader,
-    fit,
     load_pixels,
     training_loader,
 )
-from glocal.training.metrics import Metrics, Outcomes, score
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.saved import SavedModel, load_model, save_model
 from glocal.training.train_state import CurvePoint, Progress
@@ -43,10 +41,7 @@ __all__ = [
     "FeatureBatches",
     "Hardware",
     "ImageBatches",
-    "Metrics",
     "Mode",
-    "Normalize",
-    "Outcomes",
     "Progress",
     "Recipe",
     "SavedModel",
@@ -57,7 +52,6 @@ __all__ = [
     "create",
     "default_image_size",
     "evaluation_loader",
-    "fit",
     "freeze",
     "has_weights",
     "heads",
@@ -71,7 +65,6 @@ __all__ = [
     "recipe_names",
     "resolve_device",
     "save_model",
-    "score",
     "spell_model",
     "split_models",
     "training_flop",

@@ -8,10 +8,11 @@ from torch import nn
 
 from glocal.bench import count_macs
 from glocal.data import DataSource, Skipped
-from glocal.training.classification import Classification, Normalize
+from glocal.data.transforms import Normalize
+from glocal.metrics.classification import Outcomes
+from glocal.training.classification import Classification
 from glocal.training.creation import create, freeze, model_args, normalisation
 from glocal.training.loader import Batched, TrainingBatches, load_pixels
-from glocal.training.metrics import Outcomes
 from glocal.training.objective import Objective
 from glocal.training.request import Request
 from glocal.training.saved import save_model

@@ -11,27 +11,11 @@ from timm.data import Mixup
 from torch import nn
 
 from glocal.bench import copy_on_meta
-from glocal.training.augment import Erasing
+from glocal.data.transforms import RandomErasing
+from glocal.metrics.classification import Outcomes
 from glocal.training.loader import Batch, Batched
-from glocal.training.metrics import Outcomes
 from glocal.training.objective import Objective, Score
 from glocal.training.recipe import Recipe
-
-
-class Normalize(nn.Module):
-    """uint8 pixels -> (x / 255 - mean) / std, by channel."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) uint8 -> float32."""
-        return (x - self.mean) * self.scale
 
 
 class Classification(Objective):
@@ -55,7 +39,7 @@ class Classification(Objective):
         self.mixup = Mixup(
             recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=data.num_classes
         )
-        self.erasing = Erasing(recipe.random_erasing) if recipe.random_erasing else None
+        self.erasing = RandomErasing(recipe.random_erasing) if recipe.random_erasing else None
         self.register_buffer("class_weights", class_weights(data.labels, data.num_classes, recipe.class_balance))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

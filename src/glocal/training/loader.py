@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal.data import ImageError, ImageSet, Skipped
 from glocal.data.shards import shuffled
+from glocal.data.transforms import LIGHT_SHIFT, RandAugment, draws, resize_crop, shift_and_flip
 from glocal.data.workers import default_workers, read_in_order
 from glocal.errors import GlocalError
-from glocal.training.augment import LIGHT_SHIFT, RandAugment, draws, shift_and_flip
 from glocal.training.recipe import Recipe
 
 CACHE_BYTES = 2 * 2**30
@@ -76,19 +76,14 @@ class Batched(Protocol):
     def __getitem__(self, key: Key, /) -> Batch: ...
 
 
-def fit(image: Image.Image, size: int, crop_pct: float = 1.0) -> Image.Image:
-    """The rule of size: the shorter side to ``size / crop_pct`` (bicubic), and its centre of ``size`` x ``size``."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC, bleed=(1 - crop_pct) / 2)
-
-
 class ImageBatches(Dataset[Batch]):
     """An image set at one size, without augmentation: what models are tested on.
 
     Args:
         images: where the images come from.
-        size: side in pixels after `fit`.
+        size: side in pixels after `resize_crop`.
         pixels: (N, S, S, 3) uint8, the images at this size; None to decode each when it is asked for.
-        crop_pct: of `fit`.
+        crop_pct: of `resize_crop`.
     """
 
     def __init__(self, images: ImageSet, size: int, pixels: np.ndarray | None = None, crop_pct: float = 1.0) -> None:
@@ -113,7 +108,7 @@ class ImageBatches(Dataset[Batch]):
 
         Args:
             positions: (B,) which images.
-            transform: RGB image and its place in the batch -> (S, S, 3) uint8; by default `fit`.
+            transform: RGB image and its place in the batch -> (S, S, 3) uint8; by default `resize_crop`.
 
         Returns:
             The batch, and which places of ``positions`` are in it.
@@ -121,7 +116,7 @@ class ImageBatches(Dataset[Batch]):
         if transform is None:
             if self.pixels is not None:
                 return _batch(self.pixels[positions], self.labels[positions]), list(range(len(positions)))
-            transform = lambda image, _: np.asarray(fit(image, self.size, self.crop_pct))  # noqa: E731
+            transform = lambda image, _: resize_crop(image, self.size, self.crop_pct)  # noqa: E731
         pixels, kept, skipped = [], [], []
         for place, position in enumerate(positions.tolist()):
             try:
@@ -150,7 +145,7 @@ class TrainingBatches(Dataset[Batch]):
     def __init__(self, source: ImageBatches, recipe: Recipe, seed: int) -> None:
         self.source, self.recipe, self.seed = source, recipe, seed
         self.labels, self.num_classes = source.labels, source.num_classes
-        self.randaugment = RandAugment(source.size, recipe) if recipe.augment == "randaugment" else None
+        self.randaugment = rand_augment(source.size, recipe) if recipe.augment == "randaugment" else None
         self.groups = source.images.groups if self.reads_files else None
 
     @property
@@ -171,10 +166,21 @@ class TrainingBatches(Dataset[Batch]):
             batch, kept = self.source.read(positions)
             if self.recipe.augment == "light" or self.recipe.flip:
                 pixels = batch.inputs.permute(0, 2, 3, 1).numpy()
-                reach = self.source.size // LIGHT_SHIFT if self.recipe.augment == "light" else 0
-                changed = shift_and_flip(pixels, drawn[kept], reach=reach, flip=self.recipe.flip)
+                max_shift = self.source.size // LIGHT_SHIFT if self.recipe.augment == "light" else 0
+                changed = shift_and_flip(pixels, drawn[kept], max_shift=max_shift, flip=self.recipe.flip)
                 batch = batch._replace(inputs=_to_tensor(changed))
         return batch._replace(seeds=torch.from_numpy(drawn[kept, 3].astype(np.int64)), weight=key.weight)
+
+
+def rand_augment(size: int, recipe: Recipe) -> RandAugment:
+    """As a recipe asks for it."""
+    return RandAugment(
+        size,
+        flip=recipe.flip,
+        crop_scale=recipe.crop_scale,
+        auto_augment=recipe.auto_augment,
+        color_jitter=recipe.color_jitter,
+    )
 
 
 class FeatureBatches(Dataset[Batch]):
@@ -205,7 +211,7 @@ def load_pixels(
     pixels = np.empty((len(images), size, size, 3), np.uint8)
 
     def read(index: int) -> None:
-        pixels[index] = np.asarray(fit(images.image(index), size, crop_pct))
+        pixels[index] = resize_crop(images.image(index), size, crop_pct)
         advance()
 
     with ThreadPoolExecutor(default_workers()) as pool:

@@ -33,7 +33,7 @@ class SavedModel:
         name: its architecture, a name of glocal or timm.
         classes: the K class names, in the order of the logits; "0", "1", ... where the file names none.
         image_size: S, side in pixels.
-        crop_pct: share of the resized shorter side that the centre crop keeps, see `glocal.training.fit`.
+        crop_pct: share of the resized shorter side that the centre crop keeps, see `data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
         digest: SHA-256 over configuration and weights, as hex, checked; None for a file that glocal did not write.

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from glocal.training import Outcomes, score
+from glocal.metrics.classification import Outcomes, score
 
 
 def test_by_hand():
@@ -53,7 +53,7 @@ def test_many_classes_have_no_matrix_and_the_same_scores(monkeypatch):
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(200, 12)), rng.integers(12, size=200)
     whole = score(logits, labels)
-    monkeypatch.setattr("glocal.training.metrics.MOST_CONFUSED", 11)
+    monkeypatch.setattr("glocal.metrics.classification.MOST_CONFUSED", 11)
     sparse = score(logits, labels)
     assert sparse.confusion.shape == (0, 0)
     assert sparse.confusion.tolist() == []

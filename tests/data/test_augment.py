@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal.data.transforms import RandomErasing, draws, shift_and_flip
 from glocal.training import Recipe
-from glocal.training.augment import Erasing, RandAugment, draws, shift_and_flip
+from glocal.training.loader import rand_augment
 
 SIZE, COUNT = 16, 40
 
@@ -30,7 +31,7 @@ def shifts_and_flips(image, reach=REACH):
 
 
 def test_it_pads_crops_and_flips(pixels):
-    augmented = shift_and_flip(pixels, draws(0, 0, np.arange(COUNT)), reach=REACH, flip=True)
+    augmented = shift_and_flip(pixels, draws(0, 0, np.arange(COUNT)), max_shift=REACH, flip=True)
     found = [
         next(how for how, expected in shifts_and_flips(image) if np.array_equal(expected, got))
         for image, got in zip(pixels, augmented, strict=True)
@@ -40,14 +41,14 @@ def test_it_pads_crops_and_flips(pixels):
 
 
 def test_an_image_is_augmented_alike_in_any_batch(pixels):
-    whole = shift_and_flip(pixels, draws(3, 7, np.arange(COUNT)), reach=REACH, flip=True)
+    whole = shift_and_flip(pixels, draws(3, 7, np.arange(COUNT)), max_shift=REACH, flip=True)
     some = np.array([31, 2, 5])
-    assert np.array_equal(shift_and_flip(pixels[some], draws(3, 7, some), reach=REACH, flip=True), whole[some])
+    assert np.array_equal(shift_and_flip(pixels[some], draws(3, 7, some), max_shift=REACH, flip=True), whole[some])
 
 
 def test_epochs_and_seeds_differ(pixels):
     def make(seed, epoch):
-        return shift_and_flip(pixels, draws(seed, epoch, np.arange(COUNT)), reach=REACH, flip=True)
+        return shift_and_flip(pixels, draws(seed, epoch, np.arange(COUNT)), max_shift=REACH, flip=True)
 
     assert not np.array_equal(make(0, 0), make(0, 1))
     assert not np.array_equal(make(0, 0), make(1, 0))
@@ -55,14 +56,14 @@ def test_epochs_and_seeds_differ(pixels):
 
 @pytest.mark.parametrize(("reach", "flip"), [(REACH, False), (0, True), (0, False)])
 def test_nothing_is_done_that_was_not_asked(pixels, reach, flip):
-    augmented = shift_and_flip(pixels, draws(0, 0, np.arange(COUNT)), reach=reach, flip=flip)
+    augmented = shift_and_flip(pixels, draws(0, 0, np.arange(COUNT)), max_shift=reach, flip=flip)
     for got, image in zip(augmented, pixels, strict=True):
         allowed = [expected for (*_, flipped), expected in shifts_and_flips(image, reach) if flip or not flipped]
         assert any(np.array_equal(got, expected) for expected in allowed)
 
 
 def test_randaugment_depends_on_seed_epoch_and_position_alone(pixels):
-    augment = RandAugment(SIZE, Recipe(augment="randaugment"))
+    augment = rand_augment(SIZE, Recipe(augment="randaugment"))
     image = Image.fromarray(pixels[0]).resize((40, 30))
 
     def make(position=4, seed=0, epoch=0):
@@ -77,7 +78,7 @@ def test_randaugment_depends_on_seed_epoch_and_position_alone(pixels):
 
 
 def test_randaugment_leaves_the_generators_as_they_were(pixels):
-    augment = RandAugment(SIZE, Recipe(augment="randaugment"))
+    augment = rand_augment(SIZE, Recipe(augment="randaugment"))
 
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()
@@ -115,7 +116,7 @@ def test_draws_are_even_and_independent():
 def test_erasing_is_an_images_own_and_has_timms_share():
     images = torch.zeros(64, 3, SIZE, SIZE)
     seeds = torch.arange(64)
-    erased = Erasing(0.25)(images.clone(), seeds)
+    erased = RandomErasing(0.25)(images.clone(), seeds)
     assert 6 <= (erased != 0).flatten(1).any(1).sum() <= 28
     some = torch.tensor([40, 3])
-    assert torch.equal(Erasing(0.25)(images[some].clone(), seeds[some]), erased[some])
+    assert torch.equal(RandomErasing(0.25)(images[some].clone(), seeds[some]), erased[some])

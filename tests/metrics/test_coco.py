@@ -10,8 +10,8 @@ import torch
 
 from glocal.data.rle import counts_from_mask, encode_counts
 from glocal.errors import GlocalError
+from glocal.metrics.coco import Detections, Targets, average_precision, encode_masks
 from glocal.tasks.detection import Detection, Outcome
-from glocal.tasks.precision import Found, Truth, average_precision, encode_masks
 
 K = 5
 
@@ -32,7 +32,7 @@ def image(rng):
     masks = np.array([mask for mask, _ in drawn]).reshape(-1, height, width)
     boxes = np.array([box for _, box in drawn], np.float32).reshape(-1, 4)
     labels = rng.integers(0, K - 1, number)  # the last class has no object
-    truth = Truth(
+    target = Targets(
         size=(height, width),
         boxes=boxes,
         labels=labels,
@@ -55,13 +55,13 @@ def image(rng):
             found_boxes.append(np.array(box))
             found_labels.append(rng.integers(K))
     scores = np.sort(rng.random(len(found_masks)).astype(np.float32))[::-1]
-    found = Found(
+    detected = Detections(
         np.array(found_boxes, np.float32).reshape(-1, 4),
         scores,
         np.array(found_labels, np.int64),
         encode_masks(np.array(found_masks).reshape(-1, height, width)),
     )
-    return truth, found
+    return target, detected
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +75,16 @@ def by_pycocotools(images, kind):
     from pycocotools.cocoeval import COCOeval
 
     annotations, results = [], []
-    for image_id, (truth, found) in enumerate(images, 1):
-        for i, (x1, y1, x2, y2) in enumerate(truth.boxes.tolist()):
+    for image_id, (target, detected) in enumerate(images, 1):
+        for i, (x1, y1, x2, y2) in enumerate(target.boxes.tolist()):
             annotations.append({
-                "id": len(annotations) + 1, "image_id": image_id, "category_id": int(truth.labels[i]),
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(truth.area[i]), "iscrowd": int(truth.crowd[i]),
-                "segmentation": {"size": list(truth.size), "counts": truth.masks[i]},
+                "id": len(annotations) + 1, "image_id": image_id, "category_id": int(target.labels[i]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(target.area[i]), "iscrowd": int(target.crowd[i]),
+                "segmentation": {"size": list(target.size), "counts": target.masks[i]},
             })  # fmt: skip
-        for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
-            one = {"image_id": image_id, "category_id": int(found.labels[i]), "score": float(found.scores[i])}
-            mask = {"segmentation": {"size": list(truth.size), "counts": found.masks[i]}}
+        for i, (x1, y1, x2, y2) in enumerate(detected.boxes.tolist()):
+            one = {"image_id": image_id, "category_id": int(detected.labels[i]), "score": float(detected.scores[i])}
+            mask = {"segmentation": {"size": list(target.size), "counts": detected.masks[i]}}
             results.append(one | ({"bbox": [x1, y1, x2 - x1, y2 - y1]} if kind == "bbox" else mask))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -121,12 +121,12 @@ def test_as_torchmetrics_has_it(images):
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(backend="faster_coco_eval")
-    for truth, found in images:
+    for target, detected in images:
         metric.update(
-            [{"boxes": torch.from_numpy(found.boxes), "scores": torch.from_numpy(found.scores.copy()),
-              "labels": torch.from_numpy(found.labels)}],
-            [{"boxes": torch.from_numpy(truth.boxes), "labels": torch.from_numpy(truth.labels),
-              "iscrowd": torch.from_numpy(truth.crowd.astype(np.int64)), "area": torch.from_numpy(truth.area)}],
+            [{"boxes": torch.from_numpy(detected.boxes), "scores": torch.from_numpy(detected.scores.copy()),
+              "labels": torch.from_numpy(detected.labels)}],
+            [{"boxes": torch.from_numpy(target.boxes), "labels": torch.from_numpy(target.labels),
+              "iscrowd": torch.from_numpy(target.crowd.astype(np.int64)), "area": torch.from_numpy(target.area)}],
         )  # fmt: skip
     expected = metric.compute()
     got = average_precision([t for t, _ in images], [f for _, f in images], K, masks=False)
@@ -141,8 +141,8 @@ def test_masks_are_encoded_as_the_data_has_them():
 
 
 def test_nothing_found_and_nothing_to_find():
-    none = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
-    something = Truth(
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
+    something = Targets(
         (9, 9), np.array([[1, 1, 4, 4]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool), np.full(1, 9.0),
         encode_masks(np.ones((1, 9, 9), bool)),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What validation logits say: accuracy overall and per class, calibration, the mistakes made with most confidence.
+"""Accuracy overall and per class, calibration, and the most confident mistakes, from validation logits.
 
 Everything is computed from `Outcomes`, a few numbers an image, so a set is scored batch by batch, or a part in each
 process, without keeping its logits.
@@ -54,7 +54,7 @@ class Metrics:
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What a model said of N labelled images, one entry an image.
+    """Predictions for N labelled images, one entry an image.
 
     Attributes:
         label: (N,) int64, the true class.
@@ -105,23 +105,23 @@ class Outcomes:
         """
         if not len(self):
             raise ValueError("outcomes: expected at least one image, got none")
-        right = self.predicted == self.label
+        correct = self.predicted == self.label
         confusion = np.zeros((0, 0), np.int64)
         if num_classes <= MOST_CONFUSED:
             pairs = self.label * num_classes + self.predicted
             confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
         with np.errstate(invalid="ignore"):
-            per_class = np.bincount(self.label[right], minlength=num_classes) / self.counts(num_classes)
+            per_class = np.bincount(self.label[correct], minlength=num_classes) / self.counts(num_classes)
         top5 = float(self.in_top5.mean()) if num_classes >= TOP5_FROM else None
-        ece = calibration_error(self.confidence, right)
-        return Metrics(float(right.mean()), top5, ece, float(self.nll.mean()), per_class, confusion)
+        ece = calibration_error(self.confidence, correct)
+        return Metrics(float(correct.mean()), top5, ece, float(self.nll.mean()), per_class, confusion)
 
     def counts(self, num_classes: int) -> np.ndarray:
         """(K,) images of each class."""
         return np.bincount(self.label, minlength=num_classes)
 
     def confusions(self) -> list[tuple[int, int, int]]:
-        """How often which class was taken for which other one, most often first: (count, true, predicted)."""
+        """Confused pairs of classes, most frequent first: (count, true, predicted)."""
         wrong = self.predicted != self.label
         pairs, counts = np.unique(np.stack([self.label[wrong], self.predicted[wrong]]), axis=1, return_counts=True)
         found = zip(counts.tolist(), *pairs.tolist(), strict=True)
@@ -136,12 +136,12 @@ class Outcomes:
     def reliability(self) -> list["Bin"]:
         """The `NUM_BINS` bins of a reliability diagram (Guo et al. 2017, Fig. 1), lowest confidence first."""
         bins = _bins(self.confidence)
-        right = self.predicted == self.label
+        correct = self.predicted == self.label
         found = []
         for i in range(NUM_BINS):
             inside = bins == i
             count = int(inside.sum())
-            means = (float(self.confidence[inside].mean()), float(right[inside].mean())) if count else (None, None)
+            means = (float(self.confidence[inside].mean()), float(correct[inside].mean())) if count else (None, None)
             found.append(Bin(i / NUM_BINS, (i + 1) / NUM_BINS, count, *means))
         return found
 
@@ -162,15 +162,15 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     return Outcomes.of(logits, labels).score(logits.shape[1])
 
 
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Expected calibration error (Guo et al. 2017, eq. 3): mean gap of confidence and accuracy, bin by bin.
 
     Args:
         confidence: (N,) probability of the predicted class.
-        right: (N,) whether the prediction is right.
+        correct: (N,) whether the prediction is right.
     """
-    gap = np.bincount(_bins(confidence), weights=right - confidence, minlength=NUM_BINS)
-    return float(np.abs(gap).sum() / len(right))
+    gap = np.bincount(_bins(confidence), weights=correct - confidence, minlength=NUM_BINS)
+    return float(np.abs(gap).sum() / len(correct))
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from glocal.tasks.matches import match
-from glocal.tasks.precision import Found, Truth
-from tests.tasks.test_precision import K, by_pycocotools, image
+from glocal.metrics.coco import Detections, Targets, match
+from tests.metrics.test_coco import K, by_pycocotools, image
 
 N = 60
 
@@ -47,16 +46,16 @@ def test_a_draw_is_the_images_it_drew(images, matches, images_of_a_draw):
 def test_draws_are_looked_at_in_parts(matches, monkeypatch):
     weights = draws(N, 50)
     whole = matches.average_precision(weights)
-    monkeypatch.setattr("glocal.tasks.matches.CELLS", 1000)
+    monkeypatch.setattr("glocal.metrics.coco.CELLS", 1000)
     assert (matches.average_precision(weights) == whole).all()
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda m: {"neither": np.zeros_like(m.neither)},  # crowds make what is found in them wrong
+        lambda m: {"ignored": np.zeros_like(m.ignored)},  # crowds make what is detected in them wrong
         lambda m: {"score": m.score[::-1]},
-        lambda m: {"right": np.roll(m.right, 1, axis=0)},
+        lambda m: {"matched": np.roll(m.matched, 1, axis=0)},
         lambda m: {"objects": m.objects + np.eye(N, K, dtype=int)},
     ],
 )
@@ -69,30 +68,33 @@ def box(*sides, score=None, crowd=False):
     return sides, score, crowd
 
 
-def one_image(true, found):
-    """A truth and findings of one class."""
-    truth = Truth(
+def one_image(true, detected):
+    """A target and findings of one class."""
+    target = Targets(
         (99, 99), np.array([sides for sides, _, _ in true], np.float32).reshape(-1, 4), np.zeros(len(true), np.int64),
         np.array([crowd for _, _, crowd in true], bool), np.ones(len(true)), None,
     )  # fmt: skip
-    scores = np.array([score for _, score, _ in found], np.float32)
-    return truth, Found(
-        np.array([sides for sides, _, _ in found], np.float32).reshape(-1, 4), scores, np.zeros(len(found), int), None
+    scores = np.array([score for _, score, _ in detected], np.float32)
+    return target, Detections(
+        np.array([sides for sides, _, _ in detected], np.float32).reshape(-1, 4),
+        scores,
+        np.zeros(len(detected), int),
+        None,
     )
 
 
 def test_an_object_is_found_once_and_a_crowd_by_any_number():
     true = [box(0, 0, 10, 10), box(50, 50, 90, 90, crowd=True)]
-    found = [
+    detected = [
         box(0, 0, 10, 9, score=0.9), box(0, 0, 10, 10, score=0.8), box(55, 55, 65, 65, score=0.7),
         box(70, 70, 80, 80, score=0.6), box(20, 20, 30, 30, score=0.5),
     ]  # fmt: skip
-    matches = match(*([one] for one in one_image(true, found)), 1)
+    matches = match(*([one] for one in one_image(true, detected)), 1)
     assert matches.objects.tolist() == [[1]]
-    assert matches.right[:, 0].tolist() == [True, False, False, False, False]
-    assert matches.neither[:, 0].tolist() == [False, False, True, True, False]
+    assert matches.matched[:, 0].tolist() == [True, False, False, False, False]
+    assert matches.ignored[:, 0].tolist() == [False, False, True, True, False]
     # at 0.95 the surest does not overlap enough, and the second one takes the object
-    assert matches.right[:, -1].tolist() == [False, True, False, False, False]
+    assert matches.matched[:, -1].tolist() == [False, True, False, False, False]
 
 
 def test_f1_and_its_best_threshold():
