@@ -26,15 +26,14 @@ from glocal.comparison.distance import accuracy_by_distance
 from glocal.data import DataSource, load_data
 from glocal.data.probes import PROBES
 from glocal.files import atomic_write_text
+from glocal.models.creation import create, normalisation
 from glocal.training import (
     Budget,
     Classification,
     Normalize,
     TrainingBatches,
-    create,
     load_pixels,
     load_recipe,
-    normalisation,
     train,
 )
 

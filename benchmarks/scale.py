@@ -41,7 +41,8 @@ from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
 from glocal.inference.answers import described, most_probable
 from glocal.inference.output import Lines
-from glocal.training import Checkpoints, FolderCheckpointIO, Outcomes, load_recipe, save_model
+from glocal.models.io import ModelConfig, save_model
+from glocal.training import Checkpoints, FolderCheckpointIO, Outcomes, load_recipe
 from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order, fit
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"
@@ -340,7 +341,9 @@ def checkpoints(scratch: Path) -> dict[str, Any]:
 
     def write(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
         model.load_state_dict(state_dict, assign=True)
-        save_model(model, folder, classes=classes, image_size=224, model_args={"img_size": 224})
+        save_model(
+            model, folder, ModelConfig.of_classifier(model, classes=classes, image_size=224, keywords={"img_size": 224})
+        )
 
     state = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     moments = {

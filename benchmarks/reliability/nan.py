@@ -23,7 +23,8 @@ from benchmarks.reliability.record import record
 from safetensors.torch import load_file
 from torch import nn
 
-from glocal.training import Classification, Normalize, checkpoint, pace, saved_file
+from glocal.models import io
+from glocal.training import Classification, Normalize, checkpoint, pace
 
 SEED = 0
 STEPS = 12
@@ -140,7 +141,7 @@ def injected(
 def unguarded() -> None:
     """The control: nothing is looked at before it is written."""
     checkpoint.all_finite = lambda _: True  # type: ignore[assignment]
-    saved_file._first_not_finite = lambda _: ""  # type: ignore[assignment]
+    io.first_not_finite = lambda _: ""  # type: ignore[assignment]
 
 
 def main() -> None:

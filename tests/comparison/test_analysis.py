@@ -14,7 +14,9 @@ from glocal.comparison import compare, execution, pictures
 from glocal.comparison.analysis import PARTS, look_into
 from glocal.comparison.settings import Run
 from glocal.errors import GlocalError
-from glocal.training import Normalize, TrainingError, create, load_model, save_model
+from glocal.models.creation import create
+from glocal.models.io import ModelConfig, load_model, save_model
+from glocal.training import Normalize, TrainingError
 from glocal.training.loader import Batch
 from tests.comparison.asking import model_files, settings
 from tests.comparison.test_job import Watcher
@@ -314,7 +316,7 @@ def test_it_is_for_classifiers(tmp_path):
 )
 def test_any_model_of_timm(name, without, tmp_path):
     model = create(name, num_classes=3, image_size=64, seed=0)
-    save_model(model, tmp_path, classes=CLASSES, image_size=64)
+    save_model(model, tmp_path, ModelConfig.of_classifier(model, classes=CLASSES, image_size=64))
     pixels, labels = drawings(12, seed=0, size=64)
     inputs = torch.from_numpy(pixels)[:, None].repeat(1, 3, 1, 1)
     batch = Batch(inputs, torch.from_numpy(labels), torch.zeros(12))

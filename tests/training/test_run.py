@@ -12,6 +12,7 @@ import glocal  # noqa: F401  (registers the models)
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.files import hold_folder
+from glocal.models.creation import create
 from glocal.signals import StopRequest
 from glocal.training import (
     Checkpoints,
@@ -22,7 +23,6 @@ from glocal.training import (
     Recipe,
     Stopped,
     TrainingError,
-    create,
     load_pixels,
     pace,
     predict,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from glocal.errors import GlocalError
+from glocal.models.creation import create, freeze
 from glocal.training import (
     Budget,
     Classification,
@@ -16,8 +17,6 @@ from glocal.training import (
     Normalize,
     Recipe,
     TrainingBatches,
-    create,
-    freeze,
     load_pixels,
     predict,
     train,

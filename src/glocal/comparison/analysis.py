@@ -24,7 +24,8 @@ from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
 from glocal.data import DataSource, ImageError, ImageSet
 from glocal.errors import GlocalError
-from glocal.training import ImageBatches, Normalize, fit, load_model
+from glocal.models.io import load_model
+from glocal.training import ImageBatches, Normalize, fit
 from glocal.training.loader import Batch
 
 IMAGES = 256
@@ -103,7 +104,7 @@ def look_into(
     parts, without, failed = dict(before["parts"]), dict(before["without"]), {}
     missing = [name for name in PARTS if name not in parts and name not in without]
     try:
-        saved = load_model(folder)
+        saved = load_model(folder, "classification")
         model = saved.model.to(device)
         images, labels = Normalize(saved.mean, saved.std)(batch.inputs).to(device), batch.labels.to(device)
     except Exception as error:

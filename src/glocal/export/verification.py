@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, first_line
 from glocal.export.description import STEP, Description, Format
-from glocal.export.graph import first_line
 from glocal.export.loading import ExportedModel
 from glocal.export.preparation import to_batch
 

@@ -1,20 +1,9 @@
 """Training: recipes, budgets, deterministic batches, the loop on its engine, checkpoints, metrics."""
 
-from glocal.training.architecture import parse_model, spell_model, split_models
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpoints, FolderCheckpointIO
 from glocal.training.classification import Classification, Normalize
-from glocal.training.creation import (
-    check_model,
-    create,
-    default_image_size,
-    freeze,
-    has_weights,
-    heads,
-    model_args,
-    normalisation,
-    resolve_device,
-)
+from glocal.training.device import resolve_device
 from glocal.training.loader import (
     CACHE_BYTES,
     FeatureBatches,
@@ -29,7 +18,6 @@ from glocal.training.loop import TrainResult, predict, train
 from glocal.training.metrics import Metrics, Outcomes, score
 from glocal.training.pace import CurvePoint, Engine, Keeping, Progress, Stopped, TrainingError
 from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
-from glocal.training.saved import SavedModel, load_model, save_model
 
 __all__ = [
     "CACHE_BYTES",
@@ -49,32 +37,18 @@ __all__ = [
     "Outcomes",
     "Progress",
     "Recipe",
-    "SavedModel",
     "Stopped",
     "TrainResult",
     "TrainingBatches",
     "TrainingError",
-    "check_model",
-    "create",
-    "default_image_size",
     "evaluation_loader",
     "fit",
-    "freeze",
-    "has_weights",
-    "heads",
-    "load_model",
     "load_pixels",
     "load_recipe",
-    "model_args",
-    "normalisation",
-    "parse_model",
     "predict",
     "recipe_names",
     "resolve_device",
-    "save_model",
     "score",
-    "spell_model",
-    "split_models",
     "train",
     "training_flop",
     "training_loader",

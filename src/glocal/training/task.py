@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from glocal.training.creation import frozen_norms
+from glocal.models.creation import frozen_norms
 from glocal.training.loader import Batch
 from glocal.training.objective import Objective
 from glocal.training.recipe import Recipe
