@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import glocal
 from glocal.files import atomic_write_text
 from glocal.heads import create_detector, create_segmenter
-from glocal.heads.detection import DETR, ONE_STAGE, TWO_STAGE
+from glocal.heads.detection import DETECTORS
 
 RESULT = Path(__file__).parents[1] / "docs/results/heads"
 SIZE = 96
@@ -31,7 +31,6 @@ CLASSES = 3
 
 FAMILIES = ("resnet", "botnet", "vit", "t2t_vit", "cvt", "cat", "conformer")
 BACKBONES = (*(f"{family}_micro" for family in FAMILIES), "resnet18d", "vit_tiny_patch16_224")
-DETECTORS = (*TWO_STAGE, *ONE_STAGE, *DETR)
 SEGMENTERS = ("semantic_fpn", "upernet", "smp_unet", "smp_fpn", "smp_segformer", "smp_deeplabv3plus")
 EXPORTED = ("resnet_micro", "vit_micro")  # with detectors, whose export takes minutes
 NARROW = {"semantic_fpn": {"dim": 64, "head_dim": 64}, "upernet": {"dim": 64}}
@@ -217,7 +216,7 @@ def exportable(head: str, model: nn.Module) -> tuple[nn.Module, Any]:
     shapes = ({0: dim("batch", min=1, max=16), 2: 32 * dim("h", min=4, max=16), 3: 32 * dim("w", min=4, max=16)},)
     if head in SEGMENTERS:
         return model, shapes
-    if head in DETR:
+    if head in DETECTORS and DETECTORS[head].family == "detr":
         return _Queries(model.network.model), shapes
     return _Levels(model.network.backbone), shapes
 

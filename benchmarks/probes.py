@@ -27,14 +27,13 @@ from glocal.data import DataSource, load_data
 from glocal.data.probes import PROBES
 from glocal.data.transforms import Normalize
 from glocal.files import atomic_write_text
+from glocal.models.creation import create, normalisation
 from glocal.training import (
     Budget,
     Classification,
     TrainingBatches,
-    create,
     load_pixels,
     load_recipe,
-    normalisation,
     train,
 )
 

@@ -43,7 +43,8 @@ from glocal.inference import Prediction, list_inputs
 from glocal.inference.answers import described, most_probable
 from glocal.inference.output import Lines
 from glocal.metrics.classification import Outcomes
-from glocal.training import Checkpointer, load_recipe, save_model
+from glocal.models.io import ModelConfig, save_model
+from glocal.training import Checkpointer, load_recipe
 from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"
@@ -342,7 +343,9 @@ def checkpoints(scratch: Path) -> dict[str, Any]:
 
     def write(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
         model.load_state_dict(state_dict, assign=True)
-        save_model(model, folder, classes=classes, image_size=224, model_args={"img_size": 224})
+        save_model(
+            model, folder, ModelConfig.of_classifier(model, classes=classes, image_size=224, keywords={"img_size": 224})
+        )
 
     state = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     moments = {

@@ -31,8 +31,8 @@ from PIL import Image
 from glocal.bench import describe_environment
 from glocal.data.pasted import items_on_photos
 from glocal.files import atomic_write_text
+from glocal.models.io import load_model
 from glocal.report.figures import STYLE, Looks, stand_alone
-from glocal.tasks import load_task_model
 from glocal.tasks.drawing import draw_objects
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "tasks.json"
@@ -103,8 +103,8 @@ def recognised(run_folder: Path) -> dict[str, float]:
     An item is named by the class that most of its pixels are given, the background left out; one that is all background
     is named wrongly.
     """
-    saved = load_task_model(run_folder)
-    model, of = saved.model.eval(), saved.architecture
+    saved = load_model(run_folder)
+    model, of = saved.model.eval(), saved.config
     mean, std = (torch.tensor(values)[:, None, None] for values in (of.mean, of.std))
     right = items = both = either = 0
     source = items_on_photos().val

@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.reliability.record import record
-from tests.training import test_saved as tests
+from tests.models import test_io as tests
 
 from glocal.checkpoints.read import read_checkpoint
 from glocal.errors import CheckpointError

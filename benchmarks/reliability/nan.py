@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from glocal.data.transforms import Normalize
-from glocal.training import Classification, checkpoint, saved_file
+from glocal.models import io
+from glocal.training import Classification, checkpoint
 from glocal.training.trainer import Trainer
 
 SEED = 0
@@ -141,7 +142,7 @@ def injected(
 def unguarded() -> None:
     """The control: nothing is looked at before it is written."""
     checkpoint.all_finite = lambda _: True  # type: ignore[assignment]
-    saved_file._first_not_finite = lambda _: ""  # type: ignore[assignment]
+    io.first_not_finite = lambda _: ""  # type: ignore[assignment]
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from benchmarks.reliability.record import record
 import glocal  # noqa: F401  (registers the models)
 from glocal.data import ImageSet, load_data
 from glocal.data.transforms import Normalize
+from glocal.models.creation import normalisation
 from glocal.signals import StopRequest
 from glocal.training import (
     Budget,
@@ -36,7 +37,6 @@ from glocal.training import (
     TrainingBatches,
     load_pixels,
     load_recipe,
-    normalisation,
 )
 from glocal.training.trainer import Trainer
 

@@ -6,11 +6,12 @@ import torch
 
 from glocal.bench import count_macs
 from glocal.claims import CLAIMS, choose
-from glocal.claims.catalogue import FAMILIES, HYBRIDS, words
+from glocal.claims.catalogue import HYBRIDS, words
 from glocal.claims.measures import MEASURES
-from glocal.comparison import DEFAULT_MODELS
 from glocal.errors import GlocalError
-from glocal.training import check_model, parse_model
+from glocal.models.creation import check_model
+from glocal.models.micro import MICRO_MODELS
+from glocal.models.names import parse_model
 
 IDS = (
     "small-data", "coupling", "two-heads", "cvt-position-free", "cvt-conv-projection", "cvt-kv-stride", "cvt-cls",
@@ -60,8 +61,7 @@ def test_judged_arms_are_different_networks(claim):
 
 
 def test_families_are_those_that_are_compared():
-    assert set(FAMILIES) == set(DEFAULT_MODELS)
-    assert set(HYBRIDS) == set(DEFAULT_MODELS) - {"resnet_micro", "vit_micro"}
+    assert set(HYBRIDS) == set(MICRO_MODELS) - {"resnet_micro", "vit_micro"}
 
 
 def test_small_patches_are_compared_at_about_the_same_cost():

@@ -7,9 +7,10 @@ import pytest
 
 from glocal.claims import FILE, Comparison, experiment, run_claims
 from glocal.claims.claim import arm
-from glocal.comparison import execution, processes
+from glocal.comparison import processes
 from glocal.errors import GlocalError
 from glocal.training import TrainingError
+from glocal.training.trainer import Trainer
 from tests.claims.making import claim, swapped
 from tests.comparison.test_job import Watcher
 from tests.shapes import data_source
@@ -125,14 +126,14 @@ def test_damaged_results_are_refused_before_anything_is_trained(whole, data, tmp
 
 
 def test_a_run_that_fails_leaves_the_other_claims(data, tmp_path, monkeypatch):
-    train = execution.train
+    fit = Trainer.fit
 
-    def failing(model, *args, **kwargs):
+    def failing(trainer, model, *args):
         if type(model).__name__ == "VisionTransformer":
             raise TrainingError("the loss became nan")
-        return train(model, *args, **kwargs)
+        return fit(trainer, model, *args)
 
-    monkeypatch.setattr(execution, "train", failing)
+    monkeypatch.setattr(Trainer, "fit", failing)
     fine = claim("fine", arms=(arm("sees", "resnet_micro"), arm("blind", "resnet_micro", fraction=0.1)))
     results = run(data, tmp_path, [SEES, fine], seeds=1)
     assert verdicts(results)["fine"] is not None
@@ -148,7 +149,7 @@ def test_a_failed_seed_is_left_out_and_said(whole, data, tmp_path, monkeypatch):
     def failing(*args, **kwargs):
         raise TrainingError("the disk is on fire")
 
-    monkeypatch.setattr(execution, "train", failing)
+    monkeypatch.setattr(Trainer, "fit", failing)
     sees = run(data, out, [SEES])["claims"][0]
     assert sees["seeds"] == [0]
     assert sees["failures"] == ["resnet_micro-f1-s1 failed: the disk is on fire"]

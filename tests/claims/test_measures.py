@@ -7,7 +7,9 @@ import torch
 from glocal.claims import CLAIMS, choose
 from glocal.claims.claim import Arm, arm
 from glocal.claims.measures import COST_SIZES, MEASURES, attention_formulas
-from glocal.training import create, load_pixels, model_args, save_model
+from glocal.models.creation import create, model_args
+from glocal.models.io import ModelConfig, save_model
+from glocal.training import load_pixels
 from tests.claims.making import claim
 from tests.shapes import data_source
 
@@ -29,7 +31,13 @@ class Folders:
         folder = self.root / f"{model}-{fraction}-{seed}".replace("/", "_")
         if not folder.exists():
             made = create(model, num_classes=3, image_size=32, seed=seed + 10)
-            save_model(made, folder, classes=self.data.classes, image_size=32, model_args=model_args(model, 32))
+            save_model(
+                made,
+                folder,
+                ModelConfig.of_classifier(
+                    made, classes=self.data.classes, image_size=32, keywords=model_args(model, 32)
+                ),
+            )
         return folder
 
     def right(self, model, fraction, seed):
@@ -64,7 +72,8 @@ def test_heads_are_those_of_the_model_and_both_is_its_answer(trials):
     (two_heads,) = choose("two-heads")
     found = read(two_heads, trials)
     from glocal.data.transforms import Normalize
-    from glocal.training import load_model, predict
+    from glocal.models.io import load_model
+    from glocal.training import predict
 
     saved = load_model(trials.folder("conformer_micro", 1.0, 1))
     logits = predict(saved.model, Normalize(saved.mean, saved.std), trials.val_images)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 import glocal
-from glocal.training import save_model
+from glocal.models.io import ModelConfig, save_model
 from tests.data.annotating import coco_folder
 
 QUICK = (
@@ -35,7 +35,9 @@ def call(command):
 
 def test_from_annotations_to_pictures(call, tmp_path):
     classifier = glocal.create_model("resnet_micro", num_classes=2)
-    save_model(classifier, tmp_path / "classifier", classes=("a", "b"), image_size=32)
+    save_model(
+        classifier, tmp_path / "classifier", ModelConfig.of_classifier(classifier, classes=("a", "b"), image_size=32)
+    )
     code, out, err = call(
         "train", "coco", *QUICK, "--detector", "mask_rcnn", "--weights", "classifier", "--out", "run", "--option",
         "box_score_thresh=0.0",

@@ -10,13 +10,16 @@ import torch
 
 import glocal.comparison.analysis as room
 from glocal.analysis import attention, locality
-from glocal.comparison import compare, execution, pictures
+from glocal.comparison import compare, pictures
 from glocal.comparison.analysis import PARTS, look_into
 from glocal.comparison.settings import Run
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
-from glocal.training import TrainingError, create, load_model, save_model
+from glocal.models.creation import create
+from glocal.models.io import ModelConfig, load_model, save_model
+from glocal.training import TrainingError
 from glocal.training.loader import Batch
+from glocal.training.trainer import Trainer
 from tests.comparison.asking import model_files, settings
 from tests.comparison.test_job import Watcher
 from tests.shapes import CLASSES, data_source, drawings, image_set
@@ -257,17 +260,17 @@ def test_a_run_that_is_trained_again_is_looked_into_again(again, data):
 
 
 def test_the_first_finished_seed_of_the_largest_share_is_taken(data, tmp_path, monkeypatch):
-    train = execution.train
+    fit = Trainer.fit
 
-    def fail_at_seed_0(model, *args, **kwargs):
-        if type(model).__name__ == "ResNet" and kwargs["seed"] == 0:
+    def fail_at_seed_0(trainer, model, *args):
+        if type(model).__name__ == "ResNet" and trainer.seed == 0:
             raise TrainingError("nan")
-        return train(model, *args, **kwargs)
+        return fit(trainer, model, *args)
 
     def quick(*_):
         return []
 
-    monkeypatch.setattr(execution, "train", fail_at_seed_0)
+    monkeypatch.setattr(Trainer, "fit", fail_at_seed_0)
     for name in PARTS:
         monkeypatch.setitem(PARTS, name, quick)
     several = settings(MODELS, "1ep", seeds=2, fractions=[0.5, 1.0])
@@ -315,7 +318,7 @@ def test_it_is_for_classifiers(tmp_path):
 )
 def test_any_model_of_timm(name, without, tmp_path):
     model = create(name, num_classes=3, image_size=64, seed=0)
-    save_model(model, tmp_path, classes=CLASSES, image_size=64)
+    save_model(model, tmp_path, ModelConfig.of_classifier(model, classes=CLASSES, image_size=64))
     pixels, labels = drawings(12, seed=0, size=64)
     inputs = torch.from_numpy(pixels)[:, None].repeat(1, 3, 1, 1)
     batch = Batch(inputs, torch.from_numpy(labels), torch.zeros(12))

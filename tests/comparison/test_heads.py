@@ -14,7 +14,8 @@ from glocal.comparison.measure import MEASURES, Examined
 from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.errors import GlocalError
 from glocal.metrics.coco import average_precision, match
-from glocal.tasks import HeadSettings, evaluate_detector, evaluate_segmenter, load_task_model
+from glocal.models.io import load_model
+from glocal.tasks import HeadSettings, evaluate_detector, evaluate_segmenter
 from glocal.training import load_recipe
 from tests.comparison.asking import losses
 from tests.metrics.test_coco import K, image
@@ -79,7 +80,7 @@ def test_a_saved_model_gives_the_scores_of_its_record(whole):
     task, data, results, out = whole
     evaluate = {"detection": evaluate_detector, "segmentation": evaluate_segmenter}[task]
     run = results["runs"][0]
-    again = evaluate(load_task_model(out / "runs" / run["id"]), data.val)
+    again = evaluate(load_model(out / "runs" / run["id"]), data.val)
     for name in ("map", "miou", "pixel_accuracy", "per_class", "confusion"):
         assert again.get(name) == run.get(name)
 

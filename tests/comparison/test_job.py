@@ -9,11 +9,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from glocal.comparison import compare, execution, pictures_of_mistakes
+from glocal.comparison import compare, pictures_of_mistakes
 from glocal.comparison.settings import NOT_COMPARED
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.training import TrainingError, load_pixels, load_recipe, predict
+from glocal.training.trainer import Trainer
 from tests.comparison.asking import RECIPE, losses, scores, settings
 from tests.shapes import CLASSES, data_source
 
@@ -176,14 +177,14 @@ def test_a_damaged_record_is_run_again(data, tmp_path):
 
 
 def test_a_failed_run_is_recorded_the_others_go_on_and_resume_tries_again(data, tmp_path, monkeypatch):
-    train = execution.train
+    fit = Trainer.fit
 
-    def fail_for_resnet(model, *args, **kwargs):
+    def fail_for_resnet(trainer, model, *args):
         if type(model).__name__ == "ResNet":
             raise TrainingError("the loss became nan at step 3")
-        return train(model, *args, **kwargs)
+        return fit(trainer, model, *args)
 
-    monkeypatch.setattr(execution, "train", fail_for_resnet)
+    monkeypatch.setattr(Trainer, "fit", fail_for_resnet)
     results = compare(data, settings(seeds=1), tmp_path)
     failed, ok = results["runs"]
     assert (failed["status"], failed["error"]) == ("failed", "the loss became nan at step 3")
@@ -250,7 +251,7 @@ def test_finetuning_starts_from_the_weights_with_a_new_head(data, weights, tmp_p
         started.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
         raise TrainingError("seen")
 
-    monkeypatch.setattr(execution, "train", keep)
+    monkeypatch.setattr(Trainer, "fit", keep)
     compare(data, finetuning(weights), tmp_path)
     before = load_file(weights)
     assert {name for name in before if not torch.equal(before[name], started[name])} == {"fc.weight", "fc.bias"}

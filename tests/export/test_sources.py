@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 import glocal
 from glocal.errors import GlocalError
 from glocal.export import from_run, named
-from glocal.training import load_model, save_model
+from glocal.models.io import ModelConfig, load_model, save_model
 from tests.inference.making import write_model
 from tests.randomized import calm
 
@@ -20,8 +20,11 @@ def test_a_run(tmp_path):
         assert (source.name, source.classes, source.image_size) == ("vit_micro", saved.classes, 64)
         assert (source.mean, source.std, source.crop_pct) == (saved.mean, saved.std, saved.crop_pct)
         assert source.interpolation == "bicubic"
-        save_model(source.model, tmp_path / "again", classes=source.classes, image_size=64,
-                   model_args=source.model_args)  # fmt: skip
+        save_model(
+            source.model,
+            tmp_path / "again",
+            ModelConfig.of_classifier(source.model, classes=source.classes, image_size=64, keywords=source.model_args),
+        )
         assert load_model(tmp_path / "again").digest == saved.digest
 
 

@@ -16,7 +16,7 @@ import glocal
 from glocal.errors import GlocalError
 from glocal.export import VerificationError, export_model, formats, load_exported, writing
 from glocal.export.verification import TOLERANCE
-from glocal.training import load_model
+from glocal.models.io import load_model
 from tests.export.conftest import CLASSES, Tiny
 from tests.randomized import calm
 

@@ -1,6 +1,7 @@
 """Detectors behind one interface: labels, sizes, targets with nothing in them, and that they learn."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from glocal.errors import GlocalError
 from glocal.heads import Detector, create_detector, create_segmenter
-from glocal.heads.detection import DETR, KINDS, ONE_STAGE, TWO_STAGE
+from glocal.heads.detection import DETECTORS, KINDS, detector_spec
 from glocal.heads.transform import of_any_proportions
 from tests.heads.scenes import RESNET, extractor, scene, tiny
 
@@ -178,7 +179,7 @@ def test_coordinates_keep_32_bits_under_autocast(kind):
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
     assert len(found["boxes"])
-    if kind not in DETR:  # theirs are sigmoids, few of which are whole in 16 bits after the scaling
+    if DETECTORS[kind].family != "detr":  # theirs are sigmoids, few of which are whole in 16 bits after the scaling
         assert not torch.equal(found["boxes"], found["boxes"].bfloat16().float())
 
 
@@ -341,8 +342,13 @@ def test_training_asks_for_targets():
         tiny("fcos")([scene()[0]] * 2, [scene()[1]])
 
 
-def test_the_groups_of_kinds():
-    assert set(KINDS) == {*TWO_STAGE, *ONE_STAGE, *DETR}
+def test_the_specs_of_kinds():
+    for kind, spec in DETECTORS.items():
+        assert spec.masks == bool(spec.without_masks)
+        if spec.masks:
+            assert DETECTORS[spec.without_masks] == replace(spec, masks=False, without_masks=""), kind
+    with pytest.raises(GlocalError, match=r"detector: expected one of faster_rcnn, .*nearest: retinanet"):
+        detector_spec("retina")
     assert isinstance(tiny("faster_rcnn").network, FasterRCNN)
     assert isinstance(tiny("atss").network, FCOS)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from glocal.inference import list_inputs, output, predict_files
-from glocal.training.saved import load_model
+from glocal.models.io import load_model
 
 BATCH_SIZE, TOP_K = 4, 2
 

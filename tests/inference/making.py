@@ -8,7 +8,7 @@ from PIL import Image
 
 import glocal
 from glocal.data.transforms import Normalize
-from glocal.training.saved import load_model, save_model
+from glocal.models.io import ModelConfig, load_model, save_model
 from tests.shapes import CLASSES, drawings
 
 
@@ -28,7 +28,7 @@ def write_model(folder, name="resnet_micro", classes=CLASSES, seed=0, size=32):
         head = model.get_classifier()
         head.weight.div_(logits.std(0)[:, None])
         head.bias.copy_((head.bias - logits.mean(0)) / logits.std(0))
-    save_model(model, folder, classes=classes, image_size=size)
+    save_model(model, folder, ModelConfig.of_classifier(model, classes=classes, image_size=size))
     return folder
 
 

@@ -15,10 +15,11 @@ from glocal.errors import GlocalError
 from glocal.inference import evaluate, evaluation_sets
 from glocal.inference.evaluate import by_name
 from glocal.metrics.classification import Outcomes, score
-from glocal.training import Classification, TrainingBatches, load_pixels, train
+from glocal.models.io import ModelConfig, load_model, save_model
+from glocal.training import Classification, TrainingBatches, load_pixels
 from glocal.training.budget import Budget
 from glocal.training.recipe import Recipe
-from glocal.training.saved import load_model, save_model
+from glocal.training.trainer import Trainer
 from tests.inference.making import saved_model
 from tests.shapes import CLASSES, data_source, write_folder
 
@@ -42,10 +43,8 @@ def trained(tmp_path_factory):
     prepare = Normalize(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
     images = TrainingBatches(train_images, recipe, 0)
     objective = Classification(prepare, recipe, images)
-    result = train(
-        model, images, val_images, objective=objective, recipe=recipe, budget=Budget.parse("8ep"), seed=0, macs=1
-    )
-    save_model(result.model, root / "model", classes=CLASSES, image_size=32)
+    result = Trainer(objective, recipe, Budget.parse("8ep"), seed=0, macs=1).fit(model, images, val_images)
+    save_model(result.model, root / "model", ModelConfig.of_classifier(result.model, classes=CLASSES, image_size=32))
     write_folder(root / "images", 60, seed=7)
     return root / "model", root / "images"
 
@@ -95,13 +94,17 @@ def test_classes_are_found_by_name_not_by_number(trained, tmp_path):
     with torch.no_grad():
         saved.model.fc.weight.copy_(saved.model.fc.weight[order].clone())
         saved.model.fc.bias.copy_(saved.model.fc.bias[order].clone())
-    save_model(saved.model, tmp_path / "turned", classes=[CLASSES[i] for i in order], image_size=32)
+    save_model(
+        saved.model,
+        tmp_path / "turned",
+        ModelConfig.of_classifier(saved.model, classes=[CLASSES[i] for i in order], image_size=32),
+    )
     turned = measured(tmp_path / "turned", folder, part="all")
     assert turned["top1"] == plain["top1"] > 0.8
     by_class = {entry["class"]: entry["top1"] for entry in plain["per_class"]}
     assert {entry["class"]: entry["top1"] for entry in turned["per_class"]} == by_class
     # and were the names not looked at, the accuracy would be another
-    save_model(saved.model, tmp_path / "wrong", classes=CLASSES, image_size=32)
+    save_model(saved.model, tmp_path / "wrong", ModelConfig.of_classifier(saved.model, classes=CLASSES, image_size=32))
     assert measured(tmp_path / "wrong", folder, part="all")["top1"] < 0.5
 
 

@@ -10,7 +10,8 @@ from benchmarks.reliability import ddp, forked, watched
 
 from glocal import signals
 from glocal.data import load_detection, load_segmentation
-from glocal.tasks import evaluate_detector, evaluate_segmenter, load_task_model
+from glocal.models.io import load_model
+from glocal.tasks import evaluate_detector, evaluate_segmenter
 from tests.data.annotating import coco_folder
 from tests.tasks.extremes import segmentation_folder
 
@@ -113,7 +114,7 @@ def task_call(root, out, task, *more):
 def same_as_saved(annotated, out, task):
     """What a run says it has measured is what its saved model gives, though each process has seen other images."""
     results = json.loads((out / "results.json").read_text())
-    saved = load_task_model(out)
+    saved = load_model(out)
     if task == "detect":
         measured = evaluate_detector(saved, load_detection(str(annotated / task), progress=False).val)
         return (measured["map"], measured["mask"]["map"]) == (results["map"], results["mask"]["map"])

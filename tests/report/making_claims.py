@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from glocal.claims import CLAIMS
-from glocal.claims.catalogue import FAMILIES
 from glocal.claims.measures import MEASURES
 from glocal.claims.results import tested, untested
 from glocal.claims.verdict import decide
+from glocal.models.micro import MICRO_MODELS
 from tests.claims.making import macs, planted
 
 CREATED = "2026-11-21T08:00:00+00:00"
@@ -80,7 +80,7 @@ def _details(claim: Any) -> dict[str, Any]:
         return {
             "blocks": [
                 {"model": model, "name": f"blocks.{i}", "kind": kind, "trained": sign * rng.random(), "untrained": 0.1}
-                for model in FAMILIES
+                for model in MICRO_MODELS
                 for i, (kind, sign) in enumerate((("attention", -1), ("convolution", 1), ("attention", -1)))
             ]
         }

@@ -17,15 +17,13 @@ from glocal.heads.detection import KINDS as DETECTORS
 from glocal.heads.segmentation import KINDS as SEGMENTERS
 from glocal.inference import list_inputs
 from glocal.metrics.segmentation import confusion_matrix
+from glocal.models.io import ModelConfig, SavedModel, load_model
 from glocal.tasks import (
-    Architecture,
     DetectObjects,
     HeadSettings,
-    SavedTaskModel,
     SegmentImages,
     evaluate_detector,
     evaluate_segmenter,
-    load_task_model,
     predict_images,
 )
 from tests.tasks.extremes import SIZES, detection_folder, segmentation_folder
@@ -87,7 +85,7 @@ def test_every_detector_learns_is_measured_and_predicts(place, tmp_path, kind):
         "detect", tmp_path / "run", "epochs=2", "lr=1e-3", assignment=DetectObjects(source, HeadSettings(kind))
     )
     assert all(np.isfinite(point["train_loss"]) for point in results["curve"])
-    saved = load_task_model(tmp_path / "run")
+    saved = load_model(tmp_path / "run")
     seen = []
     measured = evaluate_detector(saved, source.val, take=seen.append)
     assert measured["images"] == len(SIZES)
@@ -181,8 +179,8 @@ def test_figures_are_those_of_pycocotools(place, how):
             results["bbox"].append({**one, "bbox": [x1, y1, x2 - x1, y2 - y1]})
             run_lengths = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             results["segm"].append({**one, "segmentation": run_lengths})
-    of = Architecture("detection", "mask_rcnn", "resnet_micro", NAMES, 64, MEAN, STD, "small")
-    measured = evaluate_detector(SavedTaskModel(of, Planned(found), None), source.val)
+    of = ModelConfig("detection", "resnet_micro", NAMES, 64, MEAN, STD, head="mask_rcnn", preset="small")
+    measured = evaluate_detector(SavedModel(of, Planned(found), None), source.val)
     truth = place / "coco/annotations/instances_val.json"
     same_figures(measured, by_pycocotools(truth, results["bbox"], "bbox"))
     same_figures(measured["mask"], by_pycocotools(truth, results["segm"], "segm"))
@@ -201,7 +199,7 @@ def test_without_the_500_all_is_found(place):
     """Crowds are not missed, and neither is what is not there."""
     source = load_detection(str(place / "coco"), progress=False)
     few = source.val.subset([i for i, path in enumerate(source.val.paths) if "many" not in path])
-    of = Architecture("detection", "mask_rcnn", "resnet_micro", NAMES, 64, MEAN, STD, "small")
+    of = ModelConfig("detection", "resnet_micro", NAMES, 64, MEAN, STD, head="mask_rcnn", preset="small")
     for how, expected in (("exactly", [1, 1]), ("twice", [1, 1]), ("in crowds", None)):
         found = []
         for sample in few:
@@ -210,7 +208,7 @@ def test_without_the_500_all_is_found(place):
                 "boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels),
                 "scores": torch.from_numpy(scores).float(), "masks": torch.from_numpy(masks),
             })  # fmt: skip
-        measured = evaluate_detector(SavedTaskModel(of, Planned(found), None), few)
+        measured = evaluate_detector(SavedModel(of, Planned(found), None), few)
         if expected:
             assert measured["per_class"][:2] == pytest.approx(expected)
             assert measured["mask"]["per_class"][:2] == pytest.approx(expected)
@@ -233,7 +231,7 @@ def test_every_segmenter_learns_is_measured_and_predicts(place, tmp_path, kind):
         assignment=SegmentImages(source, HeadSettings(kind, options=options)),
     )  # fmt: skip
     assert all(np.isfinite(point["train_loss"]) for point in results["curve"])
-    saved = load_task_model(tmp_path / "run")
+    saved = load_model(tmp_path / "run")
     measured = evaluate_segmenter(saved, source.val)
     assert (measured["images"], measured["miou"]) == (len(SIZES), results["miou"])
     summary = predict_images(saved, images_of(place, "maps/images/val"), tmp_path / "out", draw=True, workers=0)
@@ -256,10 +254,10 @@ def test_a_map_of_nothing_labelled_changes_no_figure(place):
         def forward(self, x):
             return torch.nn.functional.one_hot(torch.zeros_like(x[:, 0]).long(), 3).permute(0, 3, 1, 2).float()
 
-    of = Architecture("segmentation", "upernet", "resnet_micro", ("sky", "road", "car"), 64, MEAN, STD)
-    everything = evaluate_segmenter(SavedTaskModel(of, Sky(), None), source.val)
+    of = ModelConfig("segmentation", "resnet_micro", ("sky", "road", "car"), 64, MEAN, STD, head="upernet")
+    everything = evaluate_segmenter(SavedModel(of, Sky(), None), source.val)
     labelled = source.val.subset([i for i, path in enumerate(source.val.paths) if "none" not in path])
-    assert evaluate_segmenter(SavedTaskModel(of, Sky(), None), labelled)["confusion"] == everything["confusion"]
+    assert evaluate_segmenter(SavedModel(of, Sky(), None), labelled)["confusion"] == everything["confusion"]
     maps = [sample.label_map[sample.label_map != IGNORE] for sample in source.val]
     values = np.concatenate(maps)
     assert everything["per_class"] == pytest.approx([(values == 0).mean(), 0, 0])

@@ -12,8 +12,9 @@ from glocal.data.pasted import items_on_photos
 from glocal.data.rle import counts_from_mask, encode_counts
 from glocal.errors import GlocalError
 from glocal.inference import list_inputs
+from glocal.models.io import ModelConfig, SavedModel
 from glocal.report.figures import COLOURS as OF_REPORT
-from glocal.tasks import Architecture, SavedTaskModel, predict_images
+from glocal.tasks import predict_images
 from glocal.tasks.drawing import COLOURS, colour, draw_label_map, draw_objects
 from glocal.tasks.prediction import COCO, LINES, file_name
 
@@ -48,8 +49,8 @@ class Labels(torch.nn.Module):
 def saved(task="detection"):
     head = "mask_rcnn" if task == "detection" else "upernet"
     preset = "small" if task == "detection" else ""
-    of = Architecture(task, head, "resnet_micro", CLASSES, 32, MEAN, STD, preset, category_ids=(4, 1, 9))
-    return SavedTaskModel(of, Finds() if task == "detection" else Labels(), f"digest of {task}")
+    of = ModelConfig(task, "resnet_micro", CLASSES, 32, MEAN, STD, head=head, preset=preset, category_ids=(4, 1, 9))
+    return SavedModel(of, Finds() if task == "detection" else Labels(), f"digest of {task}")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 import glocal  # noqa: F401  (registers the models)
 from glocal.errors import GlocalError
-from glocal.tasks.architecture import HEADS
+from glocal.heads.settings import HEADS
 from glocal.tasks.design import HeadSettings, design
 from glocal.tasks.settings import DEFAULT_RECIPES, check_request
 from glocal.training import Recipe, load_recipe, recipe_names

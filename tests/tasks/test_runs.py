@@ -12,7 +12,8 @@ from benchmarks.reliability.forked import fork, wait
 
 from glocal.data.pasted import items_on_photos
 from glocal.errors import GlocalError
-from glocal.tasks import DetectObjects, HeadSettings, load_task_model
+from glocal.models.io import load_model
+from glocal.tasks import DetectObjects, HeadSettings
 from glocal.training import Engine, Stopped, TrainingError
 from glocal.training.run import train_run
 from glocal.training.trainer import Trainer
@@ -42,8 +43,8 @@ def test_the_folder_of_a_run(unbroken):
     score = {"detect": "map", "segment": "miou"}[task]
     assert results["metric"] == score
     assert results[score] == results["curve"][-1]["val_score"]
-    saved = load_task_model(out / "checkpoints/step-00000004")
-    assert saved.digest == load_task_model(out).digest
+    saved = load_model(out / "checkpoints/step-00000004")
+    assert saved.digest == load_model(out).digest
     assert saved.architecture.classes == tuple(results["classes"])
 
 
@@ -194,7 +195,7 @@ def test_frozen_is_not_trained(tmp_path, task, head):
     model, _ = create(assignment.architecture(asked), assignment.settings, asked)
     before = {name: tensor.clone() for name, tensor in backbone_of(model).state_dict().items()}
     run(task, tmp_path / "run", "freeze=[backbone]", assignment=assignment)
-    after = backbone_of(load_task_model(tmp_path / "run").model).state_dict()
+    after = backbone_of(load_model(tmp_path / "run").model).state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 

@@ -13,6 +13,7 @@ from glocal.data import DataSource
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.files import hold_folder
+from glocal.models.creation import create
 from glocal.signals import StopRequest
 from glocal.training import (
     Checkpointer,
@@ -21,7 +22,6 @@ from glocal.training import (
     Recipe,
     Stopped,
     TrainingError,
-    create,
     load_pixels,
     predict,
 )

@@ -10,14 +10,13 @@ from torch import nn
 
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
+from glocal.models.creation import create, freeze
 from glocal.training import (
     Budget,
     Classification,
     FeatureBatches,
     Recipe,
     TrainingBatches,
-    create,
-    freeze,
     load_pixels,
     predict,
 )

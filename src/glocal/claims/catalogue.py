@@ -8,6 +8,7 @@ from typing import Any
 
 from glocal.claims.claim import Arm, Claim, Comparison, Published, arm
 from glocal.errors import GlocalError, nearest
+from glocal.models.micro import MICRO_MODELS
 
 MARGIN = 0.02
 """Accuracies less than two points apart are equal here: about what 2,000 test images can tell."""
@@ -22,7 +23,6 @@ CAT = ("Lin et al. 2021, CAT", "https://arxiv.org/abs/2106.05786")
 
 FRACTIONS = (1.0, 0.3, 0.1)
 HYBRIDS = ("t2t_vit_micro", "cvt_micro", "conformer_micro", "cat_micro", "botnet_micro")
-FAMILIES = ("resnet_micro", "botnet_micro", "vit_micro", "t2t_vit_micro", "cvt_micro", "cat_micro", "conformer_micro")
 _BOTNET: dict[str, Any] = {"widths": (8, 16, 32, 64), "depths": (1, 1, 2, 3)}
 """Attends on maps of 16x16 and 8x8 pixels; those of `botnet_micro`, half as large, leave little to attend to."""
 
@@ -336,10 +336,10 @@ LOW_PASS = Claim(
     "before the training.",
     measure="frequencies",
     arms=(
-        Arm("attention", FAMILIES, reading="trained attention"),
-        Arm("convolution", FAMILIES, reading="trained convolution"),
-        Arm("attention, untrained", FAMILIES, reading="untrained attention"),
-        Arm("convolution, untrained", FAMILIES, reading="untrained convolution"),
+        Arm("attention", MICRO_MODELS, reading="trained attention"),
+        Arm("convolution", MICRO_MODELS, reading="trained convolution"),
+        Arm("attention, untrained", MICRO_MODELS, reading="untrained attention"),
+        Arm("convolution, untrained", MICRO_MODELS, reading="untrained convolution"),
     ),
     comparisons=(Comparison("attention", None, "less"), Comparison("convolution", None, "more")),
     source="Park and Kim 2022, How Do Vision Transformers Work?, §2, Fig. 2a, 8 and 9",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from glocal.training import spell_model
+from glocal.models.names import spell_model
 
 Expected = Literal["more", "less", "not less", "equal"]
 """Of the first arm against the second: more, or less, by more than the margin; not less by more than it; neither."""
@@ -15,7 +15,7 @@ class Arm:
 
     Attributes:
         name: what the pages call it.
-        models: what is trained, from every seed, as words (`glocal.training.parse_model`); of several the mean counts.
+        models: what is trained, from every seed, as words (`glocal.models.names`); of several the mean counts.
         fraction: of the training images.
         reading: which of the values that the measurement takes from a trained model; "" where there is one.
     """

@@ -16,7 +16,7 @@ from glocal.claims.measures import MEASURES
 from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
-from glocal.comparison import DEFAULT_MODELS, Observer, Run, Settings, make_settings
+from glocal.comparison import Observer, Run, Settings, make_settings
 from glocal.comparison.classification import Classifiers
 from glocal.comparison.execution import Runner
 from glocal.comparison.job import SILENT, execute_all
@@ -26,6 +26,7 @@ from glocal.comparison.task import SPLIT_SEED
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.formatting import duration
+from glocal.models.micro import MICRO_MODELS
 from glocal.training import Budget, Progress
 from glocal.training.loader import num_batches
 
@@ -128,7 +129,7 @@ class Experiment:
         self.words = words(claims)
         models = dict.fromkeys(model for models in self.words.values() for model in models)
         self.settings = make_settings(
-            list(models) or DEFAULT_MODELS[:1],
+            list(models) or MICRO_MODELS[:1],
             budget=BUDGETS.get(budget, budget),
             seeds=seeds,
             fractions=list(self.words) or [1.0],

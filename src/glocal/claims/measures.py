@@ -19,7 +19,9 @@ from glocal.claims.claim import Claim
 from glocal.claims.trials import Trials
 from glocal.data.transforms import Normalize, resize_crop
 from glocal.layers import CrossPatchAttention, SelfAttention, WindowAttention
-from glocal.training import create, load_model, normalisation, predict
+from glocal.models.creation import create, normalisation
+from glocal.models.io import load_model
+from glocal.training import predict
 
 GROUPS = 8
 """Of test images, for measurements that a single image is too little for."""
@@ -82,7 +84,7 @@ def _heads(claim: Claim, trials: Trials) -> Found:
     labels = trials.data.val.labels
     right: dict[str, list[np.ndarray]] = {}
     for seed in trials.seeds(claim):
-        saved = load_model(trials.folder(*claim.trained()[0], seed))
+        saved = load_model(trials.folder(*claim.trained()[0], seed), "classification")
         logits = predict(_Branches(saved.model), Normalize(saved.mean, saved.std), trials.val_images, trials.device)
         conv, trans = logits.unbind(1)
         for reading, of_head in (("conv", conv), ("trans", trans), ("both", (conv + trans) / 2)):
@@ -165,7 +167,7 @@ def _states(
     count = min(len(source), GROUPS * per_group)
     rows = np.random.default_rng(0).permutation(len(source))[:count]
     pixels = np.stack([resize_crop(source.image(row), size, 1.0) for row in rows.tolist()])
-    saved = load_model(trials.folder(model, 1.0, seed))
+    saved = load_model(trials.folder(model, 1.0, seed), "classification")
     fresh = create(model, num_classes=len(trials.data.classes), image_size=size, seed=seed).eval()
     for state, module, (mean, std) in (
         ("trained", saved.model, (saved.mean, saved.std)),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from glocal.tasks.architecture import Task
+    from glocal.models.io import TaskName
 
 CODES = """\b
 Exit codes:
@@ -82,7 +82,7 @@ Draw = Annotated[bool, typer.Option("--draw", help="Write pictures with what was
 class Call:
     """What a person asks of a run, as `train` takes it."""
 
-    task: "Task"
+    task: "TaskName"
     data: str
     model: str
     head: str
@@ -115,22 +115,15 @@ def train(call: Call) -> None:
     with StopRequest(at_once=os.environ.get("LOCAL_RANK", "0") == "0").installed() as stop:
         from glocal.data import load_detection, load_segmentation
         from glocal.files import check_writable
+        from glocal.heads.settings import HEADS
+        from glocal.models.creation import check_model, has_weights
+        from glocal.models.io import find_model
         from glocal.tasks import DetectObjects, HeadSettings, SegmentImages, read_options
-        from glocal.tasks.architecture import HEADS
         from glocal.tasks.settings import DEFAULT_RECIPES
-        from glocal.training import (
-            Hardware,
-            Stopped,
-            TrainingError,
-            check_model,
-            has_weights,
-            load_recipe,
-            resolve_device,
-        )
+        from glocal.training import Hardware, Stopped, TrainingError, load_recipe, resolve_device
         from glocal.training.hardware import is_first_process
         from glocal.training.request import Request
         from glocal.training.run import train_run
-        from glocal.training.saved_file import find_model
 
         detects = call.task == "detection"
         check_choice("detector" if detects else "segmenter", call.head, HEADS[call.task])
@@ -266,7 +259,7 @@ def write_json(out: Path, results: Mapping[str, Any]) -> None:
 
 
 def measure(
-    task: "Task",
+    task: "TaskName",
     model: Path,
     data: str,
     *,
@@ -284,10 +277,10 @@ def measure(
     check_choice("on-error", on_error, ("stop", "skip"))
     check_file(out)
     import glocal
-    from glocal.tasks import load_task_model
+    from glocal.models.io import load_model
     from glocal.training import resolve_device
 
-    saved = load_task_model(model, task)
+    saved = load_model(model, task)
     device = resolve_device(device)
     source = load(data, on_error=on_error, split_seed=split_seed, follow_links=follow_links)
     images = getattr(source, part)
@@ -297,7 +290,7 @@ def measure(
     results = {
         "schema": f"glocal.{_word(task)}/1",
         "glocal": glocal.__version__,
-        "model": {"name": saved.architecture.name, "task": task, "digest": saved.identity},
+        "model": {"name": saved.name, "task": task, "digest": saved.identity},
         "data": {
             "name": source.name,
             "part": part,
@@ -314,7 +307,7 @@ def measure(
 
     shown = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
     shown.print(
-        f"[bold]{escape(saved.architecture.name)}[/] on {results['images']:,} images of "
+        f"[bold]{escape(saved.name)}[/] on {results['images']:,} images of "
         f"{escape(printable(source.name))} ({part}): {summary(results)}"
     )
     for warning in source.warnings:
@@ -356,7 +349,7 @@ def progress_bar(title: str) -> "tuple[Console, Any, Callable[[int, int], None]]
 
 
 def predict(
-    task: "Task",
+    task: "TaskName",
     model: Path,
     inputs: Sequence[str],
     out: Path,
@@ -373,12 +366,13 @@ def predict(
 
     from glocal.files import check_writable
     from glocal.inference import list_inputs
-    from glocal.tasks import load_task_model, predict_images
+    from glocal.models.io import load_model
+    from glocal.tasks import predict_images
     from glocal.training import resolve_device
 
     check_writable(out)
     listed = list_inputs(inputs)
-    saved = load_task_model(model, task)
+    saved = load_model(model, task)
     console, bars, follow = progress_bar("Predicting")
     try:
         with bars:

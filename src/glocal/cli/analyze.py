@@ -200,10 +200,11 @@ def _load(name: str, image_size: int | None, seed: int) -> _Model:
     """A saved model where there is a file or folder of this name, else a new one of this architecture."""
     import timm
 
-    from glocal.training import create, default_image_size, load_model, normalisation
+    from glocal.models.creation import create, default_image_size, normalisation
+    from glocal.models.io import load_model
 
     if Path(name).exists() or Path(name).is_symlink():
-        saved = load_model(name)
+        saved = load_model(name, "classification")
         size = image_size or saved.image_size
         return _Model(
             saved.model, saved.name, "trained weights", saved.classes, size, saved.crop_pct, saved.mean, saved.std

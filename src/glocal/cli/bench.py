@@ -76,7 +76,8 @@ def bench(
 
     from glocal.bench.suite import Settings, run_suite
     from glocal.cli._bench_display import Watcher, conclude
-    from glocal.training import check_model, create, resolve_device
+    from glocal.models.creation import check_model, create
+    from glocal.training import resolve_device
 
     names = [name.strip() for item in models or DEFAULT_MODELS for name in item.split(",") if name.strip()]
     for name in names:

@@ -51,8 +51,13 @@ def compare(
     ],
     task: Annotated[str, typer.Option(help="classify, detect or segment: docs/compare.md.")] = "classify",
     models: Annotated[
-        str, typer.Option(metavar="A,B,C", help="Names of glocal's or timm's models; default: the micro ones.")
-    ] = "resnet_micro,botnet_micro,vit_micro,t2t_vit_micro,cvt_micro,cat_micro,conformer_micro",
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Names of glocal's or timm's models; default: glocal's seven micro models.",
+            show_default=False,
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -117,7 +122,8 @@ def compare(
     from glocal.comparison import compare as run_comparison
     from glocal.comparison import make_settings
     from glocal.data import load_data, load_detection, load_segmentation
-    from glocal.training import split_models
+    from glocal.models.micro import MICRO_MODELS
+    from glocal.models.names import split_models
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     check_choice("task", task, tuple(TASKS))
@@ -129,7 +135,7 @@ def compare(
     }  # fmt: skip
     head = _read_head(task, {name: value for name, value in given.items() if value})
     settings = make_settings(
-        split_models(models),
+        MICRO_MODELS if models is None else split_models(models),
         budget=budget,
         seeds=seeds,
         mode=mode,  # type: ignore[arg-type]

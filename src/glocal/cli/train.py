@@ -86,14 +86,8 @@ def train(
     # A signal may come while libraries are loaded; a process that others wait for agrees with them after a step.
     with StopRequest(at_once=os.environ.get("LOCAL_RANK", "0") == "0").installed() as stop:
         from glocal.data import load_data
-        from glocal.training import (
-            Hardware,
-            Stopped,
-            TrainingError,
-            check_model,
-            has_weights,
-            resolve_device,
-        )
+        from glocal.models.creation import check_model, has_weights
+        from glocal.training import Hardware, Stopped, TrainingError, resolve_device
         from glocal.training.assignment import ClassifyImages
         from glocal.training.hardware import is_first_process
         from glocal.training.request import Request

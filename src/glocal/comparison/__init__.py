@@ -2,12 +2,11 @@
 
 from glocal.comparison.job import Observer, Results, compare
 from glocal.comparison.pictures import pictures, pictures_of_mistakes
-from glocal.comparison.settings import DEFAULT_MODELS, Run, Settings, make_settings
+from glocal.comparison.settings import Run, Settings, make_settings
 from glocal.comparison.statistics import Interval, accuracy_interval, paired_difference
 from glocal.comparison.verdict import judge, summarise
 
 __all__ = [
-    "DEFAULT_MODELS",
     "Interval",
     "Observer",
     "Results",

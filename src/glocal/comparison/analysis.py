@@ -25,7 +25,8 @@ from glocal.comparison.store import Store
 from glocal.data import DataSource, ImageError, ImageSet
 from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
-from glocal.training import ImageBatches, load_model
+from glocal.models.io import load_model
+from glocal.training import ImageBatches
 from glocal.training.loader import Batch
 
 IMAGES = 256
@@ -104,7 +105,7 @@ def look_into(
     parts, without, failed = dict(before["parts"]), dict(before["without"]), {}
     missing = [name for name in PARTS if name not in parts and name not in without]
     try:
-        saved = load_model(folder)
+        saved = load_model(folder, "classification")
         model = saved.model.to(device)
         images, labels = Normalize(saved.mean, saved.std)(batch.inputs).to(device), batch.labels.to(device)
     except Exception as error:

@@ -17,20 +17,16 @@ from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_pat
 from glocal.data import DataSource
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
+from glocal.models.creation import create, freeze, heads, model_args, normalisation
+from glocal.models.io import ModelConfig, save_model
 from glocal.training import (
     CACHE_BYTES,
     Classification,
     FeatureBatches,
     ImageBatches,
     TrainingBatches,
-    create,
-    freeze,
-    heads,
     load_pixels,
-    model_args,
-    normalisation,
     predict,
-    save_model,
 )
 from glocal.training.trainer import TrainResult
 
@@ -139,14 +135,14 @@ class Classifiers:
         """The model, and logits and labels of the test images."""
         size, logits = self.settings.image_size, result.outcomes.logits
         assert logits is not None  # asked for
-        save_model(
+        config = ModelConfig.of_classifier(
             result.model,
-            folder,
             classes=self.source.classes,
             image_size=size,
             crop_pct=self.settings.recipe.crop_pct,
-            model_args=model_args(run.model, size),
+            keywords=model_args(run.model, size),
         )
+        save_model(result.model, folder, config)
         arrays = {"logits": logits, "labels": self.source.val.labels}
         save_file(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},  # others it would write wrongly

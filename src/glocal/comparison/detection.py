@@ -8,6 +8,7 @@ import numpy as np
 from glocal.comparison.heads import Headed
 from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run
+from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Matches, match
 from glocal.tasks import DetectObjects
 from glocal.tasks.detection import Outcome
@@ -38,7 +39,7 @@ class Detectors(Headed):
         chosen = [(outcomes[image].found, place) for image, place in zip(matches.image, matches.place, strict=True)]
         boxes = np.array([found.boxes[place] for found, place in chosen], np.float32).reshape(-1, 4)
         saved = {key: getattr(matches, name) for name, key in MATCHES.items()} | {"boxes": boxes}
-        if self.settings.head is not None and "mask" in self.settings.head.head:
+        if self.settings.head is not None and detector_spec(self.settings.head.head).masks:
             text = "\n".join(found.masks[place] for found, place in chosen if found.masks is not None)
             saved["masks"] = np.frombuffer(text.encode("ascii"), np.uint8)  # run lengths, which have no line feeds
         return saved

@@ -10,28 +10,16 @@ from typing import Any, Literal, get_args
 from glocal.comparison.measure import MEASURES, Measure
 from glocal.errors import GlocalError, check_choice
 from glocal.files import sha256
+from glocal.heads.settings import HEADS
+from glocal.heads.settings import IMAGE_SIZES as HEAD_IMAGE_SIZES
+from glocal.models.creation import Weights, check_model, default_image_size, has_weights
+from glocal.models.io import find_model
+from glocal.models.micro import MICRO_MODELS
 from glocal.tasks import HeadSettings
-from glocal.tasks.architecture import HEADS
-from glocal.tasks.architecture import IMAGE_SIZES as HEAD_IMAGE_SIZES
 from glocal.tasks.settings import DEFAULT_RECIPES as HEAD_RECIPES
 from glocal.tasks.settings import MEANINGLESS
-from glocal.training import (
-    DEFAULT_RECIPES,
-    Budget,
-    Mode,
-    Recipe,
-    check_model,
-    default_image_size,
-    has_weights,
-    load_recipe,
-    resolve_device,
-)
-from glocal.training.creation import Weights
-from glocal.training.saved_file import find_model
+from glocal.training import DEFAULT_RECIPES, Budget, Mode, Recipe, load_recipe, resolve_device
 
-DEFAULT_MODELS = (
-    "resnet_micro", "botnet_micro", "vit_micro", "t2t_vit_micro", "cvt_micro", "cat_micro", "conformer_micro",
-)  # fmt: skip
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
 DEFAULT_BUDGET = "5ep"
@@ -121,7 +109,7 @@ class Settings:
 
 
 def make_settings(
-    models: Sequence[str] = DEFAULT_MODELS,
+    models: Sequence[str] = MICRO_MODELS,
     *,
     budget: str | None = None,
     seeds: int = 3,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, first_line
 from glocal.export.description import STEP
 
 # Where a size is free the graph is made at one that no model is made for: there position tables are resampled, and at
@@ -147,8 +147,3 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glocal.errors import CheckpointError, GlocalError, check_choice
+from glocal.errors import CheckpointError, GlocalError, check_choice, first_line
 from glocal.export.description import RUNTIMES, STEP, Description, Runtime, Unusable
-from glocal.export.graph import first_line
 from glocal.export.reading import read_file
 from glocal.export.runtimes import IN, TAKEN_BY, Run, of_module
 from glocal.files import printable
-from glocal.training import load_model
+from glocal.models.io import load_model
 
 
 class ExportedModel(nn.Module):
@@ -110,7 +109,7 @@ def load_exported(
     """Read an exported file.
 
     Args:
-        path: .onnx, .xml (OpenVINO), .pt2 (torch), or what `glocal.training.load_model` reads.
+        path: .onnx, .xml (OpenVINO), .pt2 (torch), or what `glocal.models.io.load_model` reads.
         runtime: ``onnxruntime``, ``openvino`` or ``torch``; by default the one for the suffix.
         threads: of the runtime; by default as many as torch has.
         trust: read a .pt2, from which code can run.
@@ -162,7 +161,7 @@ def runtime_for(path: Path, runtime: Runtime | None = None) -> Runtime:
 
 
 def _plain(path: Path, threads: int, again: tuple[Any, ...]) -> ExportedModel:
-    saved = load_model(path)
+    saved = load_model(path, "classification")
     size = saved.image_size
     description = Description(
         format="safetensors",

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from glocal.errors import first_line
 from glocal.export.description import Runtime, Unusable
 from glocal.export.formats import need, openvino_core
-from glocal.export.graph import first_line, quiet
+from glocal.export.graph import quiet
 from glocal.export.reading import File
 
 Run = Callable[[np.ndarray], np.ndarray]

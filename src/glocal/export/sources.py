@@ -1,6 +1,5 @@
 """What is exported: the model of a run, or one by its name."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from glocal.checkpoints.read import read_checkpoint
 from glocal.checkpoints.unwrap import unwrap
-from glocal.errors import CheckpointError, GlocalError
-from glocal.export.graph import first_line
+from glocal.errors import CheckpointError, GlocalError, first_line
 from glocal.files import printable
 from glocal.models import convert_checkpoint, create_model
-from glocal.training import check_model, default_image_size, load_model
+from glocal.models.creation import check_model, default_image_size
+from glocal.models.io import load_model
 
 Weights = Path | Literal["pretrained"] | None
 """A checkpoint, timm's own weights, or random ones."""
@@ -61,9 +59,9 @@ def from_run(path: Path) -> Source:
         path: its folder, or its .safetensors file.
 
     Raises:
-        CheckpointError: as `glocal.training.load_model`.
+        CheckpointError: as `glocal.models.io.load_model`.
     """
-    saved = load_model(path)
+    saved = load_model(path, "classification")
     return Source(
         model=saved.model,
         name=saved.name,
@@ -74,15 +72,8 @@ def from_run(path: Path) -> Source:
         interpolation="bicubic",
         mean=saved.mean,
         std=saved.std,
-        model_args=_arguments(path / "model.safetensors" if path.is_dir() else path),
+        model_args=saved.config.keywords,
     )
-
-
-def _arguments(file: Path) -> dict[str, Any]:
-    """Keywords of a model that `load_model` has read."""
-    with safe_open(file, "pt") as opened:
-        text = (opened.metadata() or {}).get("config") or file.with_name("config.json").read_text(encoding="utf-8")
-    return dict(json.loads(text).get("model_args") or {})
 
 
 def named(name: str, weights: Weights = None, image_size: int | tuple[int, int] | None = None) -> Source:

@@ -8,9 +8,7 @@ from glocal.export.description import Format, Unusable
 from glocal.export.formats import ENDS, beside
 from glocal.export.reading import read_file
 from glocal.files import printable, sync
-from glocal.training import load_model
-
-WEIGHTS = "model.safetensors"
+from glocal.models.io import WEIGHTS, load_model
 
 
 def check_target(path: Path, to: Format, overwrite: bool) -> None:
@@ -47,7 +45,7 @@ def _difference(path: Path, to: Format) -> str | None:
     """Why what is there is not an export of this format."""
     try:
         if to == "safetensors":
-            load_model(path)
+            load_model(path, "classification")
             return None
         found = read_file(path).description.format
     except (Unusable, CheckpointError, OSError) as error:

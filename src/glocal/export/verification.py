@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from glocal.data import load_data
 from glocal.data.transforms import Normalize, resize_crop
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, first_line
 from glocal.export.description import STEP, Description, Format
-from glocal.export.graph import first_line
 from glocal.export.loading import ExportedModel
 
 TOLERANCE = 1e-4

@@ -12,10 +12,10 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from glocal.errors import GlocalError, check_choice
+from glocal.errors import GlocalError, check_choice, first_line
 from glocal.export.description import FORMATS, SIDES, Description, Format, Runtime, Size, Unusable, height_and_width
 from glocal.export.formats import HALF, WRITERS, check_compiler
-from glocal.export.graph import Cast, Graph, first_line, trace
+from glocal.export.graph import Cast, Graph, trace
 from glocal.export.loading import load_exported
 from glocal.export.targets import check_target, put
 from glocal.export.verification import (
@@ -29,7 +29,7 @@ from glocal.export.verification import (
     builtin_images,
 )
 from glocal.files import printable
-from glocal.training import save_model
+from glocal.models.io import ModelConfig, save_model
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def export_model(
         other_sizes: more image sizes to compare at.
         images: to compare on; by default those of `builtin_images`.
         overwrite: replace a file of the same format that was exported before.
-        model_args: for safetensors, see `glocal.training.save_model`.
+        model_args: for safetensors, see `glocal.models.io.ModelConfig.of_classifier`.
 
     Raises:
         VerificationError: if the logits differ too much; nothing is left of the file.
@@ -234,14 +234,14 @@ def _save(model: nn.Module, folder: Path, description: Description, model_args: 
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     if (tuple(cfg.get("mean", ())), tuple(cfg.get("std", ()))) != (description.mean, description.std):
         raise GlocalError("safetensors: expected mean and std of timm's configuration of the model, got others")
-    save_model(
+    config = ModelConfig.of_classifier(
         model,
-        folder,
         classes=description.classes,
         image_size=description.image_size[0],
         crop_pct=description.crop_pct,
-        model_args=model_args,
+        keywords=model_args,
     )
+    save_model(model, folder, config)
 
 
 def _refuse_wrong(path: Path, checks: tuple[Check, ...], tolerance: float) -> None:

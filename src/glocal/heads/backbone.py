@@ -127,7 +127,7 @@ def _freeze(backbone: nn.Module, stages: int) -> None:
 
 
 def image_statistics(backbone: nn.Module) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the images the backbone was made for, as its configuration says; ImageNet's if none."""
+    """Mean and std of the images the backbone was made for, as its configuration says; ImageNet's if none."""
     cfg: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
     return list(cfg.get("mean") or IMAGENET_DEFAULT_MEAN), list(cfg.get("std") or IMAGENET_DEFAULT_STD)
 

@@ -5,8 +5,9 @@ All have one interface. Classes are 0 .. num_classes - 1 everywhere: in targets,
 
 import re
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -24,10 +25,42 @@ from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
 from glocal.heads.transform import of_any_proportions
 
-ONE_STAGE = ("retinanet", "fcos", "atss")
-TWO_STAGE = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn")
-DETR = ("detr", "deformable_detr", "rt_detr")
-KINDS = (*TWO_STAGE, *ONE_STAGE, *DETR)
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What sets a detector apart.
+
+    Attributes:
+        family: what it is made by.
+        preset: its row in each of `PRESETS`; by default the family's.
+        masks: whether it learns and predicts a mask for each object.
+        without_masks: of one with masks, the detector that is the same but for them.
+        cascade: whether its boxes pass three heads, each for boxes that fit better (Cai & Vasconcelos 2018).
+        knows_padding: whether it is told which pixels of a batch are padding; if not, it takes images of one fixed
+            size.
+    """
+
+    family: Literal["two_stage", "one_stage", "detr"]
+    preset: str = ""
+    masks: bool = False
+    without_masks: str = ""
+    cascade: bool = False
+    knows_padding: bool = True
+
+
+DETECTORS = {
+    "faster_rcnn": DetectorSpec("two_stage"),
+    "mask_rcnn": DetectorSpec("two_stage", masks=True, without_masks="faster_rcnn"),
+    "cascade_rcnn": DetectorSpec("two_stage", cascade=True),
+    "cascade_mask_rcnn": DetectorSpec("two_stage", cascade=True, masks=True, without_masks="cascade_rcnn"),
+    "retinanet": DetectorSpec("one_stage"),
+    "fcos": DetectorSpec("one_stage"),
+    "atss": DetectorSpec("one_stage"),
+    "detr": DetectorSpec("detr"),
+    "deformable_detr": DetectorSpec("detr", preset="deformable_detr"),
+    "rt_detr": DetectorSpec("detr", preset="rt_detr", knows_padding=False),
+}
+KINDS = tuple(DETECTORS)
 
 Target = dict[str, Tensor]
 
@@ -167,6 +200,16 @@ class Levels(nn.Module):
         return self.fpn(OrderedDict((str(i), level) for i, level in enumerate(self.pyramid(x))))
 
 
+def detector_spec(kind: str) -> DetectorSpec:
+    """What sets a kind of detector apart.
+
+    Raises:
+        GlocalError: for a kind that is not known.
+    """
+    check_choice("detector", kind, KINDS)
+    return DETECTORS[kind]
+
+
 def create_detector(
     kind: str,
     backbone: str | nn.Module,
@@ -186,7 +229,7 @@ def create_detector(
         kind: "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos", "atss", "detr",
             "deformable_detr" or "rt_detr".
         backbone: a name of glocal or timm, or a module made with ``features_only=True``. Its configuration gives the
-            mean and deviation that images are normalised with.
+            mean and std that images are normalised with.
         num_classes: of objects; the background is no class.
         preset: "coco" for the published settings, "small" for images of about 128 pixels on a CPU.
         pretrained: start the backbone from the weights timm knows.
@@ -202,9 +245,9 @@ def create_detector(
     Raises:
         GlocalError: if the kind, a keyword or the backbone is unknown, or a library is not installed.
     """
-    check_choice("detector", kind, KINDS)
+    spec = detector_spec(kind)
     check_choice("preset", preset, tuple(PRESETS))
-    kwargs = {**PRESETS[preset][kind if kind in DETR else "one_stage" if kind in ONE_STAGE else "two_stage"], **kwargs}
+    kwargs = {**PRESETS[preset][spec.preset or spec.family], **kwargs}
     strides = kwargs.pop("strides")
     features = create_backbone(
         backbone,
@@ -217,16 +260,16 @@ def create_detector(
     )
     mean, std = image_statistics(features)
     kwargs = {"image_mean": mean, "image_std": std, **kwargs}
-    if kind in DETR:
+    if spec.family == "detr":
         try:
             from glocal.heads.detr import create_detr
         except ModuleNotFoundError as error:
             raise GlocalError(f"{kind}: {error.name} is not installed; pip install 'glocal[detect]'") from error
         return Detector(create_detr(kind, features, num_classes, strides=strides, **kwargs), num_classes)
-    make = _one_stage if kind in ONE_STAGE else _two_stage
+    make = _one_stage if spec.family == "one_stage" else _two_stage
     network = make(kind, features, num_classes, strides=strides, **kwargs)
     network.transform = of_any_proportions(network.transform)
-    return Detector(network, num_classes, first_label=0 if kind in ONE_STAGE else 1)
+    return Detector(network, num_classes, first_label=1 if spec.family == "two_stage" else 0)
 
 
 def _one_stage(
@@ -272,6 +315,7 @@ def _two_stage(
     **kwargs: Any,
 ) -> Any:
     """Faster R-CNN (Ren et al. 2015), Mask R-CNN (He et al. 2017), both with FPN, and their cascades."""
+    spec = DETECTORS[kind]
     check_keywords(kind, kwargs, FasterRCNN, more=("size_divisible", "fixed_size"))
     levels = Levels(PyramidAdapter(backbone, channels, strides), channels, LastLevelMaxPool())
     names = [str(i) for i in range(len(strides))]
@@ -283,13 +327,13 @@ def _two_stage(
         "box_predictor": FastRCNNPredictor(hidden, num_classes + 1),
     }
     masks = {}
-    if "mask" in kind:
+    if spec.masks:
         masks = {
             "mask_roi_pool": MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
             "mask_head": MaskRCNNHeads(channels, (channels,) * 4, dilation=1),
             "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
         }
     network = (MaskRCNN if masks else FasterRCNN)(levels, **{**parts, **masks, **kwargs})
-    if "cascade" in kind:
+    if spec.cascade:
         network.roi_heads = CascadeRoIHeads(network.roi_heads, num_classes + 1, channels * 7 * 7, hidden)
     return network

@@ -219,7 +219,7 @@ def create_detr(
         num_classes: of objects.
         strides: of the maps used; DETR itself reads the last.
         image_mean: that images are normalised with.
-        image_std: the deviation.
+        image_std: likewise.
         min_size: of the shorter side of the resized image, in pixels.
         max_size: of the longer side.
         fixed_size: width and height of every resized image, for both.

@@ -6,8 +6,8 @@ from glocal.errors import GlocalError
 from glocal.export import ExportedModel, Runtime, load_exported, runtime_for
 from glocal.files import printable
 from glocal.inference.inputs import Inputs, Reader
+from glocal.models.io import SavedModel, load_model
 from glocal.training import resolve_device
-from glocal.training.saved import SavedModel, load_model
 
 Model = SavedModel | ExportedModel
 
@@ -27,7 +27,7 @@ def open_model(path: Path, runtime: Runtime | None = None, *, trust: bool = Fals
         return load_exported(path, runtime, trust=trust)
     if runtime is not None:
         runtime_for(path, runtime)
-    return load_model(path)
+    return load_model(path, "classification")
 
 
 def device_for(model: Model, name: str) -> str:

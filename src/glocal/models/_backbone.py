@@ -206,7 +206,7 @@ def build(cls: type[BackboneT], name: str, pretrained: bool, kwargs: dict[str, A
 def cfg(**kwargs: Any) -> dict[str, Any]:
     """Configuration of a variant without released weights, by default of a ResNet evaluated as torchvision does.
 
-    That is 224 pixels after a resize to 256, bilinear, ImageNet's mean and deviation.
+    That is 224 pixels after a resize to 256, bilinear, ImageNet's mean and std.
     """
     return {
         "url": "",

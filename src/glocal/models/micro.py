@@ -32,6 +32,9 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
+MICRO_MODELS = tuple(default_cfgs)
+"""What `glocal compare` trains where no models are named."""
+
 
 @register_model
 def resnet_micro(pretrained: bool = False, **kwargs: Any) -> ResNet:

@@ -184,7 +184,7 @@ class VisionTransformer(Backbone):
         return state_dict
 
 
-# the "augreg" release (Steiner et al. 2022): crop 0.9, bicubic, mean and deviation 0.5
+# the "augreg" release (Steiner et al. 2022): crop 0.9, bicubic, mean and std 0.5
 _AUGREG = cfg(
     crop_pct=0.9,
     interpolation="bicubic",

@@ -10,6 +10,7 @@ import glocal
 from glocal.bench import count_macs, count_params, describe_environment, measure_together, peak_training_memory
 from glocal.data import DataSource
 from glocal.errors import GlocalError
+from glocal.models.creation import create
 from glocal.recommend.need import (
     CONFIDENCE,
     NEEDED,
@@ -22,7 +23,7 @@ from glocal.recommend.need import (
     needs,
 )
 from glocal.recommend.rule import advise, find
-from glocal.training import Budget, create, load_recipe, resolve_device
+from glocal.training import Budget, load_recipe, resolve_device
 
 SCHEMA = "glocal.recommend/1"
 DEFAULT_BUDGET = "5ep"

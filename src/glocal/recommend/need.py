@@ -15,6 +15,7 @@ import numpy as np
 from glocal.bench import count_macs
 from glocal.data import DataSource, ImageSet
 from glocal.data.transforms import Normalize
+from glocal.models.creation import create, normalisation
 from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, LearnedFrom, TestedOn
 from glocal.training import (
     Budget,
@@ -23,9 +24,7 @@ from glocal.training import (
     Progress,
     Recipe,
     TrainingBatches,
-    create,
     load_pixels,
-    normalisation,
     predict,
 )
 from glocal.training.trainer import Trainer

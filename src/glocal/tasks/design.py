@@ -11,26 +11,22 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from glocal.bench import count_macs
-from glocal.errors import GlocalError, check_choice, nearest
+from glocal.errors import GlocalError, check_choice, first_line, nearest
 from glocal.heads.pyramid import PyramidAdapter
-from glocal.rng import isolated_rng
-from glocal.tasks.architecture import (
+from glocal.heads.settings import (
     FRACTIONS,
     HEADS,
     IMAGE_SIZES,
-    MOST_CLASSES,
+    MAX_CLASSES,
     OPTIONS,
     PRESETS,
     PUBLISHED,
-    Architecture,
-    Task,
     option_fault,
-    triple,
 )
-from glocal.training.creation import Weights, freeze
+from glocal.models.creation import Weights, freeze
+from glocal.models.io import ModelConfig, TaskName, build_head, load_model, triple
+from glocal.rng import isolated_rng
 from glocal.training.request import Request
-from glocal.training.saved import load_model
-from glocal.training.saved_config import first_line
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,12 @@ class HeadSettings:
     """What a person chooses of a head.
 
     Attributes:
-        head: see `Architecture`.
+        head: see `ModelConfig`.
         preset: ``small``, ``coco`` of a detector, ``ade20k`` of a segmenter, or empty: small for images of up to 256
             pixels, else the published one.
-        frozen_norm: see `Architecture.norm`.
+        frozen_norm: see `ModelConfig.norm`.
         frozen_stages: stages of the backbone, its stem first, that do not train.
-        options: see `Architecture`.
+        options: see `ModelConfig`.
     """
 
     head: str
@@ -57,7 +53,7 @@ class HeadSettings:
         return {**asdict(self), "options": dict(self.options)}
 
 
-def read_options(task: Task, given: Sequence[str]) -> dict[str, float]:
+def read_options(task: TaskName, given: Sequence[str]) -> dict[str, float]:
     """``KEY=VALUE`` -> keywords of a head.
 
     Raises:
@@ -81,14 +77,14 @@ def read_options(task: Task, given: Sequence[str]) -> dict[str, float]:
 
 
 def design(
-    task: Task,
+    task: TaskName,
     settings: HeadSettings,
     request: Request,
     *,
     classes: tuple[str, ...],
     category_ids: tuple[int, ...] = (),
-) -> Architecture:
-    """The architecture of a request, its mean and deviation those of the weights it starts from.
+) -> ModelConfig:
+    """The configuration of a request, its mean and std those of the weights it starts from.
 
     Raises:
         GlocalError: for a head, a preset or a size that is not known.
@@ -100,8 +96,8 @@ def design(
             f"recipe: image_size must be {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} for {task}, the shorter side of images, "
             f"got {size}"
         )
-    if len(classes) > MOST_CLASSES[task]:
-        raise GlocalError(f"data: expected at most {MOST_CLASSES[task]} classes for {task}, got {len(classes)}")
+    if len(classes) > MAX_CLASSES[task]:
+        raise GlocalError(f"data: expected at most {MAX_CLASSES[task]} classes for {task}, got {len(classes)}")
     preset = settings.preset or ("small" if size <= 256 else PUBLISHED[task])
     check_choice("preset", preset, PRESETS[task])
     name, _, _ = request.model.partition(".")
@@ -109,15 +105,15 @@ def design(
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
     if isinstance(request.weights, Path):
-        saved = load_model(request.weights)
+        saved = load_model(request.weights, "classification")
         mean, std = saved.mean, saved.std
     elif request.weights == "pretrained":
         cfg: Any = timm.get_pretrained_cfg(request.model)
         mean, std = cfg.mean, cfg.std
-    return Architecture(
+    return ModelConfig(
         task=task,
         head=settings.head,
-        backbone=name,
+        architecture=name,
         classes=classes,
         image_size=size,
         mean=triple(mean),
@@ -130,13 +126,13 @@ def design(
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """What a model took over from a classifier.
+class BackboneWeights:
+    """What a backbone was loaded with from a classifier.
 
     Attributes:
-        source: the architecture it was.
-        tensors: that were taken over.
-        left_out: names of the classifier's that were not, its head among them.
+        source: the architecture of the classifier.
+        tensors: how many were loaded.
+        left_out: names of the classifier's tensors that were not, its head among them.
     """
 
     source: str
@@ -148,7 +144,7 @@ class Transfer:
         return f"Backbone: {self.tensors} tensors of a trained {self.source}; left out: {shown or 'none'}"
 
 
-def create(architecture: Architecture, settings: HeadSettings, request: Request) -> tuple[Any, Transfer | None]:
+def create(config: ModelConfig, settings: HeadSettings, request: Request) -> tuple[Any, BackboneWeights | None]:
     """The model of a request: random weights from its seed, the backbone's loaded where it names some, parts frozen.
 
     Raises:
@@ -159,7 +155,8 @@ def create(architecture: Architecture, settings: HeadSettings, request: Request)
     with isolated_rng():
         torch.manual_seed(request.seed)
         try:
-            model = architecture.build(
+            model = build_head(
+                config,
                 pretrained=weights == "pretrained",
                 tag=tag if weights == "pretrained" else "",
                 frozen_stages=settings.frozen_stages,
@@ -168,26 +165,26 @@ def create(architecture: Architecture, settings: HeadSettings, request: Request)
         except GlocalError:
             raise
         except Exception as error:
-            raise GlocalError(f"{architecture.name} cannot be made: {first_line(error)}") from error
+            raise GlocalError(f"{config.name} cannot be made: {first_line(error)}") from error
     backbone = backbone_of(model)
-    transfer = take_over(backbone, weights, architecture.backbone) if isinstance(weights, Path) else None
+    loaded = load_backbone_weights(backbone, weights, config.architecture) if isinstance(weights, Path) else None
     freeze(model, request.recipe.freeze, backbone)
-    return model, transfer
+    return model, loaded
 
 
-def macs_of(model: nn.Module, architecture: Architecture) -> int:
-    """Multiply-accumulates for a black square image of the architecture's size.
+def macs_of(model: nn.Module, config: ModelConfig) -> int:
+    """Multiply-accumulates for a black square image of the model's size.
 
     Raises:
         GlocalError: if the model does not take such an image.
     """
     try:
-        return count_macs(model, architecture.image_size)
+        return count_macs(model, config.image_size)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise GlocalError(
-            f"{architecture.name} does not take an image of {architecture.image_size} pixels: {first_line(error)}; "
+            f"{config.name} does not take an image of {config.image_size} pixels: {first_line(error)}; "
             "choose another image_size, or other options of the head"
         ) from error
 
@@ -197,7 +194,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return next(module for module in model.modules() if isinstance(module, PyramidAdapter)).backbone
 
 
-def take_over(backbone: nn.Module, path: Path, name: str) -> Transfer:
+def load_backbone_weights(backbone: nn.Module, path: Path, name: str) -> BackboneWeights:
     """Load the weights of a classifier of glocal into the backbone of a head.
 
     Args:
@@ -209,7 +206,7 @@ def take_over(backbone: nn.Module, path: Path, name: str) -> Transfer:
         GlocalError: if the classifier is another model, or tensors of the backbone are missing in it or of other
             shapes.
     """
-    saved = load_model(path)
+    saved = load_model(path, "classification")
     if saved.name != name:
         raise GlocalError(f"weights: expected those of {name}, got {saved.name} in {path}")
     source = saved.model.state_dict()
@@ -230,7 +227,7 @@ def take_over(backbone: nn.Module, path: Path, name: str) -> Transfer:
     taken = {key: source[of] for key, of in found.items() if of is not None}
     backbone.load_state_dict(taken, strict=False)
     used = set(found.values())
-    return Transfer(saved.name, len(taken), tuple(key for key in source if key not in used))
+    return BackboneWeights(saved.name, len(taken), tuple(key for key in source if key not in used))
 
 
 def _forms(key: str) -> tuple[str, ...]:

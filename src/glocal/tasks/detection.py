@@ -14,10 +14,10 @@ from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageErr
 from glocal.data.pasted import Pasted
 from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
 from glocal.errors import GlocalError
+from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
-from glocal.tasks.architecture import Architecture
-from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
-from glocal.tasks.saved import save_task_model
+from glocal.models.io import ModelConfig, save_model
+from glocal.tasks.design import BackboneWeights, HeadSettings, create, design, macs_of
 from glocal.tasks.settings import check_request
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
@@ -205,17 +205,17 @@ class DetectObjects:
     ) -> None:
         self.source, self.settings, self.say = source, settings, say
         self.classes, self.skipped = source.classes, source.skipped
-        self.masks = "mask" in settings.head
-        self.transfer: Transfer | None = None
-        self._designed: tuple[Request, Architecture] | None = None
+        spec = detector_spec(settings.head)
+        self.masks = spec.masks
+        self.transfer: BackboneWeights | None = None
+        self._designed: tuple[Request, ModelConfig] | None = None
         if self.masks and source.train[0].masks is None:
-            others = {"mask_rcnn": "faster_rcnn", "cascade_mask_rcnn": "cascade_rcnn"}
             raise GlocalError(
                 f"data: {settings.head} learns masks, and not every object of {source.name} has one; "
-                f"{others[settings.head]} learns boxes alone"
+                f"{spec.without_masks} learns boxes alone"
             )
 
-    def architecture(self, request: Request) -> Architecture:
+    def architecture(self, request: Request) -> ModelConfig:
         """What is to be trained."""
         if self._designed is None or self._designed[0] != request:
             check_request("detection", request)
@@ -251,8 +251,8 @@ class DetectObjects:
         return Detection(len(self.classes), masks=self.masks)
 
     def save(self, model: nn.Module, folder: Path, request: Request) -> None:
-        """As `glocal.tasks.load_task_model` reads it."""
-        save_task_model(model, folder, self.architecture(request))
+        """As `glocal.models.io.load_model` reads it."""
+        save_model(model, folder, self.architecture(request))
 
     def results(self, found: Sequence[Outcome]) -> dict[str, Any]:
         """Scores, and how many images there were."""

@@ -9,11 +9,10 @@ from typing import Any, Literal
 import torch
 
 from glocal.data import DetectionSet, SegmentationSet, Skipped
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, nearest
 from glocal.files import atomic_write_text
-from glocal.tasks.architecture import relabelled
+from glocal.models.io import ModelConfig, SavedModel
 from glocal.tasks.detection import Detection, DetectionBatches, Outcome, scores_of
-from glocal.tasks.saved import SavedTaskModel
 from glocal.tasks.segmentation import Segmentation, SegmentationBatches, normalize_of
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.loader import Batched, Share
@@ -24,7 +23,7 @@ Follow = Callable[[int, int], None]
 
 
 def evaluate_detector(
-    saved: SavedTaskModel,
+    saved: SavedModel,
     images: DetectionSet,
     *,
     device: str = "cpu",
@@ -48,10 +47,10 @@ def evaluate_detector(
     Raises:
         GlocalError: for a class that the model does not know, or no image that can be read.
     """
-    architecture = saved.architecture
-    labels = relabelled(architecture, images.classes)
-    masks = architecture.has_masks and images[0].masks is not None
-    objective = Detection(len(architecture.classes), masks=masks)
+    config = saved.config
+    labels = labels_in_model(config, images.classes)
+    masks = config.has_masks and images[0].masks is not None
+    objective = Detection(len(config.classes), masks=masks)
     found, skipped = [], []
     data = DetectionBatches(images, masks=masks, labels=labels)
     for part, bad in _tested(objective, saved, data, device, on_error, progress):
@@ -60,11 +59,11 @@ def evaluate_detector(
         for one in part:
             take(one)
     joined = objective.join(found)
-    return {**_about(architecture.classes, len(joined), skipped), **scores_of(objective, joined)}
+    return {**_about(config.classes, len(joined), skipped), **scores_of(objective, joined)}
 
 
 def evaluate_segmenter(
-    saved: SavedTaskModel,
+    saved: SavedModel,
     images: SegmentationSet,
     *,
     device: str = "cpu",
@@ -76,16 +75,32 @@ def evaluate_segmenter(
     Returns:
         JSON: what `Confusion` gives, ``images``, ``classes``, ``skipped``.
     """
-    architecture = saved.architecture
-    labels = relabelled(architecture, images.classes)
-    objective = Segmentation(normalize_of(architecture), len(architecture.classes))
+    config = saved.config
+    labels = labels_in_model(config, images.classes)
+    objective = Segmentation(normalize_of(config), len(config.classes))
     found, skipped = [], []
-    data = SegmentationBatches(images, architecture.image_size, labels=labels)
+    data = SegmentationBatches(images, config.image_size, labels=labels)
     for part, bad in _tested(objective, saved, data, device, on_error, progress):
         skipped += bad
         found.append(part)
     joined = objective.join(found)
-    return {**_about(architecture.classes, len(joined), skipped), **joined.to_dict()}
+    return {**_about(config.classes, len(joined), skipped), **joined.to_dict()}
+
+
+def labels_in_model(config: ModelConfig, classes: Sequence[str]) -> list[int]:
+    """The label that each class of a data set has in a model, by name.
+
+    Raises:
+        GlocalError: for a class that the model does not know.
+    """
+    of_model = {name: label for label, name in enumerate(config.classes)}
+    if unknown := [name for name in classes if name not in of_model]:
+        raise GlocalError(
+            f"data: expected classes of the model, got {len(unknown)} others: {', '.join(map(repr, unknown[:3]))}"
+            f"{nearest(unknown[0], of_model)}; the model knows {', '.join(config.classes[:10])}"
+            + (" ..." if len(config.classes) > 10 else "")
+        )
+    return [of_model[name] for name in classes]
 
 
 def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str, Any]]:
@@ -117,7 +132,7 @@ def write_entries(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _tested(
-    objective: Objective, saved: SavedTaskModel, data: Batched, device: str, on_error: OnError, progress: Follow
+    objective: Objective, saved: SavedModel, data: Batched, device: str, on_error: OnError, progress: Follow
 ) -> Iterator[tuple[Any, list[Skipped]]]:
     done = 0
     with torch.no_grad():

@@ -32,8 +32,8 @@ from glocal.data.transforms import resize_shorter_side
 from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_bytes, atomic_write_text, differences, hold_folder, printable
+from glocal.models.io import SavedModel
 from glocal.tasks.drawing import draw_label_map, draw_objects
-from glocal.tasks.saved import SavedTaskModel
 from glocal.tasks.segmentation import logits_at, normalize_of
 
 JOB, LINES, COCO = "job.json", "predictions.jsonl", "predictions.json"
@@ -70,7 +70,7 @@ class Summary:
 
 
 def predict_images(
-    saved: SavedTaskModel,
+    saved: SavedModel,
     images: Images,
     out: Path,
     *,
@@ -165,7 +165,7 @@ def _failed(line: bytes, path: str) -> bool | None:
 
 
 def _run(
-    saved: SavedTaskModel,
+    saved: SavedModel,
     images: Images,
     out: Path,
     job: Mapping[str, Any],
@@ -175,7 +175,7 @@ def _run(
     progress: Callable[[int, int, int], None],
 ) -> Summary:
     total, failed = len(images.paths), sum(before)
-    apply = _detect if saved.architecture.task == "detection" else _segment
+    apply = _detect if saved.config.task == "detection" else _segment
     if len(before) < total:
         saved.model.to(device).eval()
         with open(out / LINES, "ab") as file:
@@ -191,56 +191,56 @@ def _run(
                 if index % 16 == 0 or index + 1 == total:
                     os.fsync(file.fileno())
                 progress(index + 1, total, failed)
-    if saved.architecture.task == "detection":
+    if saved.config.task == "detection":
         _collect(out)
     return Summary(total, failed, len(before))
 
 
 @torch.inference_mode()
 def _detect(
-    saved: SavedTaskModel, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
+    saved: SavedModel, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
 ) -> dict[str, Any]:
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device).float() / 255
     found = {name: value.cpu().numpy() for name, value in saved.model([pixels])[0].items()}
     sure = found["scores"] >= job["threshold"]
     found = {name: value[sure] for name, value in found.items()}
-    architecture = saved.architecture
+    config = saved.config
     prediction = Prediction(path, found["boxes"], found["scores"], found["labels"], found.get("masks"))
     entry: dict[str, Any] = {
         "size": [image.shape[1], image.shape[0]],
-        "classes": [architecture.classes[label] for label in found["labels"].tolist()],
-        "objects": coco_results(prediction, architecture.ids),
+        "classes": [config.classes[label] for label in found["labels"].tolist()],
+        "objects": coco_results(prediction, config.ids),
     }
     if job["draw"] is not None:
         best = found["scores"] >= job["draw"]
         masks = found["masks"][best] if "masks" in found else None
         shown = (found["boxes"][best], found["labels"][best], found["scores"][best], masks)
-        picture = draw_objects(Image.fromarray(image), *shown, architecture.classes)
+        picture = draw_objects(Image.fromarray(image), *shown, config.classes)
         entry["drawn"] = _keep_picture(picture, out, path)
     return entry
 
 
 @torch.inference_mode()
 def _segment(
-    saved: SavedTaskModel, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
+    saved: SavedModel, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
 ) -> dict[str, Any]:
-    architecture = saved.architecture
-    small = resize_shorter_side(image, architecture.image_size)
+    config = saved.config
+    small = resize_shorter_side(image, config.image_size)
     pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
-    prepare = normalize_of(architecture).to(device)
+    prepare = normalize_of(config).to(device)
     parts = logits_at(saved.model, prepare, pixels, (image.shape[0], image.shape[1]))
     label_map = np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
     name = f"masks/{file_name(path)}"
     (out / "masks").mkdir(exist_ok=True)
     write_label_map(out / name, label_map)
-    shares = np.bincount(label_map.ravel(), minlength=len(architecture.classes)) / label_map.size
+    shares = np.bincount(label_map.ravel(), minlength=len(config.classes)) / label_map.size
     entry: dict[str, Any] = {
         "size": [image.shape[1], image.shape[0]],
         "mask": name,
-        "shares": {architecture.classes[i]: float(round(shares[i], 6)) for i in np.flatnonzero(shares).tolist()},
+        "shares": {config.classes[i]: float(round(shares[i], 6)) for i in np.flatnonzero(shares).tolist()},
     }
     if job["draw"] is not None:
-        picture = draw_label_map(Image.fromarray(image), label_map, architecture.classes)
+        picture = draw_label_map(Image.fromarray(image), label_map, config.classes)
         entry["drawn"] = _keep_picture(picture, out, path)
     return entry
 

@@ -24,9 +24,8 @@ from glocal.data.transforms import (
     resize_shorter_side,
 )
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
-from glocal.tasks.architecture import Architecture
-from glocal.tasks.design import HeadSettings, Transfer, create, design, macs_of
-from glocal.tasks.saved import save_task_model
+from glocal.models.io import ModelConfig, save_model
+from glocal.tasks.design import BackboneWeights, HeadSettings, create, design, macs_of
 from glocal.tasks.settings import check_request
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
@@ -216,10 +215,10 @@ class SegmentImages:
     ) -> None:
         self.source, self.settings, self.say = source, settings, say
         self.classes, self.skipped = source.classes, source.skipped
-        self.transfer: Transfer | None = None
-        self._designed: tuple[Request, Architecture] | None = None
+        self.transfer: BackboneWeights | None = None
+        self._designed: tuple[Request, ModelConfig] | None = None
 
-    def architecture(self, request: Request) -> Architecture:
+    def architecture(self, request: Request) -> ModelConfig:
         """What is to be trained."""
         if self._designed is None or self._designed[0] != request:
             check_request("segmentation", request)
@@ -256,8 +255,8 @@ class SegmentImages:
         return Segmentation(normalize_of(architecture), len(self.classes))
 
     def save(self, model: nn.Module, folder: Path, request: Request) -> None:
-        """As `glocal.tasks.load_task_model` reads it."""
-        save_task_model(model, folder, self.architecture(request))
+        """As `glocal.models.io.load_model` reads it."""
+        save_model(model, folder, self.architecture(request))
 
     def results(self, found: Confusion) -> dict[str, Any]:
         """Scores, and how many images there were."""
@@ -266,6 +265,6 @@ class SegmentImages:
         return {"classes": list(self.classes), "images": counts, **transfer, **found.to_dict()}
 
 
-def normalize_of(architecture: Architecture) -> Normalize:
+def normalize_of(architecture: ModelConfig) -> Normalize:
     """Pixels as a segmenter takes them."""
     return Normalize(architecture.mean, architecture.std)

@@ -10,12 +10,12 @@ from glocal.bench import count_macs
 from glocal.data import DataSource, Skipped
 from glocal.data.transforms import Normalize
 from glocal.metrics.classification import Outcomes
+from glocal.models.creation import create, freeze, model_args, normalisation
+from glocal.models.io import ModelConfig, save_model
 from glocal.training.classification import Classification
-from glocal.training.creation import create, freeze, model_args, normalisation
 from glocal.training.loader import Batched, TrainingBatches, load_pixels
 from glocal.training.objective import Objective
 from glocal.training.request import Request
-from glocal.training.saved import save_model
 
 
 class Assignment(Protocol):
@@ -105,15 +105,15 @@ class ClassifyImages:
         return Classification(Normalize(*normalisation(model)), request.recipe, learned)
 
     def save(self, model: nn.Module, folder: Path, request: Request) -> None:
-        """As `glocal.training.load_model` reads it."""
-        save_model(
+        """As `glocal.models.io.load_model` reads it."""
+        config = ModelConfig.of_classifier(
             model,
-            folder,
             classes=self.classes,
             image_size=request.image_size,
             crop_pct=request.recipe.crop_pct,
-            model_args=model_args(request.model, request.image_size),
+            keywords=model_args(request.model, request.image_size),
         )
+        save_model(model, folder, config)
 
     def results(self, found: Outcomes) -> dict[str, Any]:
         """Scores, and how many images there were."""

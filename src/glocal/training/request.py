@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from glocal.training.creation import Weights, default_image_size
+from glocal.models.creation import Weights, default_image_size
 from glocal.training.hardware import Hardware
 from glocal.training.recipe import Recipe
 

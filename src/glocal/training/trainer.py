@@ -23,11 +23,11 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from glocal.models.creation import frozen_norms
 from glocal.rng import isolated_rng, seed_all
 from glocal.signals import StopRequest
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpointer
-from glocal.training.creation import frozen_norms
 from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.faults import explained

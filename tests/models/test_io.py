@@ -8,6 +8,7 @@ import random
 import struct
 import time
 import zipfile
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -17,7 +18,7 @@ from timm.models import save_for_hf
 
 import glocal
 from glocal.errors import CheckpointError, GlocalError
-from glocal.training.saved import MAX_HEADER, load_model, save_model
+from glocal.models.io import MAX_HEADER, ModelConfig, load_model, save_model
 
 CLASSES = ("ant", "bee", "=cat", "d\udcff\x1b[31m")
 
@@ -31,7 +32,9 @@ def model_of(name="resnet_micro", seed=0, **kwargs):
 
 
 def save(folder, model=None, **kwargs):
-    save_model(model or model_of(), folder, **{"classes": CLASSES, "image_size": 32, **kwargs})
+    model = model or model_of()
+    config = ModelConfig.of_classifier(model, **{"classes": CLASSES, "image_size": 32, **kwargs})
+    save_model(model, folder, config)
     return folder / "model.safetensors"
 
 
@@ -97,6 +100,20 @@ def test_what_is_saved_loads_again(tmp_path, name, kwargs):
     assert theirs.pretrained_cfg["input_size"] in ([3, size, size], (3, size, size))
 
 
+def test_what_is_loaded_is_of_its_configuration(tmp_path):
+    save(tmp_path, model_of("vit_micro", position="sincos"), crop_pct=0.5)
+    saved = load_model(tmp_path, "classification")
+    expected = ModelConfig(
+        "classification", "vit_micro", CLASSES, 32, saved.mean, saved.std, crop_pct=0.5,
+        keywords=saved.config.keywords,
+    )  # fmt: skip
+    assert saved.config == expected
+    assert saved.config.keywords["position"] == "sincos"
+    assert ModelConfig.from_json(saved.config.to_json(), 1000) == saved.config
+    with pytest.raises(CheckpointError, match="expected a segmenter, got a classifier; `glocal eval` and"):
+        load_model(tmp_path, "segmentation")
+
+
 def test_a_lone_file_under_any_name_is_complete(tmp_path):
     file = save(tmp_path / "a").rename(tmp_path / "mine.safetensors")
     (tmp_path / "config.json").write_text("{}")  # of something else
@@ -132,6 +149,9 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         save(tmp_path, model, classes=("a", "b", "a", "c"))
     with pytest.raises(GlocalError, match="from 8 to 4096, got "):
         save(tmp_path, model, image_size=4)
+    config = ModelConfig.of_classifier(model, classes=CLASSES, image_size=32)
+    with pytest.raises(GlocalError, match="architecture, mean and std of the model, got others"):
+        save_model(model, tmp_path, replace(config, mean=(0.1, 0.2, 0.3)))
     wider = model_of()
     wider.more = torch.nn.Linear(2, 2)
     with pytest.raises(GlocalError, match=r"left over: 'more\.weight'"):

@@ -1,18 +1,13 @@
 import pytest
 import torch
 
+import glocal
 from glocal.errors import GlocalError
-from glocal.training import (
-    check_model,
-    create,
-    default_image_size,
-    load_model,
-    model_args,
-    parse_model,
-    save_model,
-    split_models,
-)  # fmt: skip
-from glocal.training import spell_model as spell
+from glocal.models.creation import check_model, create, default_image_size, model_args
+from glocal.models.io import ModelConfig, load_model, save_model
+from glocal.models.micro import MICRO_MODELS
+from glocal.models.names import parse_model, split_models
+from glocal.models.names import spell_model as spell
 
 
 @pytest.mark.parametrize(
@@ -82,7 +77,11 @@ def test_the_model_is_that_of_its_keywords_and_loads_again(tmp_path):
     kinds = [type(block.conv2).__name__ for stage in (model.layer2, model.layer3, model.layer4) for block in stage]
     assert kinds == ["Conv2d"] * 2 + ["MHSA2d"] * 7
     assert not any("position" in name for name, _ in model.named_parameters())
-    save_model(model, tmp_path, classes=("a", "b", "c"), image_size=32, model_args=model_args(word, 32))
+    save_model(
+        model,
+        tmp_path,
+        ModelConfig.of_classifier(model, classes=("a", "b", "c"), image_size=32, keywords=model_args(word, 32)),
+    )
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(load_model(tmp_path).model(images), model(images), rtol=0, atol=0)
 
@@ -93,3 +92,7 @@ def test_without_keywords_nothing_changes():
     )
     for one, other in zip(plain.state_dict().values(), word.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_micro_models_are_listed_once():
+    assert sorted(MICRO_MODELS) == sorted(glocal.list_models("*_micro"))

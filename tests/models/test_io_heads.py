@@ -8,20 +8,20 @@ import torch
 
 import glocal
 from glocal.errors import CheckpointError, GlocalError
-from glocal.tasks import Architecture, load_task_model, save_task_model
-from glocal.tasks.architecture import OPTIONS
-from glocal.tasks.design import HeadSettings, backbone_of, design, read_options, take_over
-from glocal.training import load_model, load_recipe, save_model
+from glocal.heads.settings import OPTIONS
+from glocal.models.io import ModelConfig, load_model, save_model
+from glocal.tasks.design import HeadSettings, backbone_of, design, load_backbone_weights, read_options
+from glocal.training import load_recipe
 from glocal.training.request import Request
 
 CLASSES = ("ant", "bee", "=cat", "d\udcff\x1b[31m")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def architecture(head="fcos", backbone="resnet_micro", **kwargs):
+def config_of(head="fcos", backbone="resnet_micro", **kwargs):
     task = "detection" if head in ("fcos", "mask_rcnn", "detr", "rt_detr", "faster_rcnn") else "segmentation"
     preset = {"preset": "small"} if task == "detection" else {}
-    return Architecture(task, head, backbone, CLASSES, 64, MEAN, STD, **{**preset, **kwargs})
+    return ModelConfig(task, backbone, CLASSES, 64, MEAN, STD, head=head, **{**preset, **kwargs})
 
 
 def made(of, seed=0):
@@ -48,20 +48,20 @@ def rewrite(file, change):
 @pytest.mark.parametrize(
     "of",
     [
-        architecture("mask_rcnn", category_ids=(4, -1, 9, 2)),
-        architecture("fcos", "vit_micro", options={"channels": 64, "score_thresh": 0.2}),
-        architecture("faster_rcnn", norm="frozen"),
-        architecture("rt_detr", "cvt_micro", options={"num_queries": 12, "decoder_layers": 1}),
-        architecture("upernet", options={"dim": 48}),
-        architecture("smp_unet", "conformer_micro"),
+        config_of("mask_rcnn", category_ids=(4, -1, 9, 2)),
+        config_of("fcos", "vit_micro", options={"channels": 64, "score_thresh": 0.2}),
+        config_of("faster_rcnn", norm="frozen"),
+        config_of("rt_detr", "cvt_micro", options={"num_queries": 12, "decoder_layers": 1}),
+        config_of("upernet", options={"dim": 48}),
+        config_of("smp_unet", "conformer_micro"),
     ],
     ids=lambda of: of.name,
 )
 def test_it_comes_back(tmp_path, of):
     model = made(of)
-    save_task_model(model, tmp_path, of)
-    saved = load_task_model(tmp_path)
-    assert saved.architecture == of
+    save_model(model, tmp_path, of)
+    saved = load_model(tmp_path)
+    assert saved.config == of
     own, back = model.state_dict(), saved.model.state_dict()
     assert own.keys() == back.keys()
     assert all(torch.equal(own[name], back[name]) for name in own)
@@ -73,15 +73,15 @@ def test_it_comes_back(tmp_path, of):
             assert all(torch.equal(one[name], other[name]) for name in one)
         else:
             assert torch.equal(model(images[0][None]), saved.model(images[0][None]))
-    save_task_model(saved.model, tmp_path / "again", of)
+    save_model(saved.model, tmp_path / "again", of)
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    of = architecture()
-    save_task_model(made(of), folder, of)
+    of = config_of()
+    save_model(made(of), folder, of)
     return folder / "model.safetensors"
 
 
@@ -131,14 +131,14 @@ def copy(file, tmp_path):
 def test_nonsense_is_refused(copy, change, message):
     rewrite(copy, lambda config: config.update(change))
     with pytest.raises(CheckpointError, match=message) as caught:
-        load_task_model(copy)
+        load_model(copy)
     assert str(caught.value).startswith(str(copy))
 
 
 def test_a_missing_setting_is_named(copy):
     rewrite(copy, lambda config: config.pop("classes"))
     with pytest.raises(CheckpointError, match="does not say classes"):
-        load_task_model(copy)
+        load_model(copy)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -148,7 +148,7 @@ def test_damage_is_found(copy, seed):
     content[place] ^= 1 << seed % 8
     copy.write_bytes(content)
     with pytest.raises(CheckpointError):
-        load_task_model(copy)
+        load_model(copy)
 
 
 def test_cut_off_and_too_long(copy):
@@ -156,48 +156,50 @@ def test_cut_off_and_too_long(copy):
     for changed in (content[:-1], content + b"\0", content[:100], b""):
         copy.write_bytes(changed)
         with pytest.raises(CheckpointError):
-            load_task_model(copy)
+            load_model(copy)
 
 
 def test_each_command_takes_its_own(copy, tmp_path):
-    with pytest.raises(CheckpointError, match="expected a model for segmentation, got one for detection"):
-        load_task_model(copy, "segmentation")
+    with pytest.raises(CheckpointError, match="expected a segmenter, got a detector; `glocal detect` takes it"):
+        load_model(copy, "segmentation")
     with pytest.raises(CheckpointError, match="expected a classifier, got a detector"):
-        load_model(copy)
+        load_model(copy, "classification")
     classifier = glocal.create_model("resnet_micro", num_classes=2)
-    save_model(classifier, tmp_path / "classifier", classes=("a", "b"), image_size=32)
-    with pytest.raises(CheckpointError, match="expected a detector or segmenter, got a classifier"):
-        load_task_model(tmp_path / "classifier")
+    save_model(
+        classifier, tmp_path / "classifier", ModelConfig.of_classifier(classifier, classes=("a", "b"), image_size=32)
+    )
+    with pytest.raises(CheckpointError, match="expected a detector, got a classifier; `glocal eval`"):
+        load_model(tmp_path / "classifier", "detection")
 
 
 def test_what_would_not_load_is_not_saved(tmp_path):
     with pytest.raises(GlocalError, match="cannot be saved so that it loads again"):
-        save_task_model(made(architecture()), tmp_path, architecture("faster_rcnn"))
-    broken = made(architecture())
+        save_model(made(config_of()), tmp_path, config_of("faster_rcnn"))
+    broken = made(config_of())
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(GlocalError, match="expected finite weights"):
-        save_task_model(broken, tmp_path, architecture())
+        save_model(broken, tmp_path, config_of())
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["resnet_micro", "vit_micro", "cvt_micro", "conformer_micro", "cat_micro", "resnet18"])
-def test_a_classifiers_backbone_is_taken_over(tmp_path, name):
+def test_a_backbone_is_loaded_from_a_classifier(tmp_path, name):
     torch.manual_seed(1)
     size = {"img_size": 32} if name.endswith("micro") else {}
     classifier = glocal.create_model(name, num_classes=3, **size).eval()
     for parameter in classifier.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    save_model(classifier, tmp_path, classes=("a", "b", "c"), image_size=32)
-    model = architecture("semantic_fpn", name, options={"dim": 16, "head_dim": 16}).build().eval()
+    save_model(classifier, tmp_path, ModelConfig.of_classifier(classifier, classes=("a", "b", "c"), image_size=32))
+    model = config_of("semantic_fpn", name, options={"dim": 16, "head_dim": 16}).build().eval()
     backbone = backbone_of(model)
     images = torch.rand(1, 3, 32, 32)
-    transfer = take_over(backbone, tmp_path / "model.safetensors", name)
-    assert transfer.source == name
-    left = set(transfer.left_out)
+    loaded = load_backbone_weights(backbone, tmp_path / "model.safetensors", name)
+    assert loaded.source == name
+    left = set(loaded.left_out)
     assert left, "the head at least"
     assert all(key.startswith(("fc", "head", "norm", "conv_head", "trans_head")) for key in left), left
-    assert str(transfer).startswith(f"Backbone: {transfer.tensors} tensors of a trained {name}; left out: ")
+    assert str(loaded).startswith(f"Backbone: {loaded.tensors} tensors of a trained {name}; left out: ")
     with torch.no_grad():
         maps = backbone(images)
         info = [int(i) for i in backbone.feature_info.out_indices]
@@ -209,20 +211,24 @@ def test_a_classifiers_backbone_is_taken_over(tmp_path, name):
 
 def test_other_weights_are_refused(tmp_path):
     classifier = glocal.create_model("resnet_micro", num_classes=2)
-    save_model(classifier, tmp_path, classes=("a", "b"), image_size=32)
-    model = architecture("semantic_fpn", "vit_micro").build()
+    save_model(classifier, tmp_path, ModelConfig.of_classifier(classifier, classes=("a", "b"), image_size=32))
+    model = config_of("semantic_fpn", "vit_micro").build()
     with pytest.raises(GlocalError, match="expected those of vit_micro, got resnet_micro"):
-        take_over(backbone_of(model), tmp_path / "model.safetensors", "vit_micro")
+        load_backbone_weights(backbone_of(model), tmp_path / "model.safetensors", "vit_micro")
     vit = glocal.create_model("vit_micro", num_classes=2, img_size=64)
-    save_model(vit, tmp_path / "vit", classes=("a", "b"), image_size=64, model_args={"img_size": 64})
+    save_model(
+        vit,
+        tmp_path / "vit",
+        ModelConfig.of_classifier(vit, classes=("a", "b"), image_size=64, keywords={"img_size": 64}),
+    )
     with pytest.raises(GlocalError, match="pos_embed; was it trained at another image size"):
-        take_over(backbone_of(model), tmp_path / "vit/model.safetensors", "vit_micro")
+        load_backbone_weights(backbone_of(model), tmp_path / "vit/model.safetensors", "vit_micro")
 
 
-def test_mean_and_deviation_come_with_the_weights(tmp_path):
+def test_mean_and_std_come_with_the_weights(tmp_path):
     classifier = glocal.create_model("resnet_micro", num_classes=2)
     classifier.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    save_model(classifier, tmp_path, classes=("a", "b"), image_size=32)
+    save_model(classifier, tmp_path, ModelConfig.of_classifier(classifier, classes=("a", "b"), image_size=32))
     recipe = load_recipe("detect_micro")
     for weights, mean in ((tmp_path / "model.safetensors", (0.1, 0.2, 0.3)), (None, MEAN)):
         asked = Request("resnet_micro", recipe, weights=weights)

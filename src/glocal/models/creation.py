@@ -11,10 +11,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from glocal.bench import count_macs
-from glocal.errors import GlocalError, nearest
+from glocal.errors import GlocalError, first_line, nearest
+from glocal.models._config import known_keywords
+from glocal.models.names import parse_model
 from glocal.rng import isolated_rng
-from glocal.training.architecture import parse_model
-from glocal.training.saved_config import known_keywords
 
 Weights = Path | Literal["pretrained"] | None
 """A checkpoint to start from, timm's own weights, or random ones."""
@@ -45,9 +45,8 @@ def create(
             count_macs(model, image_size)  # a forward pass, without storage
         except Exception as error:
             source = f" from {weights}" if weights else ""
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise GlocalError(
-                f"{name} cannot be made for {image_size} x {image_size} images{source}: {reason}"
+                f"{name} cannot be made for {image_size} x {image_size} images{source}: {first_line(error)}"
             ) from error
         if isinstance(weights, Path):
             torch.manual_seed(seed + 1)
@@ -56,7 +55,7 @@ def create(
 
 
 def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel: those of the model's weights; from scratch ImageNet's for all models."""
+    """Mean and std by channel: those of the model's weights; from scratch ImageNet's for all models."""
     return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
 
 
@@ -93,24 +92,6 @@ def has_weights(name: str) -> bool:
     """Whether timm can load weights of this model by itself."""
     cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
     return bool(cfg.has_weights)
-
-
-def resolve_device(name: str) -> str:
-    """``auto``, or a device that torch can use here.
-
-    Raises:
-        GlocalError: for a device that torch does not know or this machine does not have.
-    """
-    usable = [
-        *(["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-        "cpu",
-    ]
-    if name == "auto":
-        return usable[0]
-    if name not in usable:
-        raise GlocalError(f"device: expected auto or one of {', '.join(usable)} (what this machine has), got {name!r}")
-    return name
 
 
 def heads(model: Any) -> tuple[Any, ...]:
