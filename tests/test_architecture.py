@@ -179,7 +179,7 @@ def test_nothing_goes_in_circles():
         ("glocal.layers.attention", "from glocal.models import ResNet"),
         ("glocal.layers.attention", "from timm.layers import to_2tuple"),
         ("glocal.models.vit", "import glocal.training.trainer"),
-        ("glocal.metrics.coco", "from glocal.training import Recipe"),
+        ("glocal.metrics.coco", "from glocal.training import TrainConfig"),
         ("glocal.comparison.plan", "from glocal.report import write_report"),
         ("glocal.comparison.plan", "def f():\n    from glocal import export"),
         ("glocal.data.gate", "from glocal.cli import app"),

@@ -30,14 +30,14 @@ from benchmarks.reliability.record import record
 from safetensors.torch import load_file
 from tests.shapes import write_folder
 
-from glocal.training import Recipe, run
+from glocal.training import TrainConfig, run
 from glocal.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 SEED = 0
 GONE = 60.0
 """Seconds within which the survivors must be gone."""
-RECIPE = Recipe(
+RECIPE = TrainConfig.of(
     epochs=4, batch_size=8, lr=1e-2, image_size=32, flip=False, log_every_steps=1, checkpoint_every_steps=4
 )  # fmt: skip
 

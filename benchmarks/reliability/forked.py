@@ -22,7 +22,7 @@ from tests.shapes import data_source
 
 import glocal.cli
 from glocal.data import DataSource
-from glocal.training import Classification, Recipe
+from glocal.training import Classification, TrainConfig
 from glocal.training.assignment import ClassifyImages
 from glocal.training.checkpoint import check
 from glocal.training.request import Request
@@ -30,14 +30,14 @@ from glocal.training.run import COLUMNS, train_run
 
 LIMIT = 300.0
 """Seconds after which a run of this folder is taken to hang."""
-SMALL = Recipe(
+SMALL = TrainConfig.of(
     epochs=2, batch_size=20, lr=1e-2, image_size=16, random_erasing=0.25, drop_path=0.1, log_every_steps=1,
     checkpoint_every_steps=2,
 )  # fmt: skip
 """Six steps; checkpoints after 2, 3 (the end of an epoch), 4 and 6."""
 
 
-def train(out: Path, recipe: Recipe = SMALL, source: DataSource | None = None, **kwargs: Any) -> None:
+def train(out: Path, recipe: TrainConfig = SMALL, source: DataSource | None = None, **kwargs: Any) -> None:
     """Begin or resume a small run in this process; its notes are printed."""
     request = Request("resnet_micro", recipe, **{"resume": True, "num_workers": 0, **kwargs})
     train_run(ClassifyImages(source or data_source()), request, out, say=print)

@@ -3,7 +3,6 @@
 python benchmarks/reliability/nan.py
 """
 
-import dataclasses
 import json
 import math
 import random
@@ -31,8 +30,8 @@ from glocal.training.trainer import Trainer
 SEED = 0
 STEPS = 12
 SKIPS = 3
-STOP = dataclasses.replace(forked.SMALL, epochs=4)
-SKIP = dataclasses.replace(STOP, nan_skips=SKIPS)
+STOP = forked.SMALL.replace(epochs=4)
+SKIP = STOP.replace(nan_skips=SKIPS)
 PLACES = ("inputs", "gradients", "loss", "weights", "statistics")
 LASTING = ("weights", "statistics")
 """Where a NaN stays: skipping the step does not help."""

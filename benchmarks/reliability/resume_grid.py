@@ -5,7 +5,6 @@
 The recipe has everything that draws. Checkpoints are rare, so that after a kill steps are done again.
 """
 
-import dataclasses
 import shutil
 import signal
 import sys
@@ -26,9 +25,9 @@ from tests.shapes import data_source
 from glocal.training import loader, trainer
 
 IMAGES, BATCHES, EPOCHS, EVERY = 120, 30, 2, 7
-HARD = dataclasses.replace(
-    forked.SMALL, epochs=EPOCHS, batch_size=IMAGES // BATCHES, augment="randaugment", mixup=0.2, cutmix=1.0, ema=0.9,
-    accumulate=2, layer_decay=0.8, class_balance=0.5, checkpoint_every_steps=EVERY, log_every_steps=5,
+HARD = forked.SMALL.replace(
+    epochs=EPOCHS, batch_size=IMAGES // BATCHES, augment="randaugment", mixup=0.2, cutmix=1.0, ema=0.9,
+    grad_accum_steps=2, layer_decay=0.8, class_balance=0.5, checkpoint_every_steps=EVERY, log_every_steps=5,
 )  # fmt: skip
 
 Order = dict[int, list[dict[str, Any]]]

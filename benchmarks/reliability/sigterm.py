@@ -24,13 +24,13 @@ from benchmarks.reliability import forked
 from benchmarks.reliability.record import record
 from tests.shapes import write_folder
 
-from glocal.training import Recipe
+from glocal.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SEED = 0
 LIMIT = 15.0
 """Seconds in which it must be gone."""
-RECIPE = Recipe(epochs=75, batch_size=8, lr=1e-2, image_size=16, log_every_steps=1, evaluate_every_epochs=5)
+RECIPE = TrainConfig.of(epochs=75, batch_size=8, lr=1e-2, image_size=16, log_every_steps=1, evaluate_every_epochs=5)
 """Checkpoints are rare: what a signal does not save is lost."""
 
 

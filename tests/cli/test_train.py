@@ -88,7 +88,10 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkey
         (("data", *QUICK, "--device", "tpu"), "expected auto or one of"),
         (("data", *QUICK, "--out", "data/across/000.png/run"), "cannot write to"),
         (("data", *QUICK, "-s", "image_size=4"), "image_size must be 8 to 1024"),
-        (("data", *QUICK, "-s", "batch_size=2", "-s", "accumulate=3"), "accumulate must be from 1 to batch_size"),
+        (
+            ("data", *QUICK, "-s", "batch_size=2", "-s", "grad_accum_steps=3"),
+            "grad_accum_steps must be from 1 to batch_size",
+        ),
         (("data", *QUICK, "-s", "augment=randaugment", "-s", "auto_augment=random"), "must be a policy of timm"),
     ],
 )

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from glocal.comparison import make_settings
-from glocal.training import Recipe
+from glocal.training import TrainConfig
 
-RECIPE = Recipe(batch_size=20, lr=3e-3)
+RECIPE = TrainConfig.of(batch_size=20, lr=3e-3)
 SCORES = ("id", "status", "top1", "top5", "ece", "nll", "per_class", "confusion", "mistakes")
 
 

@@ -75,7 +75,7 @@ def test_results_have_their_schema(whole):
     assert data["train_per_class"] == [20, 20, 20]
     assert {row["model"] for row in results["summary"]} == {"resnet_micro", "vit_micro"}
     assert results["verdict"]["most_accurate"] == results["summary"][0]["model"]
-    assert results["settings"]["recipe"] == {k: v for k, v in RECIPE.to_dict().items() if k not in NOT_COMPARED}
+    assert results["settings"]["recipe"] == {k: v for k, v in RECIPE.to_recipe().items() if k not in NOT_COMPARED}
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert watcher.published[-1] == results
     assert watcher.started[1] == ("vit_micro-f1-s0", 2, 4)

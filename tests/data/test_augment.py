@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from glocal.data.transforms import RandomErasing, draws, shift_and_flip
-from glocal.training import Recipe
+from glocal.training import TrainConfig
 from glocal.training.loader import rand_augment
 
 SIZE, COUNT = 16, 40
@@ -63,7 +63,7 @@ def test_nothing_is_done_that_was_not_asked(pixels, reach, flip):
 
 
 def test_randaugment_depends_on_seed_epoch_and_position_alone(pixels):
-    augment = rand_augment(SIZE, Recipe(augment="randaugment"))
+    augment = rand_augment(SIZE, TrainConfig.of(augment="randaugment"))
     image = Image.fromarray(pixels[0]).resize((40, 30))
 
     def make(position=4, seed=0, epoch=0):
@@ -78,7 +78,7 @@ def test_randaugment_depends_on_seed_epoch_and_position_alone(pixels):
 
 
 def test_randaugment_leaves_the_generators_as_they_were(pixels):
-    augment = rand_augment(SIZE, Recipe(augment="randaugment"))
+    augment = rand_augment(SIZE, TrainConfig.of(augment="randaugment"))
 
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()

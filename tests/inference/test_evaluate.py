@@ -18,7 +18,7 @@ from glocal.metrics.classification import Outcomes, score
 from glocal.models.io import ModelConfig, load_model, save_model
 from glocal.training import Classification, TrainingBatches, load_pixels
 from glocal.training.budget import Budget
-from glocal.training.recipe import Recipe
+from glocal.training.config import TrainConfig
 from glocal.training.trainer import Trainer
 from tests.inference.making import saved_model
 from tests.shapes import CLASSES, data_source, write_folder
@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
     source = data_source(120, 30)
     torch.manual_seed(0)
     model = glocal.create_model("resnet_micro", num_classes=3, img_size=32)
-    recipe = Recipe(batch_size=20, lr=3e-3)
+    recipe = TrainConfig.of(batch_size=20, lr=3e-3)
     train_images, val_images = load_pixels(source.train, 32), load_pixels(source.val, 32)
     prepare = Normalize(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
     images = TrainingBatches(train_images, recipe, 0)

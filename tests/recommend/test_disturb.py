@@ -15,11 +15,11 @@ from glocal.recommend.disturb import (
     TestedOn,
     disturb,
 )
-from glocal.training import ImageBatches, Recipe, TrainingBatches
+from glocal.training import ImageBatches, TrainConfig, TrainingBatches
 from glocal.training.loader import Key
 from tests.shapes import image_set
 
-RECIPE = Recipe(flip=False)
+RECIPE = TrainConfig.of(flip=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Faults of the machine: what the command says of them, how it ends, and that nothing is lost."""
 
-import dataclasses
 import os
 import resource
 import signal
@@ -17,7 +16,7 @@ from glocal.training.checkpoint import check
 from glocal.training.trainer import Trainer
 from tests.shapes import write_folder
 
-RECIPE = dataclasses.replace(forked.SMALL, batch_size=16, checkpoint_every_steps=2)
+RECIPE = forked.SMALL.replace(batch_size=16, checkpoint_every_steps=2)
 STEP = 5  # of 6: there is a checkpoint then
 
 
@@ -85,7 +84,7 @@ def test_out_of_memory(place, cause):
     assert code == 1, said
     assert "out of memory" in said
     assert "with a batch_size of 16, 16 images at a time" in said
-    assert "accumulate=2 keeps it and takes 8 at a time, or lower batch_size" in said
+    assert "grad_accum_steps=2 keeps it and takes 8 at a time, or lower batch_size" in said
     assert "the last good state is" in said
     assert "step-00000004" in said
     assert "Traceback" not in said

@@ -14,11 +14,11 @@ from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.metrics.segmentation import Confusion, confusion_matrix
 from glocal.tasks import DetectionBatches, SegmentationBatches
 from glocal.tasks.segmentation import Segmentation, logits_at
-from glocal.training import Recipe, evaluation_loader, training_loader
+from glocal.training import TrainConfig, evaluation_loader, training_loader
 from glocal.training.loader import Key
 from tests.tasks.making import Fixed, objects
 
-LIGHT = Recipe(augment="light", image_size=64)
+LIGHT = TrainConfig.of(augment="light", image_size=64)
 
 
 def detection_set(store, number=4):
@@ -61,7 +61,7 @@ def test_workers_read_the_same():
 def test_crowds_are_not_learned_but_measured():
     sample = objects(crowd=(1,))
     images = detection_set(Fixed(sample))
-    learned = DetectionBatches(images, masks=True, recipe=Recipe(flip=False))[Key(0, np.arange(1))].labels[0]
+    learned = DetectionBatches(images, masks=True, recipe=TrainConfig.of(flip=False))[Key(0, np.arange(1))].labels[0]
     assert learned["labels"].tolist() == [0, 2]
     assert learned["boxes"].tolist() == sample.boxes[[0, 2]].tolist()
     assert np.array_equal(learned["masks"].numpy(), sample.masks[[0, 2]])

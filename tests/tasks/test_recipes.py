@@ -14,7 +14,7 @@ from glocal.errors import GlocalError
 from glocal.heads.settings import HEADS
 from glocal.tasks.design import HeadSettings, design
 from glocal.tasks.settings import DEFAULT_RECIPES, check_request
-from glocal.training import Recipe, load_recipe, recipe_names
+from glocal.training import TrainConfig, load_recipe, recipe_names
 from glocal.training.request import Request
 from glocal.training.schedule import LRSchedule
 
@@ -25,7 +25,7 @@ NAMES = [(task, name) for task in TASKS for name in recipe_names(task)]
 def rate_at(recipe, share):
     """The learning rate at a share of the budget."""
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=recipe.lr * recipe.scaled)
+    optimizer = torch.optim.SGD([parameter], lr=recipe.optimizer.lr * recipe.lr_scale)
     LRSchedule(optimizer, recipe).step(share)
     return optimizer.param_groups[0]["lr"]
 
@@ -66,7 +66,12 @@ def test_one_x_falls_after_epochs_8_and_11():
     rates = [rate_at(recipe, (epoch + 0.5) / 12) for epoch in range(12)]
     assert rates == pytest.approx([0.02] * 8 + [0.002] * 3 + [0.0002])
     assert rate_at(recipe, 250 / 87960) == pytest.approx(0.01, rel=0.01), "in the middle of the warm-up"
-    assert (recipe.batch_size, recipe.optimizer, recipe.weight_decay, recipe.image_size) == (16, "momentum", 1e-4, 800)
+    assert (
+        recipe.data.batch_size,
+        recipe.optimizer.optimizer,
+        recipe.optimizer.weight_decay,
+        recipe.data.image_size,
+    ) == (16, "momentum", 1e-4, 800)
 
 
 def test_three_x_falls_after_epochs_27_and_33():
@@ -81,18 +86,18 @@ def test_polynomials():
     recipe = load_recipe("segment_160k")
     warm = 1500 / 160_000
     assert rate_at(recipe, 0.5) == pytest.approx(6e-5 * (1 - (0.5 - warm) / (1 - warm)), rel=1e-3)
-    assert recipe.epochs * 20_210 / 16 == pytest.approx(160_000, rel=1e-3)
+    assert recipe.schedule.epochs * 20_210 / 16 == pytest.approx(160_000, rel=1e-3)
 
 
 def test_milestones_count_from_the_start_of_the_warm_up():
-    recipe = Recipe(schedule="step", lr=1.0, warmup=0.1, milestones=(0.5, 0.9))
+    recipe = TrainConfig.of(schedule="step", lr=1.0, warmup=0.1, milestones=(0.5, 0.9))
     assert [rate_at(recipe, share) for share in (0.49, 0.51, 0.89, 0.91)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
 def test_thirds_are_the_default_of_steps():
-    recipe = Recipe(schedule="step", lr=1.0, warmup=0.1)
+    recipe = TrainConfig.of(schedule="step", lr=1.0, warmup=0.1)
     thirds = [rate_at(recipe, 0.1 + 0.9 * share) for share in (0.3, 0.36, 0.6, 0.7)]
     assert thirds == pytest.approx([1, 0.1, 0.1, 0.01])
     for wrong in ((0.5, 0.4), (0.05,), (1.0,), (0.5, 0.5)):
         with pytest.raises(GlocalError, match="milestones must be shares of the budget"):
-            Recipe(schedule="step", warmup=0.1, milestones=wrong)
+            TrainConfig.of(schedule="step", warmup=0.1, milestones=wrong)

@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(unbroken, tmp_pa
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("task", "head"), [("detect", "mask_rcnn"), ("detect", "fcos"), ("segment", "upernet")])
 def test_with_everything_that_draws(tmp_path, task, head, workers):
-    settings = ("accumulate=2", "ema=0.9", "repeats=2", "drop_path=0.2", "epochs=3")
+    settings = ("grad_accum_steps=2", "ema=0.9", "aug_repeats=2", "drop_path=0.2", "epochs=3")
     options = {"options": {"dim": 16}} if head == "upernet" else {}
 
     def go(out, **kwargs):
@@ -169,7 +169,7 @@ def test_settings_without_meaning_are_refused(tmp_path, task):
     ):
         with pytest.raises(GlocalError, match=message):
             run(task, tmp_path / "run", setting)
-    run_of_defaults = request(task, "label_smoothing=0.1")  # a Recipe's own default is nobody's wish
+    run_of_defaults = request(task, "label_smoothing=0.1")  # a TrainConfig's own default is nobody's wish
     assert MAKE[task]().architecture(run_of_defaults).image_size == SIZE
 
 

@@ -27,8 +27,8 @@ def test_runs_are_whole(committed, task):
     for name, words in benchmark.RUNS.items():
         if words[0] == task:
             found = committed["runs"][name]
-            assert found["epochs"] == pytest.approx(recipe.epochs)
-            assert [row["epoch"] for row in found["curve"]] == pytest.approx(range(1, int(recipe.epochs) + 1))
+            assert found["epochs"] == pytest.approx(recipe.schedule.epochs)
+            assert [row["epoch"] for row in found["curve"]] == pytest.approx(range(1, int(recipe.schedule.epochs) + 1))
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_runs_are_whole(committed, task):
 )
 def test_recipes_expect_what_was_reached(committed, recipe, run, score):
     text = (benchmark.OUT.parents[2] / "src/glocal/training/recipes" / f"{recipe}.yaml").read_text()
-    expected = re.sub(r"\n#\s+", " ", text).partition("Expected: ")[2].partition("Hardware:")[0]
+    expected = re.sub(r"\n#\s+", " ", text).partition("Expected: ")[2].partition("HardwareConfig:")[0]
     assert score.format(**committed["runs"][run]["curve"][-1]) in expected

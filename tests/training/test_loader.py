@@ -11,7 +11,7 @@ from glocal.data.transforms import resize_crop
 from glocal.training import (
     FeatureBatches,
     ImageBatches,
-    Recipe,
+    TrainConfig,
     TrainingBatches,
     evaluation_loader,
     load_pixels,
@@ -55,7 +55,7 @@ def test_an_epoch_holds_each_image_once_in_batches_of_nearly_one_size(images, ca
 
 
 def test_labels_go_with_their_images(images, cached):
-    for batch in batches(TrainingBatches(cached, Recipe(flip=False), seed=0)):
+    for batch in batches(TrainingBatches(cached, TrainConfig.of(flip=False), seed=0)):
         for image, label in zip(batch.inputs, batch.labels, strict=True):
             at = next(i for i in range(20) if np.array_equal(cached.pixels[i], image.permute(1, 2, 0)))
             assert images.labels[at] == label
@@ -63,7 +63,7 @@ def test_labels_go_with_their_images(images, cached):
 
 @pytest.mark.parametrize(("augment", "flip"), [("none", False), ("none", True), ("light", True), ("randaugment", True)])
 def test_workers_and_cache_change_nothing(images, cached, augment, flip):
-    recipe = Recipe(augment=augment, flip=flip)
+    recipe = TrainConfig.of(augment=augment, flip=flip)
     expected = batches(TrainingBatches(cached, recipe, seed=0), num_workers=0)
     uncached = TrainingBatches(ImageBatches(images, SIZE), recipe, seed=0)
     for others in (batches(uncached, num_workers=0), batches(uncached, num_workers=2)):
@@ -113,7 +113,7 @@ def spoilt(images):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("augment", ["none", "light", "randaugment"])
 def test_an_image_that_goes_bad_is_reported_and_the_others_are_as_before(spoilt, cached, num_workers, augment):
-    recipe = Recipe(augment=augment)
+    recipe = TrainConfig.of(augment=augment)
     expected = batches(TrainingBatches(cached, recipe, seed=0), 3)
     got = batches(TrainingBatches(spoilt, recipe, seed=0), 3, num_workers=num_workers)
     (skipped,) = [skipped for batch in got for skipped in batch.skipped]

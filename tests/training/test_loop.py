@@ -15,7 +15,7 @@ from glocal.training import (
     Budget,
     Classification,
     ImageBatches,
-    Recipe,
+    TrainConfig,
     TrainingBatches,
     TrainingError,
     load_pixels,
@@ -26,7 +26,7 @@ from glocal.training.schedule import LRSchedule
 from glocal.training.trainer import Trainer
 from tests.shapes import image_set
 
-RECIPE = Recipe(batch_size=16, lr=1e-2)
+RECIPE = TrainConfig.of(batch_size=16, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,9 @@ def test_seconds_are_a_budget_too(sets):
     assert result.state.curve[-1].seconds == result.state.trained
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, Recipe(batch_size=15, mixup=0.2, cutmix=1.0, augment="randaugment")])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, TrainConfig.of(batch_size=15, mixup=0.2, cutmix=1.0, augment="randaugment")]
+)
 def test_a_run_depends_on_its_seed_alone(sets, recipe):
     first = run(sets, recipe=recipe)
     torch.rand(7), np.random.rand(3), random.random()
@@ -182,7 +184,7 @@ def test_progress_goes_from_the_first_step_to_the_end(sets):
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([{"params": [parameter], "lr": 1.0}, {"params": [], "lr": 1.0, "lr_scale": 0.5}])
-    schedule = LRSchedule(optimizer, Recipe(lr=1.0, warmup=0.2, min_lr=0.1))
+    schedule = LRSchedule(optimizer, TrainConfig.of(lr=1.0, warmup=0.2, min_lr=0.1))
     for progress, expected in ((0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.6, 0.55), (1, 0.1)):
         schedule.step(progress)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
@@ -238,7 +240,7 @@ class OwnLoss(nn.Module):
 def test_a_model_with_a_loss_of_its_own_is_trained_by_it(sets, mixup):
     model = OwnLoss()
     before = [p.clone() for p in model.parameters()]
-    result = run(sets, model, dataclasses.replace(RECIPE, mixup=mixup, weight_decay=0.0), "1ep")
+    result = run(sets, model, RECIPE.replace(mixup=mixup, weight_decay=0.0), "1ep")
     assert len(model.asked) == result.state.step
     assert all(loss > 0 for loss in model.asked)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), "its loss was constant"

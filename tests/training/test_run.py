@@ -1,6 +1,5 @@
 """A run's folder: what is in it, and that a run that was stopped is the run that was not."""
 
-import dataclasses
 import json
 import shutil
 
@@ -18,9 +17,9 @@ from glocal.signals import StopRequest
 from glocal.training import (
     Checkpointer,
     Classification,
-    Hardware,
-    Recipe,
+    HardwareConfig,
     Stopped,
+    TrainConfig,
     TrainingError,
     load_pixels,
     predict,
@@ -31,10 +30,10 @@ from glocal.training.run import COLUMNS, train_run
 from glocal.training.trainer import Trainer
 from tests.shapes import image_set
 
-RECIPE = Recipe(epochs=3, batch_size=16, lr=1e-2, image_size=32, log_every_steps=2)
-HARD = dataclasses.replace(
-    RECIPE, augment="randaugment", mixup=0.2, cutmix=1.0, random_erasing=0.5, drop_path=0.2, ema=0.9, repeats=3,
-    accumulate=2, layer_decay=0.8, class_balance=0.5, clip_grad=1.0, checkpoint_every_steps=5,
+RECIPE = TrainConfig.of(epochs=3, batch_size=16, lr=1e-2, image_size=32, log_every_steps=2)
+HARD = RECIPE.replace(
+    augment="randaugment", mixup=0.2, cutmix=1.0, random_erasing=0.5, drop_path=0.2, ema=0.9, aug_repeats=3,
+    grad_accum_steps=2, layer_decay=0.8, class_balance=0.5, clip_grad=1.0, checkpoint_every_steps=5,
 )  # fmt: skip
 
 
@@ -195,7 +194,7 @@ def test_a_run_that_trained_nothing_is_begun_anew(unbroken, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     shutil.copy(unbroken[0] / "plan.json", out)
-    results = train_run(ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, epochs=1)), out)
+    results = train_run(ClassifyImages(SOURCE), request(RECIPE.replace(epochs=1)), out)
     assert results["plan"]["recipe"]["epochs"] == 1
     (tmp_path / "other").mkdir()
     (tmp_path / "other/plan.json").write_text('{"of": "somebody else"}')
@@ -206,13 +205,13 @@ def test_a_run_that_trained_nothing_is_begun_anew(unbroken, tmp_path):
 def test_what_changed_is_listed_and_refused(unbroken, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
-    changed = request(dataclasses.replace(RECIPE, lr=1e-3), resume=True, seed=1)
+    changed = request(RECIPE.replace(lr=1e-3), resume=True, seed=1)
     with pytest.raises(GlocalError) as caught:
         train_run(ClassifyImages(source(fingerprint="f1")), changed, out)
     for line in ("seed: was 0, is 1", "recipe.lr: was 0.01, is 0.001", 'data.fingerprint: was "f0", is "f1"'):
         assert line in str(caught.value)
     told = []
-    longer = request(dataclasses.replace(RECIPE, epochs=4), resume=True, allow_changed=True)
+    longer = request(RECIPE.replace(epochs=4), resume=True, allow_changed=True)
     results = train_run(ClassifyImages(SOURCE), longer, out, say=told.append)
     assert results["steps"] == 16
     assert any("recipe.epochs: was 3, is 4" in line for line in told)
@@ -262,15 +261,11 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_save", save)
     with pytest.raises(TrainingError, match=r"not written, as .* is not finite.*last good state is .*step-00000004"):
-        train_run(
-            ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, checkpoint_every_steps=1)), tmp_path / "run"
-        )
+        train_run(ClassifyImages(SOURCE), request(RECIPE.replace(checkpoint_every_steps=1)), tmp_path / "run")
 
 
 def test_the_best_checkpoint_is_kept(tmp_path):
-    results = train_run(
-        ClassifyImages(SOURCE), request(dataclasses.replace(RECIPE, epochs=8, lr=3e-2)), tmp_path / "run"
-    )
+    results = train_run(ClassifyImages(SOURCE), request(RECIPE.replace(epochs=8, lr=3e-2)), tmp_path / "run")
     steps = Checkpointer(tmp_path / "run/checkpoints").steps()
     top1 = {point["step"]: point["val_score"] for point in results["curve"]}
     assert results["best"] == {
@@ -282,7 +277,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_mixed_precision_resumes_too(tmp_path, precision):
-    hardware = Hardware(precision=precision)
+    hardware = HardwareConfig(precision=precision)
     whole = train_run(ClassifyImages(SOURCE), request(hardware=hardware), tmp_path / "whole")
     again = stopped_at([5], tmp_path / "run", hardware=hardware)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
@@ -290,7 +285,7 @@ def test_mixed_precision_resumes_too(tmp_path, precision):
 
 
 def test_a_frozen_backbone_does_not_move(tmp_path):
-    recipe = dataclasses.replace(RECIPE, freeze=("backbone",))
+    recipe = RECIPE.replace(freeze=("backbone",))
     results = train_run(ClassifyImages(SOURCE), request(recipe), tmp_path / "run")
     before = create("resnet_micro", num_classes=3, image_size=32, seed=0).state_dict()
     after = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).state_dict()

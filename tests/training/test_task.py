@@ -1,7 +1,5 @@
 """What a recipe's settings do to loss, gradient and weights, against formulas written out."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,7 @@ from glocal.training import (
     Budget,
     Classification,
     FeatureBatches,
-    Recipe,
+    TrainConfig,
     TrainingBatches,
     load_pixels,
     predict,
@@ -26,7 +24,7 @@ from glocal.training.schedule import LRSchedule
 from glocal.training.trainer import Trainer
 from tests.shapes import image_set
 
-RECIPE = Recipe(batch_size=20, lr=1e-2, optimizer="momentum", weight_decay=0.0, clip_grad=0.0, warmup=0.0)
+RECIPE = TrainConfig.of(batch_size=20, lr=1e-2, optimizer="momentum", weight_decay=0.0, clip_grad=0.0, warmup=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def run(sets, recipe, budget="2ep", model=None, **kwargs):
 def test_a_step_in_parts_is_the_whole_step(sets):
     whole = run(sets, RECIPE).model.state_dict()
     for parts in (3, 7):  # 20 images in 7 parts: of 3 and of 2 images
-        in_parts = run(sets, dataclasses.replace(RECIPE, accumulate=parts)).model.state_dict()
+        in_parts = run(sets, RECIPE.replace(grad_accum_steps=parts)).model.state_dict()
         for name in whole:
             torch.testing.assert_close(in_parts[name], whole[name], rtol=1e-5, atol=1e-6)
 
@@ -101,7 +99,7 @@ def test_class_weights_by_hand():
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
 def test_the_balanced_loss_is_the_weighted_mean_over_images(mixup):
     labels = np.array([0] * 6 + [1] * 3 + [2])
-    recipe = Recipe(class_balance=1.0, label_smoothing=0.1, mixup=mixup)
+    recipe = TrainConfig.of(class_balance=1.0, label_smoothing=0.1, mixup=mixup)
     model, data = network(), FeatureBatches(torch.zeros(10, 1), labels, 3)
     objective = Classification(nn.Identity(), recipe, data)
     inputs, targets = torch.randn(10, 3, 16, 16), torch.from_numpy(labels)
@@ -123,7 +121,7 @@ def test_the_average_of_the_weights_is_what_is_tested(sets):
     def note(_):
         seen.append([p.detach().clone() for p in model.parameters()])
 
-    result = run(sets, dataclasses.replace(RECIPE, ema=0.5), "1ep", model, progress=note)
+    result = run(sets, RECIPE.replace(ema=0.5), "1ep", model, progress=note)
     average = seen[0]  # timm's begins with the weights after the first step
     for weights in seen[1:]:
         average = [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
@@ -135,9 +133,9 @@ def test_the_average_of_the_weights_is_what_is_tested(sets):
 
 
 def test_rates_are_scaled_by_the_batch():
-    recipe = Recipe(batch_size=1024, lr=5e-4, lr_batch_size=512, min_lr=1e-5)
-    assert recipe.lr * recipe.scaled == pytest.approx(1e-3)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr * recipe.scaled)
+    recipe = TrainConfig.of(batch_size=1024, lr=5e-4, lr_batch_size=512, min_lr=1e-5)
+    assert recipe.optimizer.lr * recipe.lr_scale == pytest.approx(1e-3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.optimizer.lr * recipe.lr_scale)
     schedule = LRSchedule(optimizer, recipe)
     schedule.step(1.0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-5)
@@ -145,7 +143,7 @@ def test_rates_are_scaled_by_the_batch():
 
 def test_steps_of_a_tenth():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = LRSchedule(optimizer, Recipe(lr=1.0, schedule="step", warmup=0.1))
+    schedule = LRSchedule(optimizer, TrainConfig.of(lr=1.0, schedule="step", warmup=0.1))
     for progress, expected in ((0.05, 0.5), (0.1, 1.0), (0.39, 1.0), (0.41, 0.1), (0.69, 0.1), (0.71, 0.01)):
         schedule.step(progress)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)

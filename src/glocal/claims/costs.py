@@ -89,7 +89,7 @@ def step_seconds(model: Any, settings: Settings) -> float:
     """The fastest of a few training steps, without the optimizer's."""
     size, device = settings.image_size, torch.device(settings.device)
     model = model.to(device=device, memory_format=torch.channels_last).train()
-    images = torch.randn(settings.recipe.batch_size, 3, size, size, device=device)
+    images = torch.randn(settings.recipe.data.batch_size, 3, size, size, device=device)
     seconds = []
     for _ in range(1 + TIMED_STEPS):
         start = time.perf_counter()
@@ -109,7 +109,7 @@ def seconds_needed(runs: Iterable[Run], settings: Settings, data: DataSource, co
         data: images.
         costs: measured.
     """
-    batch = settings.recipe.batch_size
+    batch = settings.recipe.data.batch_size
     per_epoch = -(-len(data.train) // batch)
     total = 0.0
     for run in runs:

@@ -150,11 +150,11 @@ class Experiment:
         """Settings of the runs on a share of the training images: as many steps and tests as on all of them."""
         budget, recipe = self.settings.budget, self.settings.recipe
         if budget.unit == "ep" and fraction < 1:
-            size = recipe.batch_size
+            size = recipe.data.batch_size
             every = num_batches(len(self.data.train), size)
             some = num_batches(len(self.data.train.fraction(fraction, SPLIT_SEED)), size)
             budget = Budget((budget.steps(len(self.data.train), every, 0) or 1) / some, "ep")
-            recipe = dataclasses.replace(recipe, evaluate_every_epochs=recipe.evaluate_every_epochs * every / some)
+            recipe = recipe.replace(evaluate_every_epochs=recipe.checkpoint.evaluate_every_epochs * every / some)
         return dataclasses.replace(
             self.settings, models=self.words[fraction], fractions=(fraction,), budget=budget, recipe=recipe
         )

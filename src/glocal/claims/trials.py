@@ -45,7 +45,7 @@ class Trials:
     @cached_property
     def val_images(self) -> ImageBatches:
         """The test images."""
-        return load_pixels(self.data.val, self.image_size, crop_pct=self.settings.recipe.crop_pct)
+        return load_pixels(self.data.val, self.image_size, crop_pct=self.settings.recipe.data.crop_pct)
 
     def seeds(self, claim: Claim) -> tuple[int, ...]:
         """From which all runs of the claim are finished."""

@@ -141,8 +141,8 @@ class TrainWatcher:
         recipe, hardware = request.recipe, request.hardware
         processes = f", {hardware.world_size} processes ({hardware.strategy})" if hardware.world_size > 1 else ""
         self.console.print(
-            f"[bold]{request.model}[/] for {recipe.epochs:g} epochs of {request.image_size} px images, "
-            f"{recipe.batch_size} a step, seed {request.seed}, on {hardware.device}{processes}; results in "
+            f"[bold]{request.model}[/] for {recipe.schedule.epochs:g} epochs of {request.image_size} px images, "
+            f"{recipe.data.batch_size} a step, seed {request.seed}, on {hardware.device}{processes}; results in "
             f"{escape(printable(out))}"
         )
 

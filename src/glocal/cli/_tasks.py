@@ -120,7 +120,7 @@ def train(call: Call) -> None:
         from glocal.models.io import find_model
         from glocal.tasks import DetectObjects, HeadSettings, SegmentImages, read_options
         from glocal.tasks.settings import DEFAULT_RECIPES
-        from glocal.training import Hardware, Stopped, TrainingError, load_recipe, resolve_device
+        from glocal.training import HardwareConfig, Stopped, TrainingError, load_recipe, resolve_device
         from glocal.training.hardware import is_first_process
         from glocal.training.request import Request
         from glocal.training.run import train_run
@@ -144,7 +144,9 @@ def train(call: Call) -> None:
                 raise GlocalError(
                     f"weights: expected the folder of a run, its file or pretrained, got {got}, which is none"
                 )
-        hardware = Hardware(resolve_device(call.device), call.devices, call.num_nodes, "ddp", call.precision).placed()
+        hardware = HardwareConfig(
+            resolve_device(call.device), call.devices, call.num_nodes, "ddp", call.precision
+        ).placed()
         hardware.check()
         out = call.out
         if out is None:

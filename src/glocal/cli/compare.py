@@ -14,7 +14,7 @@ from glocal.errors import GlocalError, check_choice
 from glocal.files import check_writable
 
 if TYPE_CHECKING:
-    from glocal.training import Recipe
+    from glocal.training import TrainConfig
 
 TASKS = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
 EPILOG = """\
@@ -217,7 +217,7 @@ def _read_head(task: str, given: dict[str, Any]) -> Any:
     )
 
 
-def _read_recipe(recipe: str, task: str, mode: str) -> "Recipe":
+def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":
     """A shipped recipe of the task, or a file.
 
     Raises:

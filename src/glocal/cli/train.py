@@ -15,7 +15,7 @@ from glocal.files import printable
 from glocal.signals import RESUMABLE, StopRequest
 
 if TYPE_CHECKING:
-    from glocal.training import Recipe
+    from glocal.training import TrainConfig
 
 EPILOG = """\
 \b
@@ -87,7 +87,7 @@ def train(
     with StopRequest(at_once=os.environ.get("LOCAL_RANK", "0") == "0").installed() as stop:
         from glocal.data import load_data
         from glocal.models.creation import check_model, has_weights
-        from glocal.training import Hardware, Stopped, TrainingError, resolve_device
+        from glocal.training import HardwareConfig, Stopped, TrainingError, resolve_device
         from glocal.training.assignment import ClassifyImages
         from glocal.training.hardware import is_first_process
         from glocal.training.request import Request
@@ -109,7 +109,7 @@ def train(
             start = Path(weights)
             if not start.is_file():
                 raise GlocalError(f"weights: expected a file or pretrained, got {printable(weights)}, which is neither")
-        hardware = Hardware(resolve_device(device), devices, num_nodes, strategy, precision).placed()  # type: ignore[arg-type]
+        hardware = HardwareConfig(resolve_device(device), devices, num_nodes, strategy, precision).placed()  # type: ignore[arg-type]
         hardware.check()
         if out is None:
             if resume or hardware.world_size > 1:
@@ -159,7 +159,7 @@ def train(
         watcher.conclude(results, out)
 
 
-def _recipe(source: str | None, settings: list[str], freeze: list[str], has_weights: bool) -> "Recipe":
+def _recipe(source: str | None, settings: list[str], freeze: list[str], has_weights: bool) -> "TrainConfig":
     from glocal.training import DEFAULT_RECIPES, load_recipe
 
     mode = "probe" if freeze == ["backbone"] else "finetune" if has_weights else "scratch"

@@ -177,7 +177,7 @@ def _chosen(images: ImageSet) -> np.ndarray:
 def _read(images: ImageSet, settings: Settings) -> Batch:
     """Those that went bad since they were checked are left out."""
     rows = _chosen(images)
-    batches = ImageBatches(images.subset(rows), settings.image_size, crop_pct=settings.recipe.crop_pct)
+    batches = ImageBatches(images.subset(rows), settings.image_size, crop_pct=settings.recipe.data.crop_pct)
     return batches.read(np.arange(len(rows)))[0]
 
 

@@ -71,11 +71,11 @@ class Classifiers:
             model.requires_grad_(False)
             for head in heads(model):
                 head.requires_grad_(True)
-        return peak_training_memory(model, (self.settings.recipe.batch_size, 3, size, size), self.settings.device)
+        return peak_training_memory(model, (self.settings.recipe.data.batch_size, 3, size, size), self.settings.device)
 
     def load(self) -> None:
         """Images at their size."""
-        size, crop_pct = self.settings.image_size, self.settings.recipe.crop_pct
+        size, crop_pct = self.settings.image_size, self.settings.recipe.data.crop_pct
         self.train_images: ImageBatches = load_pixels(self.source.train, size, crop_pct=crop_pct)
         self.val_images: ImageBatches = load_pixels(self.source.val, size, crop_pct=crop_pct)
 
@@ -89,7 +89,7 @@ class Classifiers:
         if settings.mode == "probe":
             return self._probe(run, model, prepare, positions)
         images = TrainingBatches(self.train_images.subset(positions), settings.recipe, run.seed)
-        freeze(model, settings.recipe.freeze)
+        freeze(model, settings.recipe.model.freeze)
         objective = Classification(prepare, settings.recipe, images, keep_logits=True)
         return Setup(model, images, self.val_images, objective, macs)
 
@@ -139,7 +139,7 @@ class Classifiers:
             result.model,
             classes=self.source.classes,
             image_size=size,
-            crop_pct=self.settings.recipe.crop_pct,
+            crop_pct=self.settings.recipe.data.crop_pct,
             keywords=model_args(run.model, size),
         )
         save_model(result.model, folder, config)
@@ -177,7 +177,7 @@ class Classifiers:
             image_size=settings.image_size,
             seed=seed,
             weights=settings.weights_of(name),
-            drop_path=settings.recipe.drop_path,
+            drop_path=settings.recipe.model.drop_path,
         )
 
 

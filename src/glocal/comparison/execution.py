@@ -10,7 +10,7 @@ from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
 from glocal.comparison.task import ComparedTask
 from glocal.errors import GlocalError
-from glocal.training import Hardware, Progress
+from glocal.training import HardwareConfig, Progress
 from glocal.training.trainer import Trainer, TrainResult
 
 
@@ -51,7 +51,7 @@ class Runner:
             settings.budget,
             seed=run.seed,
             macs=setup.macs,
-            hardware=Hardware(settings.device),
+            hardware=HardwareConfig(settings.device),
             on_error=settings.on_error,
             progress=progress,
         )

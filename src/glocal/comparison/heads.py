@@ -17,7 +17,7 @@ from glocal.comparison.measure import Examined
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.task import PREDICTIONS, SPLIT_SEED, Setup, digest_of_paths
 from glocal.tasks import DetectObjects, SegmentImages
-from glocal.training import Hardware
+from glocal.training import HardwareConfig
 from glocal.training.loader import Batch, Key, epoch_order
 from glocal.training.objective import Objective
 from glocal.training.request import Request
@@ -65,7 +65,9 @@ class Headed:
         recipe = self.settings.recipe
         assignment, request = self._assignment(1.0), self._request(self.settings.models[0], seed=0)
         learned, _ = assignment.batches(request)
-        first = epoch_order(learned, 0, 0, recipe.repeats)[: -(-recipe.batch_size // recipe.accumulate)]
+        first = epoch_order(learned, 0, 0, recipe.data.aug_repeats)[
+            : -(-recipe.data.batch_size // recipe.optimizer.grad_accum_steps)
+        ]
         objective = assignment.objective(model, learned, request)
         step = _Step(model, objective, learned[Key(0, first)])
         return peak_training_memory(step, (1, 3, 1, 1), self.settings.device, loss=lambda loss: loss)
@@ -127,10 +129,10 @@ class Headed:
         settings = self.settings
         return Request(
             model=model,
-            recipe=replace(settings.recipe, image_size=settings.image_size),
+            recipe=settings.recipe.replace(image_size=settings.image_size),
             weights=settings.weights_of(model),
             seed=seed,
-            hardware=Hardware(settings.device),
+            hardware=HardwareConfig(settings.device),
             on_error=settings.on_error,
         )
 

@@ -18,7 +18,7 @@ from glocal.models.micro import MICRO_MODELS
 from glocal.tasks import HeadSettings
 from glocal.tasks.settings import DEFAULT_RECIPES as HEAD_RECIPES
 from glocal.tasks.settings import MEANINGLESS
-from glocal.training import DEFAULT_RECIPES, Budget, Mode, Recipe, load_recipe, resolve_device
+from glocal.training import DEFAULT_RECIPES, Budget, Mode, TrainConfig, load_recipe, resolve_device
 
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
@@ -68,7 +68,7 @@ class Settings:
     weights: Mapping[str, Path]
     image_size: int
     fractions: tuple[float, ...]
-    recipe: Recipe
+    recipe: TrainConfig
     device: str
     on_error: Literal["stop", "skip"]
     task: str = "classification"
@@ -104,7 +104,7 @@ class Settings:
             "image_size": self.image_size,
             "fractions": list(self.fractions),
             "device": self.device,
-            "recipe": {k: v for k, v in self.recipe.to_dict().items() if k not in left_out},
+            "recipe": {k: v for k, v in self.recipe.to_recipe().items() if k not in left_out},
         }
 
 
@@ -117,7 +117,7 @@ def make_settings(
     weights: Mapping[str, Path] | None = None,
     image_size: int | None = None,
     fractions: Sequence[float] = (1.0,),
-    recipe: Recipe | None = None,
+    recipe: TrainConfig | None = None,
     device: str = "auto",
     on_error: Literal["stop", "skip"] = "stop",
     task: str = "classification",
@@ -165,9 +165,9 @@ def make_settings(
             f"fraction: expected shares above 0 and at most 1, each once, such as 1.0,0.3,0.1; got {shown}"
         )
     if budget is None:
-        budget = DEFAULT_BUDGET if recipe is None else f"{recipe.epochs:g}ep"
+        budget = DEFAULT_BUDGET if recipe is None else f"{recipe.schedule.epochs:g}ep"
     recipe = recipe or load_recipe(DEFAULT_RECIPES[mode] if head is None else HEAD_RECIPES[task])
-    image_size = image_size or recipe.image_size or None
+    image_size = image_size or recipe.data.image_size or None
     if image_size is None:
         image_size = max(default_image_size(model) for model in models)
     sizes = IMAGE_SIZES if head is None else HEAD_IMAGE_SIZES

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync
+from glocal.training.config import renamed
 
 PLAN, COSTS, RECORD, ANALYSIS = "plan.json", "costs.json", "record.json", "analysis.json"
 ANALYSIS_SCHEMA = "glocal.compare.analysis/1"
@@ -147,6 +148,7 @@ def _check_plan(out: Path, plan: Mapping[str, Any], resume: bool) -> None:
         before = json.loads(path.read_text())
     except ValueError as error:
         raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
+    before["recipe"] = renamed(before["recipe"])
     changes = list(differences(before, json.loads(json.dumps(plan))))
     if changes:
         raise GlocalError(

@@ -20,9 +20,9 @@ from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, LearnedFrom, 
 from glocal.training import (
     Budget,
     Classification,
-    Hardware,
+    HardwareConfig,
     Progress,
-    Recipe,
+    TrainConfig,
     TrainingBatches,
     load_pixels,
     predict,
@@ -109,7 +109,7 @@ def ask_references(
     data: DataSource,
     *,
     image_size: int,
-    recipe: Recipe,
+    recipe: TrainConfig,
     budget: Budget,
     seeds: int,
     device: str = "cpu",
@@ -128,7 +128,7 @@ def ask_references(
     """
     tell(0.0, "reading images")
     learned, tested = (
-        load_pixels(_some(images, MOST_IMAGES[images.name]), image_size, crop_pct=recipe.crop_pct)
+        load_pixels(_some(images, MOST_IMAGES[images.name]), image_size, crop_pct=recipe.data.crop_pct)
         for images in (data.train, data.val)
     )
     right, epochs = [], 0.0
@@ -150,7 +150,7 @@ def ask_references(
             budget,
             seed=seed,
             macs=count_macs(model, image_size),
-            hardware=Hardware(device),
+            hardware=HardwareConfig(device),
             curve_points=1,
             progress=watch,
         )

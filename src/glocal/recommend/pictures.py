@@ -22,7 +22,7 @@ def pictures(data: DataSource, image_size: int) -> dict[str, Image.Image]:
         image = data.val.image(0)
     except ImageError:
         return {}
-    pixels = np.array(resize_crop(image, image_size, load_recipe(RECIPE).crop_pct))
+    pixels = np.array(resize_crop(image, image_size, load_recipe(RECIPE).data.crop_pct))
     plain = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return {
         one.name: Image.fromarray(disturb(plain, one, torch.Generator().manual_seed(0))[0].permute(1, 2, 0).numpy())

@@ -89,7 +89,7 @@ def design(
     Raises:
         GlocalError: for a head, a preset or a size that is not known.
     """
-    size = request.recipe.image_size
+    size = request.recipe.data.image_size
     check_choice("detector" if task == "detection" else "segmenter", settings.head, HEADS[task])
     if size not in IMAGE_SIZES:
         raise GlocalError(
@@ -160,7 +160,7 @@ def create(config: ModelConfig, settings: HeadSettings, request: Request) -> tup
                 pretrained=weights == "pretrained",
                 tag=tag if weights == "pretrained" else "",
                 frozen_stages=settings.frozen_stages,
-                drop_path=request.recipe.drop_path,
+                drop_path=request.recipe.model.drop_path,
             )
         except GlocalError:
             raise
@@ -168,7 +168,7 @@ def create(config: ModelConfig, settings: HeadSettings, request: Request) -> tup
             raise GlocalError(f"{config.name} cannot be made: {first_line(error)}") from error
     backbone = backbone_of(model)
     loaded = load_backbone_weights(backbone, weights, config.architecture) if isinstance(weights, Path) else None
-    freeze(model, request.recipe.freeze, backbone)
+    freeze(model, request.recipe.model.freeze, backbone)
     return model, loaded
 
 

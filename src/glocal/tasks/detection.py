@@ -19,9 +19,9 @@ from glocal.metrics.coco import Detections, Precision, Targets, average_precisio
 from glocal.models.io import ModelConfig, save_model
 from glocal.tasks.design import BackboneWeights, HeadSettings, create, design, macs_of
 from glocal.tasks.settings import check_request
+from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
-from glocal.training.recipe import Recipe
 from glocal.training.request import Request
 
 EVALUATION_BATCH = 4
@@ -48,7 +48,7 @@ class DetectionBatches(Dataset[Batch]):
         images: DetectionSet,
         *,
         masks: bool,
-        recipe: Recipe | None = None,
+        recipe: TrainConfig | None = None,
         seed: int = 0,
         labels: Sequence[int] | None = None,
     ) -> None:
@@ -90,8 +90,8 @@ class DetectionBatches(Dataset[Batch]):
         assert self.recipe is not None
         one = ~sample.crowd
         masks = sample.masks[one] if self.masks and sample.masks is not None else None
-        scale_range = DETECTION_SCALES if self.recipe.augment == "light" else None
-        params = jitter_params(drawn, flip=self.recipe.flip, scale_range=scale_range)
+        scale_range = DETECTION_SCALES if self.recipe.data.augment == "light" else None
+        params = jitter_params(drawn, flip=self.recipe.data.flip, scale_range=scale_range)
         return jitter_detection(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, params)
 
     def _targets(self, seen: Sequence[tuple[Any, Any, Any, Any]]) -> list[dict[str, torch.Tensor]]:

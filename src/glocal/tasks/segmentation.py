@@ -27,9 +27,9 @@ from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confu
 from glocal.models.io import ModelConfig, save_model
 from glocal.tasks.design import BackboneWeights, HeadSettings, create, design, macs_of
 from glocal.tasks.settings import check_request
+from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, Batched, Key
 from glocal.training.objective import Objective, Score
-from glocal.training.recipe import Recipe
 from glocal.training.request import Request
 
 EVALUATION_BATCH = 4
@@ -58,7 +58,7 @@ class SegmentationBatches(Dataset[Batch]):
         images: SegmentationSet,
         size: int,
         *,
-        recipe: Recipe | None = None,
+        recipe: TrainConfig | None = None,
         seed: int = 0,
         labels: Sequence[int] | None = None,
     ) -> None:
@@ -87,8 +87,8 @@ class SegmentationBatches(Dataset[Batch]):
                 continue
             image, label_map = sample.image, self.relabel[sample.label_map]
             if self.recipe is not None:
-                scale_range = SEGMENTATION_SCALES if self.recipe.augment == "light" else None
-                params = jitter_params(drawn[place], flip=self.recipe.flip, scale_range=scale_range)
+                scale_range = SEGMENTATION_SCALES if self.recipe.data.augment == "light" else None
+                params = jitter_params(drawn[place], flip=self.recipe.data.flip, scale_range=scale_range)
                 image, label_map = jitter_segmentation(image, label_map, params, self.size)
             else:
                 image = resize_shorter_side(image, self.size)

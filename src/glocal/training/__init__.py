@@ -3,10 +3,10 @@
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpointer
 from glocal.training.classification import Classification
-from glocal.training.device import resolve_device
+from glocal.training.config import DEFAULT_RECIPES, Mode, TrainConfig, load_recipe, recipe_names
 from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import predict
-from glocal.training.hardware import Hardware
+from glocal.training.hardware import HardwareConfig, resolve_device
 from glocal.training.loader import (
     CACHE_BYTES,
     FeatureBatches,
@@ -16,7 +16,6 @@ from glocal.training.loader import (
     load_pixels,
     training_loader,
 )
-from glocal.training.recipe import DEFAULT_RECIPES, Mode, Recipe, load_recipe, recipe_names
 from glocal.training.train_state import CurvePoint, Progress
 
 __all__ = [
@@ -27,12 +26,12 @@ __all__ = [
     "Classification",
     "CurvePoint",
     "FeatureBatches",
-    "Hardware",
+    "HardwareConfig",
     "ImageBatches",
     "Mode",
     "Progress",
-    "Recipe",
     "Stopped",
+    "TrainConfig",
     "TrainingBatches",
     "TrainingError",
     "evaluation_loader",

@@ -82,9 +82,9 @@ class ClassifyImages:
             image_size=request.image_size,
             seed=request.seed,
             weights=request.weights,
-            drop_path=request.recipe.drop_path,
+            drop_path=request.recipe.model.drop_path,
         )
-        freeze(model, request.recipe.freeze)
+        freeze(model, request.recipe.model.freeze)
         return model
 
     def count_macs(self, model: nn.Module, request: Request) -> int:
@@ -95,7 +95,7 @@ class ClassifyImages:
         """Augmented and plain images of one size."""
         recipe = request.recipe
         learned, tested = (
-            load_pixels(part, request.image_size, crop_pct=recipe.crop_pct)
+            load_pixels(part, request.image_size, crop_pct=recipe.data.crop_pct)
             for part in (self.source.train, self.source.val)
         )
         return TrainingBatches(learned, recipe, request.seed), tested
@@ -110,7 +110,7 @@ class ClassifyImages:
             model,
             classes=self.classes,
             image_size=request.image_size,
-            crop_pct=request.recipe.crop_pct,
+            crop_pct=request.recipe.data.crop_pct,
             keywords=model_args(request.model, request.image_size),
         )
         save_model(model, folder, config)

@@ -13,9 +13,9 @@ from torch import nn
 from glocal.bench import copy_on_meta
 from glocal.data.transforms import RandomErasing
 from glocal.metrics.classification import Outcomes
+from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, Batched
 from glocal.training.objective import Objective, Score
-from glocal.training.recipe import Recipe
 
 
 class Classification(Objective):
@@ -32,15 +32,18 @@ class Classification(Objective):
     columns: ClassVar[tuple[str, ...]] = ("val_loss", "val_top1", "val_top5")
     class_weights: torch.Tensor | None
 
-    def __init__(self, prepare: nn.Module, recipe: Recipe, data: Batched, *, keep_logits: bool = False) -> None:
+    def __init__(self, prepare: nn.Module, recipe: TrainConfig, data: Batched, *, keep_logits: bool = False) -> None:
         super().__init__()
         self.prepare, self.num_classes, self.needs_every_image = prepare, data.num_classes, keep_logits
-        self.label_smoothing, self.mixes = recipe.label_smoothing, bool(recipe.mixup or recipe.cutmix)
+        self.label_smoothing, self.mixes = recipe.loss.label_smoothing, bool(recipe.loss.mixup or recipe.loss.cutmix)
         self.mixup = Mixup(
-            recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=data.num_classes
+            recipe.loss.mixup,
+            recipe.loss.cutmix,
+            label_smoothing=recipe.loss.label_smoothing,
+            num_classes=data.num_classes,
         )
-        self.erasing = RandomErasing(recipe.random_erasing) if recipe.random_erasing else None
-        self.register_buffer("class_weights", class_weights(data.labels, data.num_classes, recipe.class_balance))
+        self.erasing = RandomErasing(recipe.data.random_erasing) if recipe.data.random_erasing else None
+        self.register_buffer("class_weights", class_weights(data.labels, data.num_classes, recipe.loss.class_balance))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Cross-entropy; a model of several heads has a loss of its own."""

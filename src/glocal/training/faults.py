@@ -7,17 +7,17 @@ from typing import Protocol
 import torch
 
 from glocal.data.workers import LOST, worker_died
+from glocal.training.config import TrainConfig
 from glocal.training.errors import TrainingError
-from glocal.training.hardware import Hardware
-from glocal.training.recipe import Recipe
+from glocal.training.hardware import HardwareConfig
 from glocal.training.train_state import TrainState
 
 
 class Running(Protocol):
     """What a message says of a run; a `Trainer` is one."""
 
-    recipe: Recipe
-    hardware: Hardware
+    recipe: TrainConfig
+    hardware: HardwareConfig
     state: TrainState
     rank: int
 
@@ -38,7 +38,8 @@ def explained(run: Running) -> Iterator[None]:
             raise
         raise TrainingError(
             f"BatchNorm has nothing to normalise with in step {run.state.step + 1}: one image, and one pixel of it; "
-            f"raise batch_size or image_size, lower --devices or accumulate, or take a model without{run.last_good()}"
+            "raise batch_size or image_size, lower --devices or grad_accum_steps, or take a model without"
+            f"{run.last_good()}"
         ) from error
     except LOST as error:
         step, text = run.state.step, str(error) or type(error).__name__
@@ -59,15 +60,15 @@ def explained(run: Running) -> Iterator[None]:
 
 
 def _out_of_memory(run: Running) -> str:
-    recipe = run.recipe
-    at_a_time = -(-recipe.batch_size // (run.hardware.world_size * recipe.accumulate))
+    batch_size, accum = run.recipe.data.batch_size, run.recipe.optimizer.grad_accum_steps
+    at_a_time = -(-batch_size // (run.hardware.world_size * accum))
     advice = (
-        f"accumulate={2 * recipe.accumulate} keeps it and takes {-(-at_a_time // 2)} at a time, or lower batch_size"
+        f"grad_accum_steps={2 * accum} keeps it and takes {-(-at_a_time // 2)} at a time, or lower batch_size"
         if at_a_time > 1
         else "a smaller image_size needs less"
     )
     peak = f" (peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB)" if torch.cuda.is_available() else ""
     return (
-        f"out of memory{peak} with a batch_size of {recipe.batch_size}, {at_a_time} images at a time on each device: "
+        f"out of memory{peak} with a batch_size of {batch_size}, {at_a_time} images at a time on each device: "
         f"{advice}{run.last_good()}"
     )

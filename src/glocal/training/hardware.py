@@ -10,7 +10,7 @@ from glocal.errors import GlocalError
 
 
 @dataclass(frozen=True)
-class Hardware:
+class HardwareConfig:
     """Devices, processes and precision of a run.
 
     Attributes:
@@ -19,6 +19,7 @@ class Hardware:
         num_nodes: machines.
         strategy: ``ddp``: each process has the whole model; ``fsdp``: parameters are sharded over the processes.
         precision: ``32``, ``bf16`` or ``fp16`` (both mixed).
+        sync_batchnorm: normalise over the batches of all devices.
     """
 
     device: str = "cpu"
@@ -26,6 +27,7 @@ class Hardware:
     num_nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: str = "32"
+    sync_batchnorm: bool = False
 
     @property
     def world_size(self) -> int:
@@ -37,7 +39,7 @@ class Hardware:
         """Whether parameters are sharded over the processes."""
         return self.strategy == "fsdp" and self.world_size > 1
 
-    def placed(self) -> "Hardware":
+    def placed(self) -> "HardwareConfig":
         """With the processes that torchrun has started, whatever was asked for."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return self
@@ -69,3 +71,21 @@ def is_first_process() -> bool:
         if name in os.environ and (name == "RANK" or "SLURM_NTASKS" in os.environ):
             return os.environ[name] == "0"
     return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def resolve_device(name: str) -> str:
+    """``auto``, or a device that torch can use here.
+
+    Raises:
+        GlocalError: for a device that torch does not know or this machine does not have.
+    """
+    usable = [
+        *(["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
+    if name == "auto":
+        return usable[0]
+    if name not in usable:
+        raise GlocalError(f"device: expected auto or one of {', '.join(usable)} (what this machine has), got {name!r}")
+    return name

@@ -19,7 +19,7 @@ from glocal.data.shards import shuffled
 from glocal.data.transforms import LIGHT_SHIFT, RandAugment, draws, resize_crop, shift_and_flip
 from glocal.data.workers import default_workers, read_in_order
 from glocal.errors import GlocalError
-from glocal.training.recipe import Recipe
+from glocal.training.config import TrainConfig
 
 CACHE_BYTES = 2 * 2**30
 """A set that takes more than this as uint8 is decoded anew in every epoch."""
@@ -142,10 +142,10 @@ class TrainingBatches(Dataset[Batch]):
         seed: of all draws.
     """
 
-    def __init__(self, source: ImageBatches, recipe: Recipe, seed: int) -> None:
+    def __init__(self, source: ImageBatches, recipe: TrainConfig, seed: int) -> None:
         self.source, self.recipe, self.seed = source, recipe, seed
         self.labels, self.num_classes = source.labels, source.num_classes
-        self.randaugment = rand_augment(source.size, recipe) if recipe.augment == "randaugment" else None
+        self.randaugment = rand_augment(source.size, recipe) if recipe.data.augment == "randaugment" else None
         self.groups = source.images.groups if self.reads_files else None
 
     @property
@@ -164,22 +164,22 @@ class TrainingBatches(Dataset[Batch]):
             batch, kept = self.source.read(positions, lambda image, place: randaugment(image, drawn[place]))
         else:
             batch, kept = self.source.read(positions)
-            if self.recipe.augment == "light" or self.recipe.flip:
+            if self.recipe.data.augment == "light" or self.recipe.data.flip:
                 pixels = batch.inputs.permute(0, 2, 3, 1).numpy()
-                max_shift = self.source.size // LIGHT_SHIFT if self.recipe.augment == "light" else 0
-                changed = shift_and_flip(pixels, drawn[kept], max_shift=max_shift, flip=self.recipe.flip)
+                max_shift = self.source.size // LIGHT_SHIFT if self.recipe.data.augment == "light" else 0
+                changed = shift_and_flip(pixels, drawn[kept], max_shift=max_shift, flip=self.recipe.data.flip)
                 batch = batch._replace(inputs=_to_tensor(changed))
         return batch._replace(seeds=torch.from_numpy(drawn[kept, 3].astype(np.int64)), weight=key.weight)
 
 
-def rand_augment(size: int, recipe: Recipe) -> RandAugment:
+def rand_augment(size: int, recipe: TrainConfig) -> RandAugment:
     """As a recipe asks for it."""
     return RandAugment(
         size,
-        flip=recipe.flip,
-        crop_scale=recipe.crop_scale,
-        auto_augment=recipe.auto_augment,
-        color_jitter=recipe.color_jitter,
+        flip=recipe.data.flip,
+        crop_scale=recipe.data.crop_scale,
+        auto_augment=recipe.data.auto_augment,
+        color_jitter=recipe.data.color_jitter,
     )
 
 
@@ -288,7 +288,7 @@ def training_loader(
     if smallest < pieces:
         raise GlocalError(
             f"batch_size: expected an image for each of {share.world} devices x {share.parts} parts of a step, got "
-            f"steps of {smallest} images; raise batch_size, or lower --devices or accumulate"
+            f"steps of {smallest} images; raise batch_size, or lower --devices or grad_accum_steps"
         )
     return _loader(data, _Steps(data, batch_size, seed, repeats, share, start), num_workers)
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from glocal.models.creation import Weights, default_image_size
-from glocal.training.hardware import Hardware
-from glocal.training.recipe import Recipe
+from glocal.training.config import TrainConfig
+from glocal.training.hardware import HardwareConfig
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Request:
     """
 
     model: str
-    recipe: Recipe
+    recipe: TrainConfig
     weights: Weights = None
     seed: int = 0
-    hardware: Hardware = Hardware()  # noqa: RUF009 - immutable
+    hardware: HardwareConfig = HardwareConfig()  # noqa: RUF009 - immutable
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     resume: bool = False
@@ -41,4 +41,4 @@ class Request:
     @property
     def image_size(self) -> int:
         """Side in pixels: the recipe's, else the model's own."""
-        return self.recipe.image_size or default_image_size(self.model)
+        return self.recipe.data.image_size or default_image_size(self.model)

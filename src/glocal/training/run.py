@@ -31,8 +31,8 @@ from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.assignment import Assignment
 from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpointer
+from glocal.training.config import TrainConfig, renamed
 from glocal.training.hardware import is_first_process
-from glocal.training.recipe import Recipe
 from glocal.training.request import Request
 from glocal.training.train_state import Progress
 from glocal.training.trainer import Trainer, TrainResult
@@ -95,7 +95,7 @@ def _plan(assignment: Assignment, request: Request) -> dict[str, Any]:
         "seed": request.seed,
         "precision": request.hardware.precision,
         "image_size": request.image_size,
-        "recipe": request.recipe.to_dict(),
+        "recipe": request.recipe.to_recipe(),
         **assignment.plan(request),
     }
 
@@ -110,6 +110,7 @@ def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
+        before["recipe"] = renamed(before["recipe"])
         changes = list(differences(before, json.loads(json.dumps(plan))))
         if changes and not request.allow_changed:
             raise GlocalError(
@@ -177,7 +178,7 @@ def _train(
         trainer = Trainer(
             objective,
             recipe,
-            Budget(recipe.epochs, "ep"),
+            Budget(recipe.schedule.epochs, "ep"),
             seed=request.seed,
             macs=macs,
             hardware=request.hardware,
@@ -207,13 +208,13 @@ def _write_model(
     assignment.save(shell, folder, request)
 
 
-def _check_space(out: Path, model: nn.Module, recipe: Recipe) -> None:
+def _check_space(out: Path, model: nn.Module, recipe: TrainConfig) -> None:
     """Refuse to begin what could not be saved: two checkpoints, the best one, one being written, the final model.
 
     Raises:
         GlocalError: naming needed and free space.
     """
-    tensors = (1 if recipe.ema == 0 else 2) + 2  # weights, their average, two moments of the optimizer
+    tensors = (1 if recipe.optimizer.ema == 0 else 2) + 2  # weights, their average, two moments of the optimizer
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     needed = size * (4 * tensors + 1) + SPARE_BYTES
     free = shutil.disk_usage(out).free

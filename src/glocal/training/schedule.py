@@ -6,7 +6,7 @@ import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from glocal.training.recipe import Recipe
+from glocal.training.config import TrainConfig
 
 SCHEDULE_STEPS = 100_000
 """timm's schedulers take whole updates: the budget is cut into so many."""
@@ -20,7 +20,7 @@ class LRSchedule:
         recipe: kind of decay, warm-up, milestones, lowest learning rate.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> None:
         self.scheduler = _scheduler(optimizer, recipe)
 
     def step(self, done: float) -> None:
@@ -28,14 +28,17 @@ class LRSchedule:
         self.scheduler.step_update(round(done * SCHEDULE_STEPS))
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Scheduler:
-    warmup = round(recipe.warmup * SCHEDULE_STEPS)
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> Scheduler:
+    warmup = round(recipe.schedule.warmup * SCHEDULE_STEPS)
     options: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
-    if recipe.schedule == "step":
+    if recipe.schedule.schedule == "step":
         left = SCHEDULE_STEPS - warmup
-        after = [round(share * SCHEDULE_STEPS) - warmup for share in recipe.milestones] or [left // 3, 2 * left // 3]
+        after = [round(share * SCHEDULE_STEPS) - warmup for share in recipe.schedule.milestones] or [
+            left // 3,
+            2 * left // 3,
+        ]
         return MultiStepLRScheduler(optimizer, after, decay_rate=0.1, **options)
-    options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": recipe.min_lr * recipe.scaled}
-    if recipe.schedule == "poly":
-        return PolyLRScheduler(optimizer, power=recipe.poly_power, **options)
+    options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": recipe.schedule.min_lr * recipe.lr_scale}
+    if recipe.schedule.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=recipe.schedule.poly_power, **options)
     return CosineLRScheduler(optimizer, **options)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -28,14 +29,14 @@ from glocal.rng import isolated_rng, seed_all
 from glocal.signals import StopRequest
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpointer
+from glocal.training.config import TrainConfig
 from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.faults import explained
-from glocal.training.hardware import Hardware
+from glocal.training.hardware import HardwareConfig
 from glocal.training.loader import Batch, Batched, Key, Share, num_batches, training_loader
 from glocal.training.nan_guard import NaNGuard
 from glocal.training.objective import Objective, Score
-from glocal.training.recipe import Recipe
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
 
@@ -93,12 +94,12 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        recipe: Recipe,
+        recipe: TrainConfig,
         budget: Budget,
         *,
         seed: int,
         macs: int,
-        hardware: Hardware = Hardware(),  # noqa: B008 - immutable
+        hardware: HardwareConfig = HardwareConfig(),  # noqa: B008 - immutable
         checkpointer: Checkpointer | None = None,
         resume: Mapping[str, Any] | None = None,
         log: Callable[[Mapping[str, float | None]], None] = lambda _: None,
@@ -129,7 +130,7 @@ class Trainer:
                 bad.
             Stopped: when ``stop`` was requested.
         """
-        recipe, state, accum = self.recipe, self.state, self.recipe.accumulate
+        recipe, state, accum = self.recipe, self.state, self.recipe.optimizer.grad_accum_steps
         outcomes, stopped = None, None
         unsharded = copy.deepcopy(model) if self.hardware.is_sharded else model
         with isolated_rng(), explained(self), closing(self._batches(train_set)) as batches:
@@ -155,7 +156,7 @@ class Trainer:
                     state.add_loss(loss)
                     if self.ema is not None:
                         self.ema.update(self.model, state.step)
-                if state.step % recipe.log_every_steps == 0:
+                if state.step % recipe.checkpoint.log_every_steps == 0:
                     self._log_row()
                 if self.done >= 1 or self.done >= (len(state.curve) + 1) / self.points:
                     outcomes = self._evaluate(val_set)
@@ -198,16 +199,16 @@ class Trainer:
     def _setup(self, model: nn.Module, train_set: Batched) -> None:
         """Model, optimizer and schedule on their devices, as they were at the checkpoint."""
         recipe, hardware = self.recipe, self.hardware
-        self.steps_per_epoch = num_batches(len(train_set), recipe.batch_size)
+        self.steps_per_epoch = num_batches(len(train_set), recipe.data.batch_size)
         self.steps = self.budget.steps(len(train_set), self.steps_per_epoch, self.macs)
-        every = recipe.evaluate_every_epochs * self.steps_per_epoch
+        every = recipe.checkpoint.evaluate_every_epochs * self.steps_per_epoch
         wanted = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
         self.points = wanted if self.curve_points is None else min(self.curve_points, wanted)
-        if recipe.sync_batchnorm and hardware.world_size > 1:
+        if recipe.hardware.sync_batchnorm and hardware.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         layout = torch.contiguous_format if hardware.is_sharded else torch.channels_last  # FSDP2 takes plain tensors
         self.model = model.to(memory_format=layout).train()
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema else None
+        self.ema = ModelEmaV3(self.model, decay=recipe.optimizer.ema) if recipe.optimizer.ema else None
         self.frozen_norms = frozen_norms(self.model)
         with quiet_fabric():
             self.fabric = make_fabric(hardware, lambda: self._find_unused(train_set), self._shard)
@@ -225,19 +226,19 @@ class Trainer:
         if self.resume is not None:
             restore(self.resume, *self._trained())
         self.schedule = LRSchedule(self.optimizer.optimizer, recipe)
-        self.nan_guard = NaNGuard(self.model, recipe.nan_skips, self.state.nan_skips)
+        self.nan_guard = NaNGuard(self.model, recipe.optimizer.nan_skips, self.state.nan_skips)
         self.state.start_clock()
 
     def _batches(self, train_set: Batched) -> Generator[Batch]:
         """Endless batches of this process from the next step on; bad images end the run or are noted."""
         recipe = self.recipe
-        share = Share(self.rank, self.hardware.world_size, recipe.accumulate)
+        share = Share(self.rank, self.hardware.world_size, recipe.optimizer.grad_accum_steps)
         for batch in training_loader(
             train_set,
-            recipe.batch_size,
+            recipe.data.batch_size,
             self.seed,
             self.num_workers,
-            repeats=recipe.repeats,
+            repeats=recipe.data.aug_repeats,
             share=share,
             start=self.state.step,
         ):
@@ -249,7 +250,7 @@ class Trainer:
     def _next_batch(self, batches: Iterator[Batch], part: int) -> Batch:
         """A part of a step, on the device; what is drawn for it depends on its number alone."""
         batch: Batch = self.fabric.to_device(next(batches))
-        step = self.state.step * self.recipe.accumulate + part
+        step = self.state.step * self.recipe.optimizer.grad_accum_steps + part
         drawn = np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1, np.uint64)
         seed_all(int(drawn[0]) >> 1, self.fabric.device)
         for module in self.frozen_norms:
@@ -269,8 +270,8 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        if self.recipe.clip_grad and math.isfinite(norm.item()):
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_grad, norm)
+        if self.recipe.optimizer.clip_grad and math.isfinite(norm.item()):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.clip_grad, norm)
         return norm.item()
 
     def _all_reduce(self, loss: float, images: float) -> tuple[float, float, float, float]:
@@ -298,7 +299,7 @@ class Trainer:
         return took
 
     def _is_checkpoint_step(self) -> bool:
-        every = self.recipe.checkpoint_every_steps
+        every = self.recipe.checkpoint.checkpoint_every_steps
         return bool(every) and self.state.step % every == 0
 
     def _evaluate(self, val_set: Batched) -> Any:
@@ -432,17 +433,17 @@ class Criterion(nn.Module):
         return self.objective.loss(self.model, batch)
 
 
-def create_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, recipe: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
     """timm's, with its rules of weight decay and layer decay; ``fused`` where torch has such a kernel for it."""
-    options: dict[str, Any] = {"fused": True} if fused and recipe.optimizer == "adamw" else {}
-    if recipe.layer_decay < 1:
-        options["layer_decay"] = recipe.layer_decay
+    options: dict[str, Any] = {"fused": True} if fused and recipe.optimizer.optimizer == "adamw" else {}
+    if recipe.optimizer.layer_decay < 1:
+        options["layer_decay"] = recipe.optimizer.layer_decay
     return create_optimizer_v2(
         model,
-        opt=recipe.optimizer,
-        lr=recipe.lr * recipe.scaled,
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
+        opt=recipe.optimizer.optimizer,
+        lr=recipe.optimizer.lr * recipe.lr_scale,
+        weight_decay=recipe.optimizer.weight_decay,
+        momentum=recipe.optimizer.momentum,
         **options,
     )
 
@@ -460,7 +461,7 @@ class Autocast(MixedPrecision):
 
 
 def make_fabric(
-    hardware: Hardware, find_unused: Callable[[], bool], parallelize: Callable[[Any, Any], nn.Module]
+    hardware: HardwareConfig, find_unused: Callable[[], bool], parallelize: Callable[[Any, Any], nn.Module]
 ) -> Fabric:
     """Lightning Fabric for this hardware.
 
