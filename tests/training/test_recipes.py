@@ -206,6 +206,6 @@ def test_the_document_sets_the_recipes_side_by_side():
 def _plain(default):
     if isinstance(default, bool):
         return str(default).lower()
-    if isinstance(default, tuple):
+    if isinstance(default, list):
         return "[]"
     return default if isinstance(default, str) else f"{default:g}"
