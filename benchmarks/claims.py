@@ -1,10 +1,10 @@
-"""The papers' claims on fashion-mini, by the command that anyone would call; its pages are kept, and its time.
+"""The papers' claims on fashion-mini, by the command that anyone would call; its results are kept, and its time.
 
     python benchmarks/claims.py --budget quick
     python benchmarks/claims.py coupling,two-heads --budget default
 
 Calls `glocal claims run` in runs/, where the same call goes on after a stop and another one adds claims, and then puts
-claims.json and the pages into docs/results/claims-BUDGET, with a README.md of all verdicts.
+claims.json into docs/results/claims-BUDGET, with a README.md of all verdicts; `glocal claims report` makes the pages.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CALLS = "calls.json"
 """The calls so far, each with its claims and seconds by the clock: one that was stopped counts as well."""
 KEPT = ("claims.json", "costs.json", CALLS)
-"""Beside the pages: costs.json has the training steps from which the command says how long it will take."""
+"""Beside README.md: costs.json has the training steps from which the command says how long it will take."""
 
 
 def folder_of(budget: str) -> Path:
@@ -32,10 +32,11 @@ def folder_of(budget: str) -> Path:
     return ROOT / "docs" / "results" / f"claims-{budget}"
 
 
-def page(results: dict[str, Any], calls: list[dict[str, Any]]) -> str:
+def page(folder: str, results: dict[str, Any], calls: list[dict[str, Any]]) -> str:
     """README.md of a folder of results.
 
     Args:
+        folder: its name.
         results: what claims.json holds.
         calls: what `CALLS` holds.
     """
@@ -53,8 +54,8 @@ def page(results: dict[str, Any], calls: list[dict[str, Any]]) -> str:
         f"{sum(runs.values()) / 60 / settings['jobs']:.0f}.",
         "",
         "What an experiment is and what its verdict means: [claims.md](../../claims.md). A verdict is of these images "
-        "at this budget. [index.html](index.html) is the overview as the command wrote it, with a page for each claim "
-        "beside (download the folder, then open it); [claims.json](claims.json) has every number.",
+        "at this budget. [claims.json](claims.json) has every number; the pages that the command wrote, `index.html` "
+        f"and one for each claim, are written from it again by `glocal claims report docs/results/{folder}`.",
         "",
         "| claim | verdict | runs | minutes of a core |",
         "| --- | --- | --- | --- |",
@@ -63,7 +64,7 @@ def page(results: dict[str, Any], calls: list[dict[str, Any]]) -> str:
         count, minutes = claim["cost"]["runs"], claim["cost"]["seconds"] / 60
         cost = f"{count} | {minutes:.0f}" if count else "- | -"
         verdict = claim["verdict"] or "not tested"
-        lines.append(f"| [`{claim['id']}`]({claim['id']}.html): {claim['sentence']} | **{verdict}** | {cost} |")
+        lines.append(f"| `{claim['id']}`: {claim['sentence']} | **{verdict}** | {cost} |")
     lines += [
         "",
         "Runs that claims share were trained once, and count in each.",
@@ -85,10 +86,10 @@ def page(results: dict[str, Any], calls: list[dict[str, Any]]) -> str:
 def publish(run: Path, out: Path) -> None:
     """Put what a call left in ``run`` into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    for path in (*(run / name for name in KEPT), *run.glob("*.html")):
-        shutil.copyfile(path, out / path.name)
+    for name in KEPT:
+        shutil.copyfile(run / name, out / name)
     results, calls = (json.loads((out / name).read_text(encoding="utf-8")) for name in ("claims.json", CALLS))
-    atomic_write_text(out / "README.md", page(results, calls))
+    atomic_write_text(out / "README.md", page(out.name, results, calls))
 
 
 def main() -> None:

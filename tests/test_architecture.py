@@ -1,6 +1,8 @@
 """Imports point one way: the rooms of the house and who may enter which (docs/architecture.md)."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,3 +213,17 @@ def test_a_planted_fault_is_found(module, source):
 )
 def test_what_is_allowed_is_not_reported(module, source):
     assert faults(source, module) == []
+
+
+def test_every_dependency_is_imported():
+    """What tests alone need is in the extra dev. Lightning's logger imports tensorboard."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *(one for name, extra in extras.items() if name != "dev" for one in extra)]
+    modules = {"pillow": "PIL"}
+    names = {re.match(r"[a-z0-9-]+", requirement)[0] for requirement in needed}
+    source = "\n".join(path.read_text(encoding="utf-8") for path in FILES.values())
+    imported = set(re.findall(r"^ *(?:from|import) (\w+)|need\(\"(\w+)", source, re.MULTILINE))
+    imported = {module for pair in imported for module in pair}
+    unused = {name for name in names if modules.get(name, name.replace("-", "_")) not in imported}
+    assert unused == {"tensorboard"}

@@ -1,5 +1,6 @@
 """The command line called in this process, as a person calls it."""
 
+import re
 import sys
 
 import pytest
@@ -23,3 +24,16 @@ def command(monkeypatch, capsys):
         return code, out, err
 
     return run
+
+
+def assert_written_again(command, run):
+    """`glocal report` writes the page of a run from its JSON as the run wrote it, but for pictures of images."""
+    code, out, err = command("report", run, "--out", run / "again")
+    assert (code, out) == (0, f"Report: {run / 'again' / 'report.html'}\n")
+    first, second = ((folder / "report.html").read_text() for folder in (run, run / "again"))
+    assert "without pictures" in err
+    second, notes = re.subn(r'<p class="measured">Without pictures of images[^\n]*\n', "", second)
+    assert notes == 1
+    assert "data:image/" not in second
+    first = re.sub(r'<img[^>]* src="data:image/[^>]*>', "", first)
+    assert re.sub(r'<p class="shown"></p>\n?', "", first) == second

@@ -40,6 +40,13 @@ def test_run_one_claim_and_the_same_again(command, photos):
     code, _, err = command(*arguments)
     assert code == 0
     assert "are to be trained" not in err
+    written_again = photos.parent / "again"
+    written_again.mkdir()
+    (written_again / FILE).write_bytes((photos.parent / "out" / FILE).read_bytes())
+    code, out, _ = command("claims", "report", "again")
+    assert (code, out) == (0, "Report: again/index.html\n")
+    for name in ("index.html", "cvt-cls.html"):
+        assert (written_again / name).read_bytes() == (photos.parent / "out" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from tests.cli.conftest import assert_written_again
 from tests.comparison.asking import losses, scores
 from tests.data.making import damage, png_header
 from tests.shapes import CLASSES, write_folder
@@ -34,7 +35,7 @@ def results_of(out):
     return json.loads((out / "results.json").read_text())
 
 
-def test_a_comparison_from_folder_to_report(call, tmp_path):
+def test_a_comparison_from_folder_to_report(call, command, tmp_path):
     write_folder(tmp_path / "data")
     code, out, err = call("data", *QUICK, "--out", "first")
     assert code == 0
@@ -56,6 +57,7 @@ def test_a_comparison_from_folder_to_report(call, tmp_path):
     code, out, _ = call("data", *QUICK, "--out", "first", "--resume")
     assert code == 0
     assert scores(results_of(tmp_path / "first")) == scores(results)
+    assert_written_again(command, tmp_path / "first")
 
 
 def test_analyze_says_why_too(call, tmp_path):

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from glocal.recommend import RULE
+from tests.cli.conftest import assert_written_again
 from tests.data.making import damage
 from tests.shapes import CLASSES, write_folder
 
@@ -28,7 +29,7 @@ def call(command):
     return partial(command, "recommend")
 
 
-def test_from_a_folder_to_backbones_and_a_page(call, tmp_path):
+def test_from_a_folder_to_backbones_and_a_page(call, command, tmp_path):
     write_folder(tmp_path / "data")
     code, out, err = call("data", *QUICK, "--out", "found")
     assert code == 0, err
@@ -45,6 +46,7 @@ def test_from_a_folder_to_backbones_and_a_page(call, tmp_path):
     assert results["recommended"][0]["model"] in (tmp_path / "found/report.html").read_text()
     assert "3 classes, 48 training and 12 test images" in " ".join(err.split())
     assert "reference 1 of 1" in err
+    assert_written_again(command, tmp_path / "found")
 
 
 def test_without_out_a_new_folder_is_made_and_named(call, tmp_path):

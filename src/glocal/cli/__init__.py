@@ -50,6 +50,7 @@ def main() -> None:
         models,
         predict,
         recommend,
+        report,
         segment,
         train,
     )  # fmt: skip

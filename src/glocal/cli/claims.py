@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from glocal.cli import app
+from glocal.cli._pages import PagesOut, ResultsFolder, write
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, check_writable, printable
 
 claims = typer.Typer(
     name="claims",
-    help="What the papers claim, each as an experiment on your images: list, run.",
+    help="What the papers claim, each as an experiment on your images: list, run, report.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -39,6 +40,18 @@ Exit codes:
   1 a claim could not be tested: its page says why, the same command tries again
   2 the call is wrong, or the images or the folder cannot be used
   130 stopped by Ctrl-C: the same command goes on
+"""
+
+REPORTING = """\
+\b
+Examples:
+  glocal claims report docs/results/claims-quick --out pages    the committed results
+  glocal claims report runs/claims-fashion-mini-quick           into the folder itself
+
+\b
+Exit codes:
+  0 written
+  2 no claims.json in the folder, or it cannot be used; or --out cannot be written
 """
 
 
@@ -137,6 +150,12 @@ def run(
     _conclude(Console(highlight=False, soft_wrap=True), tested, out)
     if any(claim["verdict"] is None for claim in tested):
         raise typer.Exit(1)
+
+
+@claims.command("report", epilog=REPORTING)
+def report(folder: ResultsFolder, out: PagesOut = None) -> None:
+    """Write index.html and a page for each claim again, from claims.json: nothing is trained."""
+    write(folder, out, ("glocal.claims/1",))
 
 
 _STYLES = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", None: "dim"}

@@ -39,8 +39,14 @@ def write_claims(results: Json, out: Path) -> Path:
     Args:
         results: what claims.json holds (docs/claims.md).
         out: an existing folder.
+
+    Raises:
+        ValueError: for an id that is no plain name: it would be a path elsewhere.
     """
     results = shown(results)
+    for claim in results["claims"]:
+        if not re.fullmatch(r"[a-z0-9-]+", claim["id"]):
+            raise ValueError(f"expected the id of a claim, got {claim['id']!r}")
     for claim in results["claims"]:
         atomic_write_text(out / f"{claim['id']}.html", render_claim(claim, results))
     path = out / OVERVIEW

@@ -31,7 +31,8 @@ def write_report(results: Results, out: Path, *, pictures: Mapping[str, Image.Im
     Args:
         results: what results.json holds (docs/results-schema.md).
         out: an existing folder.
-        pictures: that the results name, by their key; re-encoded here, never passed through.
+        pictures: that the results name, by their key; re-encoded here, never passed through. The page says so where
+            none are given.
     """
     path = out / "report.html"
     atomic_write_text(path, render_report(results, pictures=pictures))
@@ -41,7 +42,16 @@ def write_report(results: Results, out: Path, *, pictures: Mapping[str, Image.Im
 def render_report(results: Results, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
     """The page as text: no script, no request, everything from data escaped."""
     known = {printable(key): image for key, image in (pictures or {}).items()}
-    return environment().get_template("compare.html.j2").render(_context(shown(results), known))
+    context = _context(shown(results), known)
+    context["without_pictures"] = pictures is None and names_pictures(results)
+    return environment().get_template("compare.html.j2").render(context)
+
+
+def names_pictures(results: Results) -> bool:
+    """Whether the page of the results shows pictures of images, which the results themselves do not hold."""
+    analysis = results.get("analysis") or {}
+    mistakes = any(run.get("mistakes") for run in results["runs"])
+    return bool(mistakes or results.get("examples") or analysis.get("disturbed"))
 
 
 def environment() -> Environment:

@@ -48,6 +48,7 @@ def render_recommendation(results: Json, *, pictures: Mapping[str, Image.Image] 
         .get_template("recommend.html.j2")
         .render(
             results=results,
+            without_pictures=pictures is None,
             colours=COLOURS,
             swatch={model: looks.swatch(model) for model in models},
             panels=[_panel(results["need"], kind, pictures or {}) for kind in _KINDS],
