@@ -25,17 +25,17 @@ from glocal.comparison import accuracy_interval
 from glocal.comparison.distance import accuracy_by_distance
 from glocal.data import DataSource, load_data
 from glocal.data.probes import PROBES
-from glocal.data.transforms import Normalize
 from glocal.files import atomic_write_text
-from glocal.models.creation import create, normalisation
+from glocal.models.creation import create
+from glocal.models.io import ModelConfig
+from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
-    Classification,
     TrainingBatches,
     load_pixels,
     load_recipe,
-    train,
 )
+from glocal.training.trainer import Trainer
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "probes"
 RECIPE, SEEDS, SIDE = "micro", (0, 1, 2), 32
@@ -97,22 +97,15 @@ def make(name: str, num_classes: int, seed: int) -> nn.Module:
 
 def learn(name: str, source: DataSource, *, seed: int, epochs: float) -> np.ndarray:
     """(images,) whether a model trained on a probe is right on each test image."""
-    recipe = load_recipe(RECIPE)
-    learned, tested = (load_pixels(images, SIDE) for images in (source.train, source.val))
-    batches = TrainingBatches(learned, recipe, seed)
+    config = load_recipe(RECIPE).replace(seed=seed)
+    train_images, val_images = (load_pixels(images, SIDE) for images in (source.train, source.val))
     model = make(name, len(source.classes), seed)
-    prepare = Normalize(*normalisation(create("resnet_micro", num_classes=2, image_size=SIDE, seed=0)))
-    result = train(
-        model,
-        batches,
-        tested,
-        objective=Classification(prepare, recipe, batches),
-        recipe=recipe,
-        budget=Budget.parse(f"{epochs:g}ep"),
-        seed=seed,
-        macs=count_macs(model, SIDE),
-        curve_points=1,
-    )
+    reference = create("resnet_micro", num_classes=2, image_size=SIDE, seed=0)
+    of = ModelConfig.of_classifier(reference, classes=source.classes, image_size=SIDE)
+    task = ClassificationTask(of, config, labels=train_images.labels)
+    budget = Budget.parse(f"{epochs:g}ep")
+    trainer = Trainer(task, config, budget, macs=count_macs(model, SIDE), curve_points=1)
+    result = trainer.fit(model, TrainingBatches(train_images, config, seed), val_images)
     right: np.ndarray = result.outcomes.predicted == result.outcomes.label
     return right
 

@@ -5,6 +5,9 @@ from PIL import Image
 
 from glocal.data import DataSource, ImageSet
 from glocal.data.sets import Array
+from glocal.models.io import ModelConfig
+from glocal.tasks import ClassificationTask
+from glocal.training import TrainConfig
 
 CLASSES = ("across", "down", "rings")
 
@@ -33,6 +36,12 @@ def image_set(num_images: int, seed: int, name: str = "train") -> ImageSet:
 def data_source(num_train: int = 60, num_val: int = 30) -> DataSource:
     train, val = image_set(num_train, seed=0), image_set(num_val, seed=1, name="val")
     return DataSource("shapes", train, val, CLASSES, (), (), "drawn", f"shapes-{num_train}-{num_val}")
+
+
+def classification_task(config: TrainConfig, **options) -> ClassificationTask:
+    """For any network on the drawings: (x - 0.5) / 0.25."""
+    model_config = ModelConfig("classification", "", CLASSES, 32, (0.5,) * 3, (0.25,) * 3)
+    return ClassificationTask(model_config, config, **options)
 
 
 def write_folder(root, num_images: int = 60, seed: int = 0) -> None:

@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "tasks": {"training", "models", "heads", "metrics", "data", "bench", "files", "rng"},
     "inference": {"export", "training", "models", "metrics", "data", "files"},
     "claims": {"", "comparison", "training", "models", "analysis", "layers", "data", "bench", "files", "formatting"},
-    "recommend": {"", "training", "models", "analysis", "data", "bench"},
+    "recommend": {"", "tasks", "training", "models", "analysis", "data", "bench"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
     "cli": set(ROOMS) | {"", "files", "formatting", "signals"},
     # single files

@@ -22,10 +22,9 @@ from tests.shapes import data_source
 
 import glocal.cli
 from glocal.data import DataSource
-from glocal.training import Classification, TrainConfig
-from glocal.training.assignment import ClassifyImages
+from glocal.tasks import ClassificationTask
+from glocal.training import TrainConfig
 from glocal.training.checkpoint import check
-from glocal.training.request import Request
 from glocal.training.run import COLUMNS, train_run
 
 LIMIT = 300.0
@@ -39,8 +38,8 @@ SMALL = TrainConfig.of(
 
 def train(out: Path, recipe: TrainConfig = SMALL, source: DataSource | None = None, **kwargs: Any) -> None:
     """Begin or resume a small run in this process; its notes are printed."""
-    request = Request("resnet_micro", recipe, **{"resume": True, "num_workers": 0, **kwargs})
-    train_run(ClassifyImages(source or data_source()), request, out, say=print)
+    config = recipe.replace(**{"name": "resnet_micro", "resume": True, "num_workers": 0, **kwargs})
+    train_run(ClassificationTask.for_data(source or data_source(), config), out, say=print)
 
 
 def command(*arguments: str) -> None:
@@ -161,7 +160,7 @@ def rows(out: Path) -> list[list[str]]:
     timed = {COLUMNS.index("seconds"), COLUMNS.index("images_per_s")}
     with open(out / "metrics.csv", newline="") as file:
         header, *found = csv.reader(file)
-    assert tuple(header) == (*COLUMNS, *Classification.columns), header
+    assert tuple(header) == (*COLUMNS, *ClassificationTask.columns), header
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in found]
 
 

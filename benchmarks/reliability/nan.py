@@ -24,7 +24,8 @@ from torch import nn
 
 from glocal.data.transforms import Normalize
 from glocal.models import io
-from glocal.training import Classification, checkpoint
+from glocal.tasks import ClassificationTask
+from glocal.training import checkpoint
 from glocal.training.trainer import Trainer
 
 SEED = 0
@@ -41,7 +42,7 @@ def plant(place: str, steps: frozenset[int]) -> None:
     """NaN into this process, in steps counted from 0."""
     due = False
     next_batch, clip_gradients = Trainer._next_batch, Trainer._clip_gradients
-    loss, forward = Classification.loss, Normalize.forward
+    loss, forward = ClassificationTask.loss, Normalize.forward
 
     def with_batch(running: Any, batches: Any, part: int) -> Any:
         nonlocal due
@@ -71,7 +72,7 @@ def plant(place: str, steps: frozenset[int]) -> None:
         return x
 
     Trainer._next_batch, Trainer._clip_gradients = with_batch, with_gradients  # type: ignore[method-assign]
-    Classification.loss, Normalize.forward = with_loss, inputs  # type: ignore[method-assign]
+    ClassificationTask.loss, Normalize.forward = with_loss, inputs  # type: ignore[method-assign]
 
 
 def guard(out: Path) -> None:

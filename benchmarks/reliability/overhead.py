@@ -27,12 +27,12 @@ from benchmarks.reliability.record import record
 
 import glocal  # noqa: F401  (registers the models)
 from glocal.data import ImageSet, load_data
-from glocal.data.transforms import Normalize
 from glocal.models.creation import normalisation
+from glocal.models.io import ModelConfig
 from glocal.signals import StopRequest
+from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
-    Classification,
     ImageBatches,
     TrainingBatches,
     load_pixels,
@@ -62,21 +62,20 @@ class Clock:
 
 def engine(model: nn.Module, images: ImageBatches, val: ImageBatches, batch_size: int, steps: int) -> np.ndarray:
     """A run as `glocal train` has it; one step more, as the last one ends with a test."""
-    recipe, clock = load_recipe("micro", settings=[f"batch_size={batch_size}"]), Clock()
+    config, clock = load_recipe("micro", settings=[f"batch_size={batch_size}"]), Clock()
     rows: list[object] = []
-    batches = TrainingBatches(images, recipe, 0)
+    of = ModelConfig.of_classifier(model, classes=[str(i) for i in range(10)], image_size=images.size)
     trainer = Trainer(
-        Classification(Normalize(*normalisation(model)), recipe, batches),
-        recipe,
+        ClassificationTask(of, config, labels=images.labels),
+        config,
         Budget((steps + 2) * batch_size / len(images), "ep"),
-        seed=0,
         macs=1,
         log=rows.append,
         stop=StopRequest(),
         curve_points=1,
         progress=clock.mark,
     )
-    trainer.fit(model, batches, val)
+    trainer.fit(model, TrainingBatches(images, config, 0), val)
     return clock.per_step(steps)
 
 

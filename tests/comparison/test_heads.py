@@ -9,22 +9,22 @@ import torch
 from safetensors.numpy import load_file
 
 from glocal.comparison import Run, compare, make_settings, pictures, summarise
-from glocal.comparison.heads import RESAMPLES, draws
-from glocal.comparison.measure import MEASURES, Examined
+from glocal.comparison.heads import RESAMPLES, Examined, draws
+from glocal.comparison.metrics import METRICS
 from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.errors import GlocalError
 from glocal.metrics.coco import average_precision, match
 from glocal.models.io import load_model
-from glocal.tasks import HeadSettings, evaluate_detector, evaluate_segmenter
-from glocal.training import load_recipe
+from glocal.tasks import evaluate
+from glocal.training import HeadConfig, load_recipe
 from tests.comparison.asking import losses
 from tests.metrics.test_coco import K, image
 
 SIZE, VAL = 64, 6
 MODELS = ("resnet_micro", "cvt_micro")
 HEADS = {
-    "detection": HeadSettings("fcos"),
-    "segmentation": HeadSettings("semantic_fpn", options={"dim": 32, "head_dim": 32}),
+    "detection": HeadConfig("fcos"),
+    "segmentation": HeadConfig("semantic_fpn", options={"dim": 32, "head_dim": 32}),
 }
 SCORES = ("id", "status", "map", "map50", "miou", "pixel_accuracy", "per_class", "threshold", "confusion")
 
@@ -56,29 +56,28 @@ def whole(request, tmp_path_factory):
 
 def test_results_have_their_schema(whole):
     task, data, results, _ = whole
-    measure = MEASURES[task]
-    assert (results["schema"], results["metric"]) == ("glocal.compare/1", measure.key)
+    metric = METRICS[task]
+    assert (results["schema"], results["metric"]) == ("glocal.compare/1", metric.key)
     assert results["settings"]["task"] == task
     assert results["settings"]["head"]["head"] == HEADS[task].head
     assert "mixup" not in results["settings"]["recipe"]
     assert [run["id"] for run in results["runs"]] == [f"{model}-f1-s{seed}" for seed in (0, 1) for model in MODELS]
     for run in results["runs"]:
         assert run["status"] == "ok", run["error"]
-        assert run[measure.key] == run["curve"][-1]["val_score"]
+        assert run[metric.key] == run["curve"][-1]["val_score"]
         assert len(run["per_class"]) == len(data.classes)
         assert (run["budget"]["epochs"], run["budget"]["flop"]) == (1.0, pytest.approx(6 * run["macs"] * 16))
-        assert all(run[cost] > 0 for cost in measure.costs)
+        assert all(run[cost] > 0 for cost in metric.costs)
     best = results["summary"][0]
-    seeds = [run[measure.key] for run in results["runs"] if run["model"] == best["model"]]
-    assert best[f"{measure.key}_mean"] == pytest.approx(np.mean(seeds), abs=1e-6)
-    assert f"% {measure.name} " in results["verdict"]["sentence"]
+    seeds = [run[metric.key] for run in results["runs"] if run["model"] == best["model"]]
+    assert best[f"{metric.key}_mean"] == pytest.approx(np.mean(seeds), abs=1e-6)
+    assert f"% {metric.name} " in results["verdict"]["sentence"]
     assert any(f"only {VAL} test images" in caveat for caveat in results["verdict"]["caveats"])
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
 def test_a_saved_model_gives_the_scores_of_its_record(whole):
-    task, data, results, out = whole
-    evaluate = {"detection": evaluate_detector, "segmentation": evaluate_segmenter}[task]
+    _, data, results, out = whole
     run = results["runs"][0]
     again = evaluate(load_model(out / "runs" / run["id"]), data.val)
     for name in ("map", "miou", "pixel_accuracy", "per_class", "confusion"):
@@ -146,7 +145,7 @@ def test_another_head_is_another_comparison(whole):
     task, data, _, out = whole
     other = {"detection": "retinanet", "segmentation": "upernet"}[task]
     with pytest.raises(GlocalError, match=r"head\.head: was "):
-        compare(data, settings(task, head=HeadSettings(other)), out, resume=True)
+        compare(data, settings(task, head=HeadConfig(other)), out, resume=True)
 
 
 @pytest.mark.slow
@@ -166,9 +165,7 @@ def test_side_by_side_in_processes_gives_the_same(task, tmp_path):
 
 @pytest.mark.slow
 def test_masks_are_drawn_and_scored_and_a_fraction_is_a_share_of_the_images(tmp_path):
-    asked = settings(
-        "detection", head=HeadSettings("mask_rcnn"), models=("resnet_micro",), seeds=1, fractions=(1.0, 0.5)
-    )
+    asked = settings("detection", head=HeadConfig("mask_rcnn"), models=("resnet_micro",), seeds=1, fractions=(1.0, 0.5))
     data = source("detection")
     results = compare(data, asked, tmp_path)
     assert [run["budget"]["flop"] / run["macs"] for run in results["runs"]] == [6 * 16, 6 * 8]
@@ -221,7 +218,7 @@ def test_the_interval_of_average_precision_is_that_of_a_plain_bootstrap():
         score = float(matches.average_precision()[0])
         evidence[f"{name}-f1-s0"] = Examined(score, matches.average_precision(draws(40)), np.zeros(40))
         precision[name] = pairs
-    best, other = summarise(runs_of({"better": 1, "worse": 1}), evidence, MEASURES["detection"])
+    best, other = summarise(runs_of({"better": 1, "worse": 1}), evidence, METRICS["detection"])
     assert (best["model"], other["model"]) == ("better", "worse")
 
     def by_library(pairs, drawn):
@@ -244,7 +241,7 @@ def test_seeds_are_drawn_too():
     """Scores that no draw of images changes, of two seeds that are 10 points apart."""
     scores = {"best-f1-s0": 0.5, "best-f1-s1": 0.5, "spread-f1-s0": 0.35, "spread-f1-s1": 0.45}
     evidence = {name: Examined(score, np.full(RESAMPLES, score), np.zeros(3)) for name, score in scores.items()}
-    best, spread = summarise(runs_of({"best": 2, "spread": 2}), evidence, MEASURES["detection"])
+    best, spread = summarise(runs_of({"best": 2, "spread": 2}), evidence, METRICS["detection"])
     assert best["map_ci"] == pytest.approx([0.5, 0.5])
     # means of two drawn seeds: -15, -10 or -5 points, widened by sqrt(2) about -10
     assert spread["difference_ci"] == pytest.approx([-0.1 - 0.05 * np.sqrt(2), -0.1 + 0.05 * np.sqrt(2)])
@@ -266,8 +263,8 @@ def test_draws_are_the_same_for_all_and_of_as_many_images():
     ("asked", "message"),
     [
         ({"task": "detect"}, "one of classification, detection, segmentation, got 'detect'; nearest: detection"),
-        ({"task": "detection", "head": HeadSettings("fco")}, "one of faster_rcnn, .* got 'fco'; nearest: fcos"),
-        ({"task": "segmentation", "head": HeadSettings("fcos")}, "segmenter: expected one of semantic_fpn"),
+        ({"task": "detection", "head": HeadConfig("fco")}, "one of faster_rcnn, .* got 'fco'; nearest: fcos"),
+        ({"task": "segmentation", "head": HeadConfig("fcos")}, "segmenter: expected one of semantic_fpn"),
         ({"task": "detection", "mode": "probe"}, "probe is for classification; `freeze: "),
         ({"task": "detection", "mode": "finetune"}, "give --weights resnet_micro=FILE"),
         ({"task": "segmentation", "image_size": 16}, "32 to 2048 pixels, got 16"),

@@ -16,7 +16,7 @@ from glocal.inference import evaluate, evaluation_sets
 from glocal.inference.evaluate import by_name
 from glocal.metrics.classification import Outcomes, score
 from glocal.models.io import ModelConfig, load_model, save_model
-from glocal.training import Classification, TrainingBatches, load_pixels
+from glocal.tasks import ClassificationTask
 from glocal.training.budget import Budget
 from glocal.training.config import TrainConfig
 from glocal.training.trainer import Trainer
@@ -38,13 +38,10 @@ def trained(tmp_path_factory):
     source = data_source(120, 30)
     torch.manual_seed(0)
     model = glocal.create_model("resnet_micro", num_classes=3, img_size=32)
-    recipe = TrainConfig.of(batch_size=20, lr=3e-3)
-    train_images, val_images = load_pixels(source.train, 32), load_pixels(source.val, 32)
-    prepare = Normalize(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
-    images = TrainingBatches(train_images, recipe, 0)
-    objective = Classification(prepare, recipe, images)
-    result = Trainer(objective, recipe, Budget.parse("8ep"), seed=0, macs=1).fit(model, images, val_images)
-    save_model(result.model, root / "model", ModelConfig.of_classifier(result.model, classes=CLASSES, image_size=32))
+    config = TrainConfig.of(name="resnet_micro", image_size=32, batch_size=20, lr=3e-3)
+    task = ClassificationTask.for_data(source, config)
+    result = Trainer(task, config, Budget.parse("8ep"), macs=1).fit(model, *task.datasets())
+    task.save(result.model, root / "model")
     write_folder(root / "images", 60, seed=7)
     return root / "model", root / "images"
 

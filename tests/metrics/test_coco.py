@@ -11,7 +11,9 @@ import torch
 from glocal.data.rle import counts_from_mask, encode_counts
 from glocal.errors import GlocalError
 from glocal.metrics.coco import Detections, Targets, average_precision, encode_masks
-from glocal.tasks.detection import Detection, Outcome
+from glocal.tasks import DetectionTask
+from glocal.tasks.detection import Outcome
+from tests.tasks.making import head_task
 
 K = 5
 
@@ -156,12 +158,12 @@ def test_nothing_found_and_nothing_to_find():
 
 
 def test_the_objective_scores_what_it_joined(images):
-    objective = Detection(K, masks=True)
+    task = head_task(DetectionTask, K)
     parts = [[Outcome(*one) for one in images[start : start + 7]] for start in range(0, 200, 7)]
-    joined = objective.join(parts)
+    joined = task.join(parts)
     assert len(joined) == 200
-    score = objective.score(joined)
-    assert tuple(score.columns) == objective.columns
+    score = task.score(joined)
+    assert tuple(score.columns) == task.columns
     assert score.value == score.columns["val_map"]
     assert score.loss is None
     assert (
@@ -173,4 +175,4 @@ def test_the_objective_scores_what_it_joined(images):
 def test_what_scores_is_asked_for_before_anything_is_trained(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(GlocalError, match="faster-coco-eval is not installed; pip install"):
-        Detection(K, masks=False)
+        head_task(DetectionTask, K, masks=False)

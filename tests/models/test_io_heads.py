@@ -10,9 +10,8 @@ import glocal
 from glocal.errors import CheckpointError, GlocalError
 from glocal.heads.settings import OPTIONS
 from glocal.models.io import ModelConfig, load_model, save_model
-from glocal.tasks.design import HeadSettings, backbone_of, design, load_backbone_weights, read_options
-from glocal.training import load_recipe
-from glocal.training.request import Request
+from glocal.tasks.heads import backbone_of, load_backbone_weights, model_config, read_options
+from glocal.training import HeadConfig, load_recipe
 
 CLASSES = ("ant", "bee", "=cat", "d\udcff\x1b[31m")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -231,8 +230,8 @@ def test_mean_and_std_come_with_the_weights(tmp_path):
     save_model(classifier, tmp_path, ModelConfig.of_classifier(classifier, classes=("a", "b"), image_size=32))
     recipe = load_recipe("detect_micro")
     for weights, mean in ((tmp_path / "model.safetensors", (0.1, 0.2, 0.3)), (None, MEAN)):
-        asked = Request("resnet_micro", recipe, weights=weights)
-        assert design("detection", HeadSettings("fcos"), asked, classes=CLASSES).mean == mean
+        config = recipe.replace(name="resnet_micro", weights=weights, head=HeadConfig("fcos"))
+        assert model_config("detection", config, classes=CLASSES).mean == mean
 
 
 def test_options_are_read():

@@ -11,7 +11,7 @@ from benchmarks.reliability import ddp, forked, watched
 from glocal import signals
 from glocal.data import load_detection, load_segmentation
 from glocal.models.io import load_model
-from glocal.tasks import evaluate_detector, evaluate_segmenter
+from glocal.tasks import evaluate
 from tests.data.annotating import coco_folder
 from tests.tasks.extremes import segmentation_folder
 
@@ -116,9 +116,9 @@ def same_as_saved(annotated, out, task):
     results = json.loads((out / "results.json").read_text())
     saved = load_model(out)
     if task == "detect":
-        measured = evaluate_detector(saved, load_detection(str(annotated / task), progress=False).val)
+        measured = evaluate(saved, load_detection(str(annotated / task), progress=False).val)
         return (measured["map"], measured["mask"]["map"]) == (results["map"], results["mask"]["map"])
-    measured = evaluate_segmenter(saved, load_segmentation(str(annotated / task), progress=False).val)
+    measured = evaluate(saved, load_segmentation(str(annotated / task), progress=False).val)
     return measured["confusion"] == results["confusion"]
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from benchmarks.reliability import forked
 
-from glocal.training import Classification, run
-from glocal.training.assignment import ClassifyImages
+from glocal.tasks import ClassificationTask
+from glocal.training import run
 from glocal.training.checkpoint import check
 from glocal.training.trainer import Trainer
 from tests.shapes import write_folder
@@ -76,8 +76,8 @@ def gpu():
 @pytest.mark.parametrize("cause", [too_much, gpu])
 def test_out_of_memory(place, cause):
     def plant():
-        loss = Classification.loss
-        at_step(lambda: setattr(Classification, "loss", lambda *args, **kwargs: cause() or loss(*args, **kwargs)))
+        loss = ClassificationTask.loss
+        at_step(lambda: setattr(ClassificationTask, "loss", lambda *args, **kwargs: cause() or loss(*args, **kwargs)))
 
     out = place / cause.__name__
     code, said = run_command(place, out, plant)
@@ -122,14 +122,14 @@ def full_metrics():
 
 
 def full_at_the_end():
-    save = ClassifyImages.save
+    save = ClassificationTask.save
 
-    def last(assignment, model, out, *args):
+    def last(task, model, out):
         if out.name == "end":
             full_disk()
-        save(assignment, model, out, *args)
+        save(task, model, out)
 
-    ClassifyImages.save = last
+    ClassificationTask.save = last
 
 
 @pytest.mark.parametrize(

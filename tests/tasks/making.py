@@ -1,15 +1,16 @@
 """Small runs of both tasks on the generated set."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from glocal.data import DetectionSample, ImageError
 from glocal.data.pasted import items_on_photos, label_maps_of_items
+from glocal.models.io import ModelConfig
 from glocal.signals import StopRequest
-from glocal.tasks import DetectObjects, HeadSettings, SegmentImages
-from glocal.training import load_recipe
-from glocal.training.request import Request
+from glocal.tasks import DetectionTask, SegmentationTask, Task
+from glocal.training import HeadConfig, load_recipe
 from glocal.training.run import COLUMNS, train_run
 
 SIZE = 64
@@ -19,25 +20,35 @@ QUICK = (
 )  # fmt: skip
 
 
+class Asked(NamedTuple):
+    """Data and head, for a task whose settings are still open."""
+
+    cls: type[Task]
+    source: Any
+    head: HeadConfig
+
+    def task(self, *settings, model="resnet_micro", **kwargs):
+        recipe = {DetectionTask: "detect_micro", SegmentationTask: "segment_micro"}[self.cls]
+        config = load_recipe(recipe, settings=[*QUICK, *settings])
+        config = config.replace(**{"name": model, "head": self.head, "num_workers": 0, **kwargs})
+        return self.cls.for_data(self.source, config)
+
+
 def detection(train=8, val=4, head="faster_rcnn", **kwargs):
-    return DetectObjects(items_on_photos(SIZE, train=train, val=val), HeadSettings(head, **kwargs))
+    return Asked(DetectionTask, items_on_photos(SIZE, train=train, val=val), HeadConfig(head, **kwargs))
 
 
 def segmentation(train=8, val=4, head="semantic_fpn", **kwargs):
     kwargs = {"options": {"dim": 32, "head_dim": 32}, **kwargs} if head == "semantic_fpn" else kwargs
-    return SegmentImages(label_maps_of_items(SIZE, train=train, val=val), HeadSettings(head, **kwargs))
+    return Asked(SegmentationTask, label_maps_of_items(SIZE, train=train, val=val), HeadConfig(head, **kwargs))
 
 
 MAKE = {"detect": detection, "segment": segmentation}
 
 
-def request(task, *settings, model="resnet_micro", **kwargs):
-    recipe = load_recipe(f"{task}_micro", settings=[*QUICK, *settings])
-    return Request(model, recipe, **{"num_workers": 0, **kwargs})
-
-
-def run(task, out, *settings, assignment=None, stop=None, progress=lambda _: None, **kwargs):
-    return train_run(assignment or MAKE[task](), request(task, *settings, **kwargs), out, stop=stop, progress=progress)
+def run(task, out, *settings, asked=None, stop=None, progress=lambda _: None, say=lambda _: None, **kwargs):
+    made = (asked or MAKE[task]()).task(*settings, **kwargs)
+    return train_run(made, out, stop=stop, progress=progress, say=say)
 
 
 class StopAt(StopRequest):
@@ -104,3 +115,10 @@ def objects(seed=0, size=(9, 12), number=3, crowd=()):
 def box_of(mask):
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+def head_task(cls, num_classes, **options):
+    """A task of a model whose images are not normalised, for what it does with outputs alone."""
+    head = {DetectionTask: "mask_rcnn", SegmentationTask: "semantic_fpn"}[cls]
+    classes = tuple(map(str, range(num_classes)))
+    return cls(ModelConfig(cls.name, "resnet_micro", classes, SIZE, (0.0,) * 3, (1.0,) * 3, head=head), **options)

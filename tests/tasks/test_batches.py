@@ -1,6 +1,5 @@
 """What is read of a batch: the same whatever the batch, crowds and bad images as they should be."""
 
-import dataclasses
 import pickle
 from itertools import islice
 
@@ -12,11 +11,11 @@ from glocal.data import IGNORE, DetectionSet, SegmentationSet
 from glocal.data.label_maps import SegmentationSample
 from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.metrics.segmentation import Confusion, confusion_matrix
-from glocal.tasks import DetectionBatches, SegmentationBatches
-from glocal.tasks.segmentation import Segmentation, logits_at
+from glocal.tasks import DetectionBatches, SegmentationBatches, SegmentationTask
+from glocal.tasks.segmentation import logits_at
 from glocal.training import TrainConfig, evaluation_loader, training_loader
 from glocal.training.loader import Key
-from tests.tasks.making import Fixed, objects
+from tests.tasks.making import Fixed, head_task, objects
 
 LIGHT = TrainConfig.of(augment="light", image_size=64)
 
@@ -112,9 +111,9 @@ def test_the_overlap_of_classes_by_a_loop():
         truths.append(rng.integers(0, K - 1, (13, 17)))
         founds.append(np.where(rng.random((13, 17)) < 0.6, truths[-1], rng.integers(0, K - 1, (13, 17))))
         truths[-1][rng.random((13, 17)) < 0.1] = IGNORE
-    objective = Segmentation(torch.nn.Identity(), K)
+    task = head_task(SegmentationTask, K)
     parts = [Confusion(confusion_matrix(t, f, K), 1.0, 1) for t, f in zip(truths, founds, strict=True)]
-    joined = objective.join(parts)
+    joined = task.join(parts)
     overlaps, right, labelled = [], 0, 0
     for label in range(K):
         both = either = 0
@@ -131,7 +130,7 @@ def test_the_overlap_of_classes_by_a_loop():
     assert joined.miou == pytest.approx(np.mean(overlaps[: K - 1]))
     assert joined.pixel_accuracy == pytest.approx(right / labelled)
     assert (len(joined), joined.loss) == (20, 20.0)
-    assert objective.score(joined).value == joined.miou
+    assert task.score(joined).value == joined.miou
 
 
 @pytest.mark.parametrize("size", [(50, 41), (7, 5), (90, 3), (1, 64), (12, 64)])
@@ -152,12 +151,13 @@ def test_an_image_in_strips_is_measured_as_a_whole(monkeypatch):
     sample = label_maps_of_items(64, train=1, val=2).val
     data = SegmentationBatches(sample, 48)
     batch = data[Key(0, np.arange(2))]
-    model, objective = torch.nn.Conv2d(3, 11, 5, stride=4), Segmentation(torch.nn.Identity(), 11)
+    model, task = torch.nn.Conv2d(3, 11, 5, stride=4), head_task(SegmentationTask, 11)
+    task.prepare = torch.nn.Identity()
     floats = batch._replace(inputs=[image.float() / 255 for image in batch.inputs])
     with torch.no_grad():
-        whole = objective.test(model, floats, torch.device("cpu"))
+        whole = task.evaluate_batch(model, floats, torch.device("cpu"))
         monkeypatch.setattr("glocal.tasks.segmentation.MOST_LOGITS", 11 * 64 * 10)
-        strips = objective.test(model, floats, torch.device("cpu"))
+        strips = task.evaluate_batch(model, floats, torch.device("cpu"))
     assert np.array_equal(strips.counts, whole.counts)
     assert strips.loss == pytest.approx(whole.loss)
 
@@ -173,8 +173,9 @@ def test_nothing_labelled_costs_nothing():
 
     sample = SegmentationSample(np.zeros((8, 8, 3), np.uint8), np.full((8, 8), IGNORE), "")
     maps = SegmentationSet("train", ("a", "b", "c"), ("0", "1"), Fixed(sample), np.arange(2))
-    objective, model = Segmentation(torch.nn.Identity(), 3), Logits()
-    batch = SegmentationBatches(maps, 8, recipe=dataclasses.replace(LIGHT, augment="none"))[Key(0, np.arange(2))]
-    loss = objective.loss(model, batch._replace(inputs=batch.inputs.float()))
+    task, model = head_task(SegmentationTask, 3), Logits()
+    task.prepare = torch.nn.Identity()
+    batch = SegmentationBatches(maps, 8, recipe=LIGHT.replace(augment="none"))[Key(0, np.arange(2))]
+    loss = task.loss(model, batch._replace(inputs=batch.inputs.float()))
     loss.backward()
     assert (loss.item(), model.weight.grad.item()) == (0, 0)

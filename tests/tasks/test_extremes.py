@@ -19,15 +19,14 @@ from glocal.inference import list_inputs
 from glocal.metrics.segmentation import confusion_matrix
 from glocal.models.io import ModelConfig, SavedModel, load_model
 from glocal.tasks import (
-    DetectObjects,
-    HeadSettings,
-    SegmentImages,
-    evaluate_detector,
-    evaluate_segmenter,
+    DetectionTask,
+    SegmentationTask,
+    evaluate,
     predict_images,
 )
+from glocal.training import HeadConfig
 from tests.tasks.extremes import SIZES, detection_folder, segmentation_folder
-from tests.tasks.making import run
+from tests.tasks.making import Asked, run
 
 QUICK = ("faster_rcnn", "semantic_fpn")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -82,21 +81,21 @@ def test_every_detector_learns_is_measured_and_predicts(place, tmp_path, kind):
     source = load_detection(str(place / "coco"), progress=False)
     assert source.skipped == ()
     results = run(
-        "detect", tmp_path / "run", "epochs=2", "lr=1e-3", assignment=DetectObjects(source, HeadSettings(kind))
+        "detect", tmp_path / "run", "epochs=2", "lr=1e-3", asked=Asked(DetectionTask, source, HeadConfig(kind))
     )
     assert all(np.isfinite(point["train_loss"]) for point in results["curve"])
     saved = load_model(tmp_path / "run")
     seen = []
-    measured = evaluate_detector(saved, source.val, take=seen.append)
+    measured = evaluate(saved, source.val, take=seen.extend)
     assert measured["images"] == len(SIZES)
     assert measured["map"] == results["map"]
     entries = []
     for one in seen:
-        for i, (x1, y1, x2, y2) in enumerate(one.found.boxes.tolist()):
-            entry = {"image_id": one.truth.image_id, "category_id": source.category_ids[one.found.labels[i]]}
-            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(one.found.scores[i])}
-            if one.found.masks is not None:
-                entry["segmentation"] = {"size": list(one.truth.size), "counts": one.found.masks[i]}
+        for i, (x1, y1, x2, y2) in enumerate(one.detections.boxes.tolist()):
+            entry = {"image_id": one.targets.image_id, "category_id": source.category_ids[one.detections.labels[i]]}
+            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(one.detections.scores[i])}
+            if one.detections.masks is not None:
+                entry["segmentation"] = {"size": list(one.targets.size), "counts": one.detections.masks[i]}
             entries.append(entry)
     truth = place / "coco/annotations/instances_val.json"
     boxes = [{key: value for key, value in one.items() if key != "segmentation"} for one in entries]
@@ -180,7 +179,7 @@ def test_figures_are_those_of_pycocotools(place, how):
             run_lengths = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             results["segm"].append({**one, "segmentation": run_lengths})
     of = ModelConfig("detection", "resnet_micro", NAMES, 64, MEAN, STD, head="mask_rcnn", preset="small")
-    measured = evaluate_detector(SavedModel(of, Planned(found), None), source.val)
+    measured = evaluate(SavedModel(of, Planned(found), None), source.val)
     truth = place / "coco/annotations/instances_val.json"
     same_figures(measured, by_pycocotools(truth, results["bbox"], "bbox"))
     same_figures(measured["mask"], by_pycocotools(truth, results["segm"], "segm"))
@@ -208,7 +207,7 @@ def test_without_the_500_all_is_found(place):
                 "boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels),
                 "scores": torch.from_numpy(scores).float(), "masks": torch.from_numpy(masks),
             })  # fmt: skip
-        measured = evaluate_detector(SavedModel(of, Planned(found), None), few)
+        measured = evaluate(SavedModel(of, Planned(found), None), few)
         if expected:
             assert measured["per_class"][:2] == pytest.approx(expected)
             assert measured["mask"]["per_class"][:2] == pytest.approx(expected)
@@ -228,11 +227,11 @@ def test_every_segmenter_learns_is_measured_and_predicts(place, tmp_path, kind):
     size = 128 if kind == "smp_pan" else 64
     results = run(
         "segment", tmp_path / "run", "epochs=2", f"image_size={size}",
-        assignment=SegmentImages(source, HeadSettings(kind, options=options)),
+        asked=Asked(SegmentationTask, source, HeadConfig(kind, options=options)),
     )  # fmt: skip
     assert all(np.isfinite(point["train_loss"]) for point in results["curve"])
     saved = load_model(tmp_path / "run")
-    measured = evaluate_segmenter(saved, source.val)
+    measured = evaluate(saved, source.val)
     assert (measured["images"], measured["miou"]) == (len(SIZES), results["miou"])
     summary = predict_images(saved, images_of(place, "maps/images/val"), tmp_path / "out", draw=True, workers=0)
     assert (summary.total, summary.failed) == (len(SIZES), 0)
@@ -255,9 +254,9 @@ def test_a_map_of_nothing_labelled_changes_no_figure(place):
             return torch.nn.functional.one_hot(torch.zeros_like(x[:, 0]).long(), 3).permute(0, 3, 1, 2).float()
 
     of = ModelConfig("segmentation", "resnet_micro", ("sky", "road", "car"), 64, MEAN, STD, head="upernet")
-    everything = evaluate_segmenter(SavedModel(of, Sky(), None), source.val)
+    everything = evaluate(SavedModel(of, Sky(), None), source.val)
     labelled = source.val.subset([i for i, path in enumerate(source.val.paths) if "none" not in path])
-    assert evaluate_segmenter(SavedModel(of, Sky(), None), labelled)["confusion"] == everything["confusion"]
+    assert evaluate(SavedModel(of, Sky(), None), labelled)["confusion"] == everything["confusion"]
     maps = [sample.label_map[sample.label_map != IGNORE] for sample in source.val]
     values = np.concatenate(maps)
     assert everything["per_class"] == pytest.approx([(values == 0).mean(), 0, 0])

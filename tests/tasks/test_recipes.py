@@ -12,10 +12,8 @@ import torch
 import glocal  # noqa: F401  (registers the models)
 from glocal.errors import GlocalError
 from glocal.heads.settings import HEADS
-from glocal.tasks.design import HeadSettings, design
-from glocal.tasks.settings import DEFAULT_RECIPES, check_request
-from glocal.training import TrainConfig, load_recipe, recipe_names
-from glocal.training.request import Request
+from glocal.tasks.heads import DEFAULT_RECIPES, model_config
+from glocal.training import HeadConfig, TrainConfig, load_recipe, recipe_names
 from glocal.training.schedule import LRSchedule
 
 TASKS = {"detect": "detection", "segment": "segmentation"}
@@ -55,9 +53,8 @@ def test_a_recipe_says_where_it_comes_from(task, name):
         assert "https://arxiv.org/abs/" in said["Paper"]
         assert "Not reproduced here" in said["Expected"]
         assert re.search(r"^# Deviations:\n# \* ", text, re.MULTILINE)
-    request = Request(given["--model"], load_recipe(name))
-    check_request(TASKS[task], request)
-    preset = design(TASKS[task], HeadSettings(head), request, classes=("a", "b")).preset
+    config = load_recipe(name).replace(name=given["--model"], head=HeadConfig(head))
+    preset = model_config(TASKS[task], config, classes=("a", "b")).preset
     assert preset == ("small" if "micro" in name else {"detect": "coco", "segment": "ade20k"}[task])
 
 

@@ -13,11 +13,10 @@ from benchmarks.reliability.forked import fork, wait
 from glocal.data.pasted import items_on_photos
 from glocal.errors import GlocalError
 from glocal.models.io import load_model
-from glocal.tasks import DetectObjects, HeadSettings
-from glocal.training import Engine, Stopped, TrainingError
-from glocal.training.run import train_run
+from glocal.tasks import DetectionTask
+from glocal.training import HeadConfig, Stopped, TrainingError
 from glocal.training.trainer import Trainer
-from tests.tasks.making import MAKE, SIZE, StopAt, detection, request, rows, run, segmentation, untimed
+from tests.tasks.making import MAKE, SIZE, Asked, StopAt, detection, rows, run, segmentation, untimed
 
 TASKS = ("detect", "segment")
 
@@ -45,7 +44,7 @@ def test_the_folder_of_a_run(unbroken):
     assert results[score] == results["curve"][-1]["val_score"]
     saved = load_model(out / "checkpoints/step-00000004")
     assert saved.digest == load_model(out).digest
-    assert saved.architecture.classes == tuple(results["classes"])
+    assert saved.classes == tuple(results["classes"])
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -73,7 +72,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(unbroken, tmp_pa
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     told = []
-    again = train_run(MAKE[task](), request(task, resume=True), tmp_path / "run", say=told.append)
+    again = run(task, tmp_path / "run", resume=True, say=told.append)
     assert any(str(path) in line and "has changed" in line for line in told)
     assert weights(tmp_path / "run") == weights(out)
     assert untimed(again) == untimed(results)
@@ -88,7 +87,7 @@ def test_with_everything_that_draws(tmp_path, task, head, workers):
 
     def go(out, **kwargs):
         assignment = MAKE[task](head=head, **options)
-        return run(task, out, *settings, assignment=assignment, num_workers=workers, **kwargs)
+        return run(task, out, *settings, asked=assignment, num_workers=workers, **kwargs)
 
     whole = go(tmp_path / "whole")
     for step in (1, 4):
@@ -131,10 +130,10 @@ def test_a_killed_run_is_the_unbroken_run(tmp_path, task, workers):
 @pytest.mark.slow
 def test_a_detector_learns_eight_images_by_heart(tmp_path):
     source = items_on_photos(SIZE, train=8, val=8)
-    learned = DetectObjects(source.__class__(**{**vars(source), "val": source.train}), HeadSettings("fcos"))
+    learned = Asked(DetectionTask, source.__class__(**{**vars(source), "val": source.train}), HeadConfig("fcos"))
     results = run(
         "detect", tmp_path / "run", "epochs=80", "batch_size=8", "augment=none", "flip=false", "lr=2e-3",
-        "checkpoint_every_steps=0", "evaluate_every_epochs=40", assignment=learned,
+        "checkpoint_every_steps=0", "evaluate_every_epochs=40", asked=learned,
     )  # fmt: skip
     first, last = [point["val_score"] for point in results["curve"]]
     assert last > 0.5, results["curve"]
@@ -152,10 +151,10 @@ def test_a_segmenter_learns(tmp_path):
 def test_data_or_head_changed_is_said(unbroken):
     task, out, _ = unbroken
     with pytest.raises(GlocalError, match=r"data\.fingerprint: was"):
-        run(task, out, assignment=MAKE[task](train=9), resume=True)
+        run(task, out, asked=MAKE[task](train=9), resume=True)
     other = {"detect": "fcos", "segment": "upernet"}[task]
     with pytest.raises(GlocalError, match=r"head\.head: was"):
-        run(task, out, assignment=MAKE[task](head=other), resume=True)
+        run(task, out, asked=MAKE[task](head=other), resume=True)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -169,32 +168,31 @@ def test_settings_without_meaning_are_refused(tmp_path, task):
     ):
         with pytest.raises(GlocalError, match=message):
             run(task, tmp_path / "run", setting)
-    run_of_defaults = request(task, "label_smoothing=0.1")  # a TrainConfig's own default is nobody's wish
-    assert MAKE[task]().architecture(run_of_defaults).image_size == SIZE
+    made = MAKE[task]().task("label_smoothing=0.1")  # a TrainConfig's own default is nobody's wish
+    assert made.model_config.image_size == SIZE
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_split_parameters_are_refused(tmp_path, task):
     with pytest.raises(GlocalError, match="runs with ddp alone, got fsdp"):
-        run(task, tmp_path / "run", engine=Engine("cpu", 2, strategy="fsdp"))
+        run(task, tmp_path / "run", device="cpu", devices=2, strategy="fsdp")
 
 
 def test_one_image_for_a_batchnorm_of_one_pixel_is_explained(tmp_path):
     """DeepLab averages the image to a pixel; three images in steps of two and one."""
     pytest.importorskip("segmentation_models_pytorch")
     with pytest.raises(TrainingError, match=r"BatchNorm has nothing to normalise with in step \d"):
-        run("segment", tmp_path / "run", "batch_size=2", assignment=segmentation(train=3, head="smp_deeplabv3plus"))
+        run("segment", tmp_path / "run", "batch_size=2", asked=segmentation(train=3, head="smp_deeplabv3plus"))
 
 
 @pytest.mark.parametrize(("task", "head"), [("detect", "faster_rcnn"), ("segment", "semantic_fpn")])
 def test_frozen_is_not_trained(tmp_path, task, head):
-    from glocal.tasks.design import backbone_of, create
+    from glocal.tasks.heads import backbone_of
 
-    assignment = MAKE[task](head=head, frozen_norm=True)
-    asked = request(task, "freeze=[backbone]")
-    model, _ = create(assignment.architecture(asked), assignment.settings, asked)
+    asked = MAKE[task](head=head, frozen_norm=True)
+    model = asked.task("freeze=[backbone]").create_model()
     before = {name: tensor.clone() for name, tensor in backbone_of(model).state_dict().items()}
-    run(task, tmp_path / "run", "freeze=[backbone]", assignment=assignment)
+    run(task, tmp_path / "run", "freeze=[backbone]", asked=asked)
     after = backbone_of(load_model(tmp_path / "run").model).state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -210,5 +208,5 @@ def test_masks_need_masks():
 
     bare = Bare(**vars(source.train))
     with pytest.raises(GlocalError, match="faster_rcnn learns boxes alone"):
-        DetectObjects(source.__class__(**{**vars(source), "train": bare}), HeadSettings("mask_rcnn"))
-    assert detection().skipped == ()
+        Asked(DetectionTask, source.__class__(**{**vars(source), "train": bare}), HeadConfig("mask_rcnn")).task()
+    assert detection().task().skipped == ()

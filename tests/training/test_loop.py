@@ -13,7 +13,6 @@ from glocal.data import ImageError
 from glocal.data.transforms import Normalize
 from glocal.training import (
     Budget,
-    Classification,
     ImageBatches,
     TrainConfig,
     TrainingBatches,
@@ -24,7 +23,7 @@ from glocal.training.evaluation import evaluate_batches, predict
 from glocal.training.loader import Share
 from glocal.training.schedule import LRSchedule
 from glocal.training.trainer import Trainer
-from tests.shapes import image_set
+from tests.shapes import classification_task, image_set
 
 RECIPE = TrainConfig.of(batch_size=16, lr=1e-2)
 
@@ -50,9 +49,9 @@ def network(seed=0):
 
 
 def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, keep_logits=True, **kwargs):
-    batches, prepare = TrainingBatches(sets[0], recipe, seed), Normalize((0.5,) * 3, (0.25,) * 3)
-    objective = Classification(prepare, recipe, batches, keep_logits=keep_logits)
-    trainer = Trainer(objective, recipe, Budget.parse(budget), seed=seed, macs=1000, **kwargs)
+    batches = TrainingBatches(sets[0], recipe, seed)
+    task = classification_task(recipe.replace(seed=seed), labels=batches.labels, keep_logits=keep_logits)
+    trainer = Trainer(task, task.config, Budget.parse(budget), macs=1000, **kwargs)
     return trainer.fit(model or network(), batches, sets[1])
 
 
@@ -214,7 +213,7 @@ def test_an_image_that_goes_bad_ends_the_run_and_is_named(sets, part):
 
 def test_or_is_left_out_and_reported_once(sets):
     images = dataclasses.replace(sets[0].images, store=GoneBad(sets[0].images.store))
-    result = run((ImageBatches(images, 32), sets[1]), on_error="skip")
+    result = run((ImageBatches(images, 32), sets[1]), recipe=RECIPE.replace(on_error="skip"))
     assert [skipped.path for skipped in result.state.skipped] == ["train/00013"]
     assert result.flop == 6 * 1000 * 59 * 3
 
@@ -248,7 +247,7 @@ def test_a_model_with_a_loss_of_its_own_is_trained_by_it(sets, mixup):
 
 def test_a_test_image_that_goes_bad_is_left_out_too(sets):
     images = dataclasses.replace(sets[1].images, store=GoneBad(sets[1].images.store))
-    result = run((sets[0], ImageBatches(images, 32)), on_error="skip", keep_logits=False)
+    result = run((sets[0], ImageBatches(images, 32)), recipe=RECIPE.replace(on_error="skip"), keep_logits=False)
     assert [skipped.path for skipped in result.state.skipped] == ["val/00013"]
     assert len(result.outcomes) == 29
     assert result.outcomes.logits is None
@@ -266,10 +265,10 @@ def test_a_batch_without_a_readable_image_is_done_too_so_that_processes_stay_tog
     model, seen = network(), []
     model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     data = ImageBatches(images, 32)
-    objective = Classification(Normalize((0.5,) * 3, (0.25,) * 3), RECIPE, data, keep_logits=True)
+    task = classification_task(RECIPE, keep_logits=True)
     for rank in range(2):  # one batch for two processes: the second has none, and does one too
         with torch.no_grad():
-            found = list(evaluate_batches(objective, model, data, "cpu", Share(rank, 2)))
+            found = list(evaluate_batches(task, model, data, "cpu", Share(rank, 2)))
         assert [(tuple(part.logits.shape), len(batch.skipped)) for part, batch in found] == [((0, 3), 30)][: 1 - rank]
         assert seen == [1] * (rank + 1)
 

@@ -14,18 +14,15 @@ from glocal.errors import GlocalError
 from glocal.files import hold_folder
 from glocal.models.creation import create
 from glocal.signals import StopRequest
+from glocal.tasks import ClassificationTask
 from glocal.training import (
     Checkpointer,
-    Classification,
-    HardwareConfig,
     Stopped,
     TrainConfig,
     TrainingError,
     load_pixels,
     predict,
 )
-from glocal.training.assignment import ClassifyImages
-from glocal.training.request import Request
 from glocal.training.run import COLUMNS, train_run
 from glocal.training.trainer import Trainer
 from tests.shapes import image_set
@@ -45,8 +42,8 @@ def source(train=60, seed=0, fingerprint="f0"):
 SOURCE = source()
 
 
-def request(recipe=RECIPE, **kwargs):
-    return Request(**{"model": "resnet_micro", "recipe": recipe, **kwargs})
+def task(recipe=RECIPE, source=None, **settings):
+    return ClassificationTask.for_data(source or SOURCE, recipe.replace(**{"name": "resnet_micro", **settings}))
 
 
 class StopAt(StopRequest):
@@ -66,12 +63,10 @@ def stopped_at(steps, out, recipe=RECIPE, **kwargs):
     for step in steps:
         stop = StopAt(step)
         with pytest.raises(Stopped) as caught:
-            train_run(
-                ClassifyImages(SOURCE), request(recipe, resume=True, **kwargs), out, stop=stop, progress=stop.watch
-            )
+            train_run(task(recipe, resume=True, **kwargs), out, stop=stop, progress=stop.watch)
         assert caught.value.step == step + 1, "the step that was going on is finished, and saved"
         assert Checkpointer(out / "checkpoints").steps()[0] == step + 1
-    return train_run(ClassifyImages(SOURCE), request(recipe, resume=True, **kwargs), out)
+    return train_run(task(recipe, resume=True, **kwargs), out)
 
 
 def weights(out):
@@ -80,7 +75,7 @@ def weights(out):
 
 def rows(out):
     lines = (out / "metrics.csv").read_text().splitlines()
-    assert lines[0] == ",".join((*COLUMNS, *Classification.columns))
+    assert lines[0] == ",".join((*COLUMNS, *ClassificationTask.columns))
     timed = {COLUMNS.index("seconds"), COLUMNS.index("images_per_s")}
     return [[cell for i, cell in enumerate(line.split(",")) if i not in timed] for line in lines[1:]]
 
@@ -93,7 +88,7 @@ def untimed(results):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    return out, train_run(ClassifyImages(SOURCE), request(), out)
+    return out, train_run(task(), out)
 
 
 def test_the_folder_of_a_run(unbroken):
@@ -130,7 +125,7 @@ def test_a_stopped_run_is_the_unbroken_run(unbroken, tmp_path, steps):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_everything_that_draws(tmp_path, workers):
-    whole = train_run(ClassifyImages(SOURCE), request(HARD), tmp_path / "whole")
+    whole = train_run(task(HARD), tmp_path / "whole")
     again = stopped_at([3, 8], tmp_path / "run", HARD, num_workers=workers)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert untimed(again) == untimed(whole)
@@ -145,7 +140,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(unbroken, tmp_pa
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (killed / "checkpoints/.tmp-1-abc").mkdir()
     told = []
-    again = train_run(ClassifyImages(SOURCE), request(resume=True), killed, say=told.append)
+    again = train_run(task(resume=True), killed, say=told.append)
     assert "Going on from step 8." in told
     assert weights(killed) == weights(out)
     assert rows(killed) == rows(out)
@@ -163,7 +158,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(unbroken, tmp_path
     content[-7] ^= 1
     path.write_bytes(content)
     told = []
-    train_run(ClassifyImages(SOURCE), request(resume=True), damaged, say=told.append)
+    train_run(task(resume=True), damaged, say=told.append)
     assert any(str(path) in line and "has changed" in line for line in told)
     assert weights(damaged) == weights(out)
 
@@ -175,57 +170,57 @@ def test_when_none_is_whole_nothing_is_trained(unbroken, tmp_path):
     for path in damaged.glob("checkpoints/*/state.json"):
         path.write_text("{}")
     with pytest.raises(GlocalError, match="none of 2 checkpoints is whole"):
-        train_run(ClassifyImages(SOURCE), request(resume=True), damaged)
+        train_run(task(resume=True), damaged)
 
 
 def test_a_finished_run_is_not_trained_again(unbroken):
     out, results = unbroken
     before = (out / "model.safetensors").stat().st_mtime_ns
-    assert train_run(ClassifyImages(SOURCE), request(resume=True), out) == results
+    assert train_run(task(resume=True), out) == results
     assert (out / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_run_is_not_overwritten(unbroken):
     with pytest.raises(GlocalError, match="has a run already; go on with --resume"):
-        train_run(ClassifyImages(SOURCE), request(), unbroken[0])
+        train_run(task(), unbroken[0])
 
 
 def test_a_run_that_trained_nothing_is_begun_anew(unbroken, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     shutil.copy(unbroken[0] / "plan.json", out)
-    results = train_run(ClassifyImages(SOURCE), request(RECIPE.replace(epochs=1)), out)
+    results = train_run(task(RECIPE.replace(epochs=1)), out)
     assert results["plan"]["recipe"]["epochs"] == 1
     (tmp_path / "other").mkdir()
     (tmp_path / "other/plan.json").write_text('{"of": "somebody else"}')
     with pytest.raises(GlocalError, match="has a run already"):
-        train_run(ClassifyImages(SOURCE), request(), tmp_path / "other")
+        train_run(task(), tmp_path / "other")
 
 
 def test_what_changed_is_listed_and_refused(unbroken, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
-    changed = request(RECIPE.replace(lr=1e-3), resume=True, seed=1)
+    changed = task(RECIPE.replace(lr=1e-3), source(fingerprint="f1"), resume=True, seed=1)
     with pytest.raises(GlocalError) as caught:
-        train_run(ClassifyImages(source(fingerprint="f1")), changed, out)
+        train_run(changed, out)
     for line in ("seed: was 0, is 1", "recipe.lr: was 0.01, is 0.001", 'data.fingerprint: was "f0", is "f1"'):
         assert line in str(caught.value)
     told = []
-    longer = request(RECIPE.replace(epochs=4), resume=True, allow_changed=True)
-    results = train_run(ClassifyImages(SOURCE), longer, out, say=told.append)
+    longer = task(RECIPE.replace(epochs=4), resume=True, allow_changed=True)
+    results = train_run(longer, out, say=told.append)
     assert results["steps"] == 16
     assert any("recipe.epochs: was 3, is 4" in line for line in told)
 
 
 def test_a_folder_in_use_is_refused_at_once(unbroken):
     with hold_folder(unbroken[0]), pytest.raises(GlocalError, match="is in use by process"):
-        train_run(ClassifyImages(SOURCE), request(resume=True), unbroken[0])
+        train_run(task(resume=True), unbroken[0])
 
 
 def test_too_little_space_is_known_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(GlocalError, match=r"checkpoints need \d+ MiB in .*, 1 MiB are free"):
-        train_run(ClassifyImages(SOURCE), request(), tmp_path / "run")
+        train_run(task(), tmp_path / "run")
     assert not (tmp_path / "run/checkpoints").exists()
 
 
@@ -245,10 +240,10 @@ def test_a_disk_that_is_full_later_keeps_the_last_checkpoint(tmp_path, monkeypat
     with pytest.raises(
         TrainingError, match=r"No space left on device.*MiB free.*--resume; the last good state is .*step-00000004"
     ):
-        train_run(ClassifyImages(SOURCE), request(), tmp_path / "run")
+        train_run(task(), tmp_path / "run")
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
-    assert train_run(ClassifyImages(SOURCE), request(resume=True), tmp_path / "run")["steps"] == 12
+    assert train_run(task(resume=True), tmp_path / "run")["steps"] == 12
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
@@ -261,11 +256,11 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_save", save)
     with pytest.raises(TrainingError, match=r"not written, as .* is not finite.*last good state is .*step-00000004"):
-        train_run(ClassifyImages(SOURCE), request(RECIPE.replace(checkpoint_every_steps=1)), tmp_path / "run")
+        train_run(task(RECIPE.replace(checkpoint_every_steps=1)), tmp_path / "run")
 
 
 def test_the_best_checkpoint_is_kept(tmp_path):
-    results = train_run(ClassifyImages(SOURCE), request(RECIPE.replace(epochs=8, lr=3e-2)), tmp_path / "run")
+    results = train_run(task(RECIPE.replace(epochs=8, lr=3e-2)), tmp_path / "run")
     steps = Checkpointer(tmp_path / "run/checkpoints").steps()
     top1 = {point["step"]: point["val_score"] for point in results["curve"]}
     assert results["best"] == {
@@ -277,16 +272,15 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_mixed_precision_resumes_too(tmp_path, precision):
-    hardware = HardwareConfig(precision=precision)
-    whole = train_run(ClassifyImages(SOURCE), request(hardware=hardware), tmp_path / "whole")
-    again = stopped_at([5], tmp_path / "run", hardware=hardware)
+    whole = train_run(task(precision=precision), tmp_path / "whole")
+    again = stopped_at([5], tmp_path / "run", precision=precision)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert again["top1"] == whole["top1"]
 
 
 def test_a_frozen_backbone_does_not_move(tmp_path):
     recipe = RECIPE.replace(freeze=("backbone",))
-    results = train_run(ClassifyImages(SOURCE), request(recipe), tmp_path / "run")
+    results = train_run(task(recipe), tmp_path / "run")
     before = create("resnet_micro", num_classes=3, image_size=32, seed=0).state_dict()
     after = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}

@@ -9,20 +9,18 @@ from torch import nn
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.models.creation import create, freeze
+from glocal.tasks.classification import class_weights
 from glocal.training import (
     Budget,
-    Classification,
-    FeatureBatches,
     TrainConfig,
     TrainingBatches,
     load_pixels,
     predict,
 )
-from glocal.training.classification import class_weights
 from glocal.training.loader import Share, epoch_order, training_loader
 from glocal.training.schedule import LRSchedule
 from glocal.training.trainer import Trainer
-from tests.shapes import image_set
+from tests.shapes import classification_task, image_set
 
 RECIPE = TrainConfig.of(batch_size=20, lr=1e-2, optimizer="momentum", weight_decay=0.0, clip_grad=0.0, warmup=0.0)
 
@@ -38,9 +36,9 @@ def network():
 
 
 def run(sets, recipe, budget="2ep", model=None, **kwargs):
-    batches, prepare = TrainingBatches(sets[0], recipe, 0), Normalize((0.5,) * 3, (0.25,) * 3)
-    objective = Classification(prepare, recipe, batches, keep_logits=True)
-    trainer = Trainer(objective, recipe, Budget.parse(budget), seed=0, macs=1000, **kwargs)
+    batches = TrainingBatches(sets[0], recipe, 0)
+    task = classification_task(recipe, labels=batches.labels, keep_logits=True)
+    trainer = Trainer(task, task.config, Budget.parse(budget), macs=1000, **kwargs)
     return trainer.fit(model or network(), batches, sets[1])
 
 
@@ -100,19 +98,19 @@ def test_class_weights_by_hand():
 def test_the_balanced_loss_is_the_weighted_mean_over_images(mixup):
     labels = np.array([0] * 6 + [1] * 3 + [2])
     recipe = TrainConfig.of(class_balance=1.0, label_smoothing=0.1, mixup=mixup)
-    model, data = network(), FeatureBatches(torch.zeros(10, 1), labels, 3)
-    objective = Classification(nn.Identity(), recipe, data)
+    model = network()
+    task = classification_task(recipe, labels=labels)
     inputs, targets = torch.randn(10, 3, 16, 16), torch.from_numpy(labels)
     logits = model(inputs).log_softmax(1)
     weights = class_weights(labels, 3, 1.0)
     if mixup:
         soft = torch.softmax(torch.randn(10, 3), 1)
         expected = -(soft * weights * logits).sum(1).mean()
-        torch.testing.assert_close(objective.loss_of(model, inputs, soft, 0.0), expected)
+        torch.testing.assert_close(task.loss_of(model, inputs, soft, 0.0), expected)
     else:
         smooth = 0.9 * F.one_hot(targets, 3) + 0.1 / 3
         expected = (-(smooth * logits).sum(1) * weights[targets]).mean()
-        torch.testing.assert_close(objective.loss_of(model, inputs, targets, 0.1), expected)
+        torch.testing.assert_close(task.loss_of(model, inputs, targets, 0.1), expected)
 
 
 def test_the_average_of_the_weights_is_what_is_tested(sets):

@@ -10,8 +10,8 @@ import torch
 from glocal.bench import count_macs, count_params, describe_environment
 from glocal.comparison import Observer, Run, Settings
 from glocal.comparison.processes import share_cores
+from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.store import Store
-from glocal.comparison.task import ComparedTask
 from glocal.data import DataSource
 
 TIMED_STEPS = 5
@@ -41,9 +41,7 @@ class Costs:
         return {model: costs["macs"] for model, costs in self.costs.items()}
 
 
-def measure_costs(
-    settings: Settings, task: ComparedTask, store: Store, side_by_side: bool, observer: Observer
-) -> Costs:
+def measure_costs(settings: Settings, tasks: RunTasks, store: Store, side_by_side: bool, observer: Observer) -> Costs:
     """Measure the models that a folder does not know yet.
 
     How cores are shared stays as it was when the folder was begun: a run must have as many threads after a stop as
@@ -56,18 +54,19 @@ def measure_costs(
     if missing:
         observer.say(f"Measuring {len(missing)} models: parameters, multiply-accumulates, memory, a training step ...")
     for name in missing:
-        model = task.create(name)
+        task = tasks.of_model(name)
+        model = task.create_model()
         by_model[name] = {
             "params": count_params(model),
             "macs": count_macs(model, settings.image_size),
-            "peak_memory_mib": task.training_memory(model),
+            "peak_memory_mib": tasks.training_memory(task, model),
         }
-    jobs, threads = (known.jobs, known.threads) if known else _share(by_model, settings, task, side_by_side)
+    jobs, threads = (known.jobs, known.threads) if known else _share(by_model, settings, tasks, side_by_side)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for name in missing:
-            by_model[name]["step_seconds"] = step_seconds(task.create(name), settings)
+            by_model[name]["step_seconds"] = step_seconds(tasks.of_model(name).create_model(), settings)
     finally:
         torch.set_num_threads(before)
     costs = Costs(by_model, jobs, threads)
@@ -76,12 +75,12 @@ def measure_costs(
 
 
 def _share(
-    by_model: dict[str, dict[str, Any]], settings: Settings, task: ComparedTask, side_by_side: bool
+    by_model: dict[str, dict[str, Any]], settings: Settings, tasks: RunTasks, side_by_side: bool
 ) -> tuple[int, int]:
     if not side_by_side:
         return 1, torch.get_num_threads()
     machine = describe_environment()
-    run_mib = max((costs["peak_memory_mib"] for costs in by_model.values()), default=0) + task.kept_bytes / 2**20
+    run_mib = max((costs["peak_memory_mib"] for costs in by_model.values()), default=0) + tasks.kept_bytes / 2**20
     return share_cores(machine["cores"], machine["cores"], machine["memory_gib"] * 1024, run_mib)
 
 

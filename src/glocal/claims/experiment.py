@@ -17,12 +17,11 @@ from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
 from glocal.comparison import Observer, Run, Settings, make_settings
-from glocal.comparison.classification import Classifiers
 from glocal.comparison.execution import Runner
 from glocal.comparison.job import SILENT, execute_all
+from glocal.comparison.run_tasks import SPLIT_SEED, RunTasks
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
-from glocal.comparison.task import SPLIT_SEED
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.formatting import duration
@@ -80,7 +79,7 @@ def run_claims(
     with open_store(out, experiment.plan, resume=True) as store:
         earlier = read_results(out) if (out / FILE).exists() else None
         side_by_side = side_by_side and experiment.settings.device == "cpu"
-        costs = measure_costs(experiment.settings, experiment.task, store, side_by_side, observer)
+        costs = measure_costs(experiment.settings, experiment.tasks, store, side_by_side, observer)
         trials = experiment.train(store, costs, side_by_side, observer)
         results = experiment.results(trials, costs, earlier, command)
         observer.publish(results)
@@ -138,7 +137,7 @@ class Experiment:
         )
         if not models:
             self.settings = dataclasses.replace(self.settings, models=())
-        self.task = Classifiers(self.settings, data)
+        self.tasks = RunTasks(self.settings, data)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -186,7 +185,7 @@ class Experiment:
         for settings in groups:
             runs = [run for run in settings.runs() if run in missing]
             if runs:
-                runner = Runner(settings, Classifiers(settings, self.data), costs.macs)
+                runner = Runner(settings, RunTasks(settings, self.data), costs.macs)
                 execute_all(runner, runs, store, costs.jobs, costs.threads, side_by_side, tell)
         return Trials(self.data, self.settings, store, entries)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from glocal.claims.claim import Claim
 from glocal.comparison import Run, Settings
-from glocal.comparison.classification import Classifiers
 from glocal.comparison.store import Store
 from glocal.data import DataSource
 from glocal.training import ImageBatches, load_pixels
@@ -65,7 +64,8 @@ class Trials:
 
     def right(self, model: str, fraction: float, seed: int) -> np.ndarray:
         """(images,) booleans."""
-        return Classifiers(self.settings, self.data).evidence(self.folder(model, fraction, seed))
+        correct: np.ndarray = self.settings.metric.load(self.folder(model, fraction, seed))
+        return correct
 
     def failures(self, claim: Claim) -> list[str]:
         """Runs of the claim that failed, each with its reason."""

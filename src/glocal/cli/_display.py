@@ -11,16 +11,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from glocal.cli._heads import summary
 from glocal.files import atomic_write_text, printable
 from glocal.formatting import clock
 
 if TYPE_CHECKING:
     from glocal.comparison import Run, Settings
-    from glocal.comparison.measure import Measure
+    from glocal.comparison.metric import Metric
     from glocal.data import DataSource
-    from glocal.training import CurvePoint
+    from glocal.training import CurvePoint, TrainConfig
     from glocal.training import Progress as TrainingProgress
-    from glocal.training.request import Request
 
 
 def introduce_data(console: Console, source: "DataSource") -> None:
@@ -47,10 +47,10 @@ def introduce(console: Console, source: "DataSource", settings: "Settings", out:
 class Watcher:
     """Shows a bar for each run on a terminal, a line for each evaluation elsewhere; writes results as they come."""
 
-    def __init__(self, console: Console, out: Path, source: "DataSource", measure: "Measure | None" = None) -> None:
-        from glocal.comparison.measure import TOP1
+    def __init__(self, console: Console, out: Path, source: "DataSource", metric: "Metric | None" = None) -> None:
+        from glocal.comparison.metrics import TOP1
 
-        self.console, self.out, self.source, self.measure = console, out, source, measure or TOP1
+        self.console, self.out, self.source, self.metric = console, out, source, metric or TOP1
         self.finished = 0
         self.all: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
@@ -75,7 +75,7 @@ class Watcher:
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
         score = f"{100 * point.val_score:.1f} %" if point else "..."
-        state = f"loss {progress.loss:.2f}, {self.measure.name} {score}, {progress.images_per_s:,.0f} images/s"
+        state = f"loss {progress.loss:.2f}, {self.metric.name} {score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = clock(progress.seconds_left)
             self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}, {left} left")
@@ -102,7 +102,7 @@ class Watcher:
             self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error']))}")
         else:
             took = clock(entry["budget"]["seconds_to_budget"])
-            self.console.print(f"{run.id}: {self.measure.name} {100 * entry[self.measure.key]:.1f} % after {took}")
+            self.console.print(f"{run.id}: {self.metric.name} {100 * entry[self.metric.key]:.1f} % after {took}")
 
     def publish(self, results: dict[str, Any]) -> None:
         from glocal.comparison import pictures
@@ -118,16 +118,14 @@ class Watcher:
 
 
 class TrainWatcher:
-    """Shows a bar on a terminal, a line for each evaluation elsewhere; the first process alone speaks."""
+    """Shows a bar on a terminal, a line for each evaluation elsewhere; the first process alone prints."""
 
-    score = "top-1"
-    """What a validation score is called."""
-
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, task: str, *, shown: bool) -> None:
+        self.task, self.score = task, {"classification": "top-1", "detection": "mAP", "segmentation": "mIoU"}[task]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
         self.out = Console(highlight=False, soft_wrap=True, quiet=not shown)
         self.point: CurvePoint | None = None
-        self.task: TaskID | None = None
+        self.bar_id: TaskID | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -136,13 +134,13 @@ class TrainWatcher:
             disable=not (shown and self.console.is_terminal),
         )
 
-    def introduce(self, source: "DataSource", request: "Request", out: Path) -> None:
+    def introduce(self, source: "DataSource", config: "TrainConfig", out: Path) -> None:
         introduce_data(self.console, source)
-        recipe, hardware = request.recipe, request.hardware
+        hardware = config.hardware
         processes = f", {hardware.world_size} processes ({hardware.strategy})" if hardware.world_size > 1 else ""
         self.console.print(
-            f"[bold]{request.model}[/] for {recipe.schedule.epochs:g} epochs of {request.image_size} px images, "
-            f"{recipe.data.batch_size} a step, seed {request.seed}, on {hardware.device}{processes}; results in "
+            f"[bold]{config.model.name}[/] for {config.schedule.epochs:g} epochs of {config.image_size} px images, "
+            f"{config.data.batch_size} a step, seed {config.seed}, on {hardware.device}{processes}; results in "
             f"{escape(printable(out))}"
         )
 
@@ -157,11 +155,11 @@ class TrainWatcher:
         score = f", {self.score} {100 * point.val_score:.1f} %" if point else ""
         state = f"step {progress.step}, loss {progress.loss:.3f}{score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
-            if self.task is None:
+            if self.bar_id is None:
                 self.bar.start()
-                self.task = self.bar.add_task("training", total=1.0, state="")
+                self.bar_id = self.bar.add_task("training", total=1.0, state="")
             left = clock(progress.seconds_left)
-            self.bar.update(self.task, completed=progress.done, state=f"{state}, {left} left")
+            self.bar.update(self.bar_id, completed=progress.done, state=f"{state}, {left} left")
         elif point is not None and point != self.point:
             self.console.print(f"epoch {point.epoch:.1f}, {state}")
         self.point = point
@@ -170,6 +168,19 @@ class TrainWatcher:
         self.bar.stop()
 
     def conclude(self, results: dict[str, Any], out: Path) -> None:
+        if self.task == "classification":
+            self._conclude_classifier(results)
+        else:
+            plan = results["plan"]
+            self.out.print(
+                f"[bold]{plan['head']['head']}[/] on [bold]{plan['model']}[/]: {summary(results)} after "
+                f"{results['epochs']:g} epochs ({results['seconds']:,.0f} s, {results['images_per_s']:,.1f} images/s)"
+            )
+        if results["nan_skips"]:
+            self.out.print(f"[yellow]{results['nan_skips']} steps were left out: loss or gradient not finite.[/]")
+        self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
+
+    def _conclude_classifier(self, results: dict[str, Any]) -> None:
         top5 = f", top-5 {100 * results['top5']:.1f} %" if results["top5"] is not None else ""
         self.out.print(
             f"[bold]{results['plan']['model']}[/]: top-1 {100 * results['top1']:.1f} %{top5}, calibration error "
@@ -182,16 +193,13 @@ class TrainWatcher:
             if rate is not None
         )[:3]
         self.out.print("Weakest classes: " + ", ".join(f"{escape(printable(n))} {100 * r:.1f} %" for r, n in worst))
-        if results["nan_skips"]:
-            self.out.print(f"[yellow]{results['nan_skips']} steps were left out: loss or gradient not finite.[/]")
-        self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
 
 
-def conclude(console: Console, results: dict[str, Any], out: Path, measure: "Measure") -> None:
+def conclude(console: Console, results: dict[str, Any], out: Path, metric: "Metric") -> None:
     for fraction in results["settings"]["fractions"]:
         rows = [row for row in results["summary"] if row["fraction"] == fraction]
         if rows:
-            console.print(_leaderboard(rows, fraction, len(results["settings"]["fractions"]) > 1, measure))
+            console.print(_leaderboard(rows, fraction, len(results["settings"]["fractions"]) > 1, metric))
     console.print(f"[bold]{escape(results['verdict']['sentence'])}[/]")
     for caveat in results["verdict"]["caveats"]:
         console.print(f"[yellow]Note:[/] {escape(printable(caveat))}")
@@ -201,18 +209,18 @@ def conclude(console: Console, results: dict[str, Any], out: Path, measure: "Mea
     console.print(f"Report: {escape(str(out / 'report.html'))}")
 
 
-def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool, measure: "Measure") -> Table:
+def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool, metric: "Metric") -> Table:
     title = f"trained on {100 * fraction:g} % of the training images" if several else None
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
-    for name in (f"{measure.name} %", "95 %", "behind", "M MACs", "ms/image", "train s"):
+    for name in (f"{metric.name} %", "95 %", "behind", "M MACs", "ms/image", "train s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        low, high = row[f"{measure.key}_ci"]
+        low, high = row[f"{metric.key}_ci"]
         behind = f"{-100 * row['difference_to_best']:.1f}{' (tie)' if row['tied_with_best'] else ''}"
         table.add_row(
             f"[bold]{row['model']}[/]" if row["tied_with_best"] else row["model"],
-            f"{100 * row[f'{measure.key}_mean']:.1f}",
+            f"{100 * row[f'{metric.key}_mean']:.1f}",
             f"{100 * low:.1f}–{100 * high:.1f}",
             "best" if row is rows[0] else behind,
             f"{row['macs'] / 1e6:,.1f}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glocal.cli import app
-from glocal.cli._tasks import FrozenNorm, FrozenStages, Options
+from glocal.cli._options import Device, FollowLinks, FrozenNorm, FrozenStages, HeadOptions, OnError, SplitSeed
 from glocal.errors import GlocalError, check_choice
 from glocal.files import check_writable
 
@@ -34,8 +34,8 @@ Examples:
 Exit codes:
   0 all runs finished
   1 a run failed, or a part of --analyze: the report says why, --resume tries again
-  2 the call is wrong
-  130 stopped by Ctrl-C: --resume goes on
+  2 invalid arguments or data
+  130 stopped by Ctrl-C: --resume continues
 """
 
 
@@ -93,11 +93,11 @@ def compare(
     ] = None,
     frozen_norm: FrozenNorm = False,
     frozen_stages: FrozenStages = 0,
-    option: Options = None,
-    on_error: Annotated[str, typer.Option(help="At images that cannot be read: stop, or skip and list them.")] = "stop",
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links in the folder.")] = False,
-    split_seed: Annotated[int, typer.Option(help="Picks the test images of a folder that has no val folder.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    option: HeadOptions = None,
+    on_error: OnError = "stop",
+    follow_links: FollowLinks = False,
+    split_seed: SplitSeed = 0,
+    device: Device = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
     ] = None,
@@ -105,7 +105,8 @@ def compare(
     analyze: Annotated[
         bool,
         typer.Option(
-            "--analyze", help="Say why, too: how a trained model of each kind looks at up to 256 of the test images."
+            "--analyze",
+            help="Also explain why: analyze one trained model per architecture on up to 256 validation images.",
         ),
     ] = False,
 ) -> None:
@@ -145,7 +146,7 @@ def compare(
         recipe=_read_recipe(recipe, task, mode) if recipe else None,
         device=device,
         on_error=on_error,  # type: ignore[arg-type]
-        task=TASKS[task],
+        task=TASKS[task],  # type: ignore[arg-type]
         head=head,
     )
     out = out or Path("runs") / f"compare-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -156,7 +157,7 @@ def compare(
     except GlocalError as error:
         raise GlocalError(f"{error}{_other_task(data, task)}") from error
     introduce(console, source, settings, out)
-    watcher = Watcher(console, out, source, settings.measure)
+    watcher = Watcher(console, out, source, settings.metric)
     try:
         results = run_comparison(
             source,
@@ -181,7 +182,7 @@ def compare(
         raise GlocalError(f"out: {error}; finished runs are kept and --resume goes on") from error
     finally:
         watcher.close()
-    conclude(Console(highlight=False, soft_wrap=True), results, out, settings.measure)
+    conclude(Console(highlight=False, soft_wrap=True), results, out, settings.metric)
     looked_into = results.get("analysis", {}).get("models", ())
     if any(run["status"] == "failed" for run in results["runs"]) or any(model["failed"] for model in looked_into):
         raise typer.Exit(1)
@@ -193,7 +194,8 @@ def _read_head(task: str, given: dict[str, Any]) -> Any:
     Raises:
         GlocalError: for an option that is of another task.
     """
-    from glocal.tasks import HeadSettings, read_options
+    from glocal.tasks import read_options
+    from glocal.training import HeadConfig
 
     of_task = {
         "classify": ("--analyze",),
@@ -208,7 +210,7 @@ def _read_head(task: str, given: dict[str, Any]) -> Any:
         return None
     from glocal.comparison.settings import DEFAULT_HEADS
 
-    return HeadSettings(
+    return HeadConfig(
         given.get("--detector") or given.get("--segmenter") or DEFAULT_HEADS[TASKS[task]],
         given.get("--preset", ""),
         given.get("--frozen-norm", False),
@@ -223,7 +225,7 @@ def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":
     Raises:
         GlocalError: for the recipe of another task, or one that cannot be read.
     """
-    from glocal.tasks.settings import DEFAULT_RECIPES as OF_TASKS
+    from glocal.tasks.heads import DEFAULT_RECIPES as OF_TASKS
     from glocal.training import DEFAULT_RECIPES, load_recipe, recipe_names
 
     by_task = {name: recipe_names(None if name == "classify" else name) for name in TASKS}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from glocal.bench import count_params, measure_together
+from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import Settings
-from glocal.comparison.task import ComparedTask
 
 TIMING_SECONDS = 1.0
 """For each model at each batch size, its warm-up not counted."""
@@ -13,16 +13,17 @@ TIMING_SECONDS = 1.0
 Costs = dict[str, dict[str, Any]]
 
 
-def count_costs(models: Mapping[str, Any], task: ComparedTask) -> Costs:
+def count_costs(models: Mapping[str, Any], tasks: RunTasks) -> Costs:
     """Parameters, MACs and training memory by model."""
-    return {
-        name: {
+    costs = {}
+    for name, model in models.items():
+        task = tasks.of_model(name)
+        costs[name] = {
             "params": count_params(model),
-            "macs": task.count_macs(name, model),
-            "peak_memory_mib": task.training_memory(model),
+            "macs": task.count_macs(model),
+            "peak_memory_mib": tasks.training_memory(task, model),
         }
-        for name, model in models.items()
-    }
+    return costs
 
 
 def time_inference(models: Mapping[str, Any], settings: Settings, batch_size: int) -> Costs:

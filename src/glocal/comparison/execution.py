@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
-from glocal.comparison.task import ComparedTask
 from glocal.errors import GlocalError
-from glocal.training import HardwareConfig, Progress
+from glocal.tasks import Task
+from glocal.training import Progress
 from glocal.training.trainer import Trainer, TrainResult
 
 
@@ -19,47 +21,43 @@ class Runner:
 
     Args:
         settings: of the comparison.
-        task: what is compared; its data are loaded.
+        tasks: of its runs; their data are loaded.
         macs: by model, of a forward pass for one image.
     """
 
-    def __init__(self, settings: Settings, task: ComparedTask, macs: Mapping[str, int]) -> None:
-        self.settings, self.task, self.macs = settings, task, macs
+    def __init__(self, settings: Settings, tasks: RunTasks, macs: Mapping[str, int]) -> None:
+        self.settings, self.tasks, self.macs = settings, tasks, macs
 
     def execute(self, run: Run, store: Store, progress: Callable[[Progress], None]) -> dict[str, Any]:
-        """Train and test a model and write its record; a run that fails has a record too, which says why.
+        """Train and evaluate a model and write its record; a run that fails has a record too, which says why.
 
         Returns:
             The run's entry in the results, without what its model costs.
         """
         try:
-            result = self._train(run, progress)
+            task = self.tasks.of_run(run)
+            result = self._train(run, task, progress)
         except Exception as error:  # whatever goes wrong in one run, the others go on
             entry = failed_entry(run, reason_of(error))
             store.write(run.id, entry, lambda folder: None)
-        else:
-            entry = self._entry(run, result)
-            store.write(run.id, entry, lambda folder: self.task.write_files(run, result, folder))
+            return entry
+        metric = self.settings.metric
+        entry = self._entry(run, result, metric.entry(task, result.outcomes))
+
+        def write_files(folder: Path) -> None:
+            task.save(result.model, folder)
+            metric.save(task, result.outcomes, folder)
+
+        store.write(run.id, entry, write_files)
         return entry
 
-    def _train(self, run: Run, progress: Callable[[Progress], None]) -> TrainResult:
-        settings = self.settings
-        setup = self.task.setup(run, self.macs[run.model])
-        trainer = Trainer(
-            setup.objective,
-            settings.recipe,
-            settings.budget,
-            seed=run.seed,
-            macs=setup.macs,
-            hardware=HardwareConfig(settings.device),
-            on_error=settings.on_error,
-            progress=progress,
-        )
-        result = trainer.fit(setup.model, setup.learned, setup.tested)
-        return result if setup.whole is None else dataclasses.replace(result, model=setup.whole.cpu().eval())
+    def _train(self, run: Run, task: Task, progress: Callable[[Progress], None]) -> TrainResult:
+        model = task.create_model()
+        macs = task.count_macs(model) if self.settings.mode == "probe" else self.macs[run.model]
+        trainer = Trainer(task, task.config, self.settings.budget, macs=macs, progress=progress)
+        return trainer.fit(model, *task.datasets())
 
-    def _entry(self, run: Run, result: TrainResult) -> dict[str, Any]:
-        scores = self.task.entry(run, result)
+    def _entry(self, run: Run, result: TrainResult, scores: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **_identity(run),
             "status": "ok",

@@ -12,27 +12,19 @@ import torch
 import glocal
 from glocal.bench import describe_environment
 from glocal.comparison import analysis
-from glocal.comparison.classification import Classifiers
 from glocal.comparison.costs import Costs, count_costs, time_inference
-from glocal.comparison.detection import Detectors
 from glocal.comparison.execution import Runner
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
-from glocal.comparison.segmentation import Segmenters
+from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
-from glocal.comparison.task import ComparedTask
 from glocal.comparison.verdict import judge, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
 from glocal.training import Progress
 
 SCHEMA = "glocal.compare/1"
-TASKS: dict[str, Callable[[Settings, Any], ComparedTask]] = {
-    "classification": Classifiers,
-    "detection": Detectors,
-    "segmentation": Segmenters,
-}
 Source = DataSource | DetectionSource | SegmentationSource
 Results = dict[str, Any]
 
@@ -110,13 +102,13 @@ def compare(
     if analyze and settings.task != "classification":
         raise GlocalError(f"analyze: expected a comparison of classifiers, got {settings.task}")
     observer = observer or SILENT
-    task = TASKS[settings.task](settings, data)
+    tasks = RunTasks(settings, data)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
-    models = {name: task.create(name) for name in settings.models}
+    models = {name: tasks.of_model(name).create_model() for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
         side_by_side = side_by_side and settings.device == "cpu" and settings.mode != "probe"
-        measured = _measure(models, settings, task, store, side_by_side, observer)
-        job = _Job(data, settings, task, store, measured, command)
+        measured = _measure(models, settings, tasks, store, side_by_side, observer)
+        job = _Job(data, settings, tasks, store, measured, command)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
         missing = [run for run in job.every if job.entries.get(run.id, {}).get("status") != "ok"]
@@ -157,7 +149,7 @@ class _Measured(NamedTuple):
 def _measure(
     models: Mapping[str, Any],
     settings: Settings,
-    task: ComparedTask,
+    tasks: RunTasks,
     store: Store,
     side_by_side: bool,
     observer: Observer,
@@ -167,15 +159,15 @@ def _measure(
     if saved is not None:
         return _Measured(**saved)
     observer.say("Measuring parameters, multiply-accumulates, memory and speed side by side ...")
-    costs = count_costs(models, task)
+    costs = count_costs(models, tasks)
     jobs, threads = 1, torch.get_num_threads()
     if side_by_side:
         machine = describe_environment()
-        run_mib = max(cost["peak_memory_mib"] for cost in costs.values()) + task.kept_bytes / 2**20
+        run_mib = max(cost["peak_memory_mib"] for cost in costs.values()) + tasks.kept_bytes / 2**20
         num_runs = len(list(settings.runs()))
         jobs, threads = share_cores(num_runs, machine["cores"], machine["memory_gib"] * 1024, run_mib)
     with _threads(threads):
-        for name, times in time_inference(models, settings, task.measure.batch).items():
+        for name, times in time_inference(models, settings, settings.metric.batch).items():
             costs[name] |= times
     measured = _Measured(costs, jobs, threads)
     store.save_costs(measured._asdict())
@@ -192,7 +184,7 @@ def execute_all(
     tell: Callable[[Run, Event], None],
 ) -> None:
     """Execute runs and tell what happens: ``jobs`` at a time in processes of their own, or one after the other here."""
-    runner.task.load()
+    runner.tasks.load()
     if side_by_side:
         run_side_by_side(runner, runs, store, jobs, threads, tell)
         return
@@ -217,9 +209,9 @@ class _Job:
     """A comparison that has its folder: runs, and what is known of them."""
 
     def __init__(
-        self, data: Source, settings: Settings, task: ComparedTask, store: Store, measured: _Measured, command: str
+        self, data: Source, settings: Settings, tasks: RunTasks, store: Store, measured: _Measured, command: str
     ) -> None:
-        self.data, self.settings, self.task, self.store = data, settings, task, store
+        self.data, self.settings, self.tasks, self.store = data, settings, tasks, store
         self.measured, self.command = measured, command
         self.every = list(settings.runs())
         self.entries: dict[str, dict[str, Any]] = {
@@ -230,7 +222,7 @@ class _Job:
     def execute(self, runs: Sequence[Run], side_by_side: bool, tell: Callable[[Run, Event], None]) -> None:
         """Those that are missing."""
         macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
-        runner = Runner(self.settings, self.task, macs)
+        runner = Runner(self.settings, self.tasks, macs)
         execute_all(runner, runs, self.store, self.measured.jobs, self.measured.threads, side_by_side, tell)
 
     def analyzed(self) -> list[Run]:
@@ -244,18 +236,18 @@ class _Job:
 
     def results(self) -> Results:
         """Of the runs that have an entry."""
-        data, settings, task = self.data, self.settings, self.task
+        data, settings, metric = self.data, self.settings, self.settings.metric
         runs, went_bad = [], []
         for run in self.every:
             if run.id in self.entries:
                 entry = dict(self.entries[run.id])
                 if entry["status"] != "ok":
-                    entry |= task.unscored
+                    entry |= metric.unscored
                 went_bad += entry.pop("skipped", [])
-                runs.append(entry | {name: self.measured.costs[run.model][name] for name in task.measure.costs})
+                runs.append(entry | {name: self.measured.costs[run.model][name] for name in metric.costs})
                 if entry["status"] == "ok" and run.id not in self.evidence:
-                    self.evidence[run.id] = task.evidence(self.store.runs / run.id)
-        summary = summarise(runs, self.evidence, task.measure)
+                    self.evidence[run.id] = metric.load(self.store.runs / run.id)
+        summary = summarise(runs, self.evidence, metric)
         described = settings.describe()
         del described["weights"]
         skipped = [{"path": s.path, "reason": s.reason} for s in data.skipped]
@@ -271,7 +263,7 @@ class _Job:
                 "classes": list(data.classes),
                 "train": len(data.train),
                 "val": len(data.val),
-                **task.data(),
+                **metric.data(data),
                 "split": data.split,
                 "fingerprint": data.fingerprint,
                 "skipped": skipped,
@@ -279,9 +271,9 @@ class _Job:
             },
             "runs": runs,
             "summary": summary,
-            "verdict": judge(summary, runs, len(data.val), len(self.every), task.measure),
+            "verdict": judge(summary, runs, len(data.val), len(self.every), metric),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
-            **task.about(runs, self.evidence),
+            **metric.about(runs, self.evidence, data),
             **self._insides(),
         }
 

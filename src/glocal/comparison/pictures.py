@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from glocal.comparison.analysis import pictures_of_disturbances
-from glocal.comparison.task import PREDICTIONS
+from glocal.comparison.metric import PREDICTIONS
 from glocal.data import DataSource, DetectionSample, ImageError, SegmentationSample
 from glocal.data.rle import decode_counts, mask_from_counts
 from glocal.data.transforms import resize_labels

@@ -1,32 +1,23 @@
-"""Segmenters compared by mean IoU."""
+"""Segmenters compared by the mean IoU of classes."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from glocal.comparison.heads import Headed
-from glocal.comparison.measure import Examined
-from glocal.comparison.settings import Run
+from glocal.comparison.heads import Examined, HeadMetric, draws
 from glocal.metrics.segmentation import Confusion, mean_iou
-from glocal.tasks import SegmentImages
-from glocal.training.trainer import TrainResult
+from glocal.tasks import Task
 
 
-class Segmenters(Headed):
-    """Each model the backbone of one kind of segmenter."""
+class MeanIoU(HeadMetric):
+    """Mean over classes of intersection over union."""
 
-    assign = SegmentImages
+    key, name, others = "miou", "mIoU", ("pixel_accuracy",)
     numbers = ("miou", "pixel_accuracy", "loss")
     lists = ("per_class", "confusion")
 
-    def entry(self, run: Run, result: TrainResult) -> dict[str, Any]:
-        """IoU and the confusion matrix."""
-        scores = self._assignment(run.fraction).results(result.outcomes)
-        return {key: value for key, value in scores.items() if key not in ("classes", "images")}
-
-    def predictions(self, outcomes: Confusion) -> dict[str, np.ndarray]:
-        """Pixels of each image by class, (N, 3, K): right ones, true ones, predicted ones; and label maps as PNGs.
+    def predictions(self, task: Task, outcomes: Confusion) -> dict[str, np.ndarray]:
+        """Pixels of each image by class, (N, 3, K): true positives, targets, predictions; and label maps as PNGs.
 
         PNG ``i`` is the bytes of ``maps`` from ``starts[i]`` to ``starts[i + 1]``.
         """
@@ -37,9 +28,10 @@ class Segmenters(Headed):
             "starts": np.cumsum([0, *map(len, maps)]),
         }
 
-    def examine(self, predictions: Mapping[str, np.ndarray], drawn: np.ndarray) -> Examined:
-        """Mean IoU; of a single image too."""
+    def evidence(self, predictions: Mapping[str, np.ndarray]) -> Examined:
+        """Mean IoU; of an image alone too."""
         pixels = predictions["pixels"].astype(np.float64)
-        score = float(mean_iou(pixels.sum(axis=0)))
+        score = float(mean_iou(pixels.sum(axis=0, keepdims=True))[0])
         of_image = np.where(pixels.any(axis=(1, 2)), mean_iou(pixels), np.nan)
-        return Examined(score, mean_iou(np.tensordot(drawn.astype(np.float64), pixels, 1)), of_image)
+        drawn = draws(len(pixels)).astype(np.float64)
+        return Examined(score, mean_iou(np.tensordot(drawn, pixels, 1)), of_image)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from glocal.comparison.measure import MEASURES, Measure
+from glocal.comparison.metric import Metric
+from glocal.comparison.metrics import METRICS
 from glocal.errors import GlocalError, check_choice
 from glocal.files import sha256
 from glocal.heads.settings import HEADS
 from glocal.heads.settings import IMAGE_SIZES as HEAD_IMAGE_SIZES
 from glocal.models.creation import Weights, check_model, default_image_size, has_weights
-from glocal.models.io import find_model
+from glocal.models.io import TaskName, find_model
 from glocal.models.micro import MICRO_MODELS
-from glocal.tasks import HeadSettings
-from glocal.tasks.settings import DEFAULT_RECIPES as HEAD_RECIPES
-from glocal.tasks.settings import MEANINGLESS
-from glocal.training import DEFAULT_RECIPES, Budget, Mode, TrainConfig, load_recipe, resolve_device
+from glocal.tasks.heads import DEFAULT_RECIPES as HEAD_RECIPES
+from glocal.tasks.heads import MEANINGLESS
+from glocal.training import DEFAULT_RECIPES, Budget, HeadConfig, Mode, TrainConfig, load_recipe, resolve_device
 
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
@@ -71,13 +71,13 @@ class Settings:
     recipe: TrainConfig
     device: str
     on_error: Literal["stop", "skip"]
-    task: str = "classification"
-    head: HeadSettings | None = None
+    task: TaskName = "classification"
+    head: HeadConfig | None = None
 
     @property
-    def measure(self) -> Measure:
+    def metric(self) -> Metric:
         """What runs are ranked by."""
-        return MEASURES[self.task]
+        return METRICS[self.task]
 
     def weights_of(self, model: str) -> Weights:
         """What a model starts from."""
@@ -92,7 +92,7 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """As JSON; weights by the digest of their file."""
-        head = {} if self.head is None else {"task": self.task, "head": self.head.plan()}
+        head = {} if self.head is None else {"task": self.task, "head": self.head.to_dict()}
         left_out = NOT_COMPARED if self.head is None else (*NOT_COMPARED, *MEANINGLESS)
         return {
             **head,
@@ -120,8 +120,8 @@ def make_settings(
     recipe: TrainConfig | None = None,
     device: str = "auto",
     on_error: Literal["stop", "skip"] = "stop",
-    task: str = "classification",
-    head: HeadSettings | None = None,
+    task: TaskName = "classification",
+    head: HeadConfig | None = None,
 ) -> Settings:
     """Check a request and fill in its defaults.
 
@@ -143,9 +143,9 @@ def make_settings(
     Raises:
         GlocalError: for whatever cannot be done.
     """
-    check_choice("task", task, tuple(MEASURES))
+    check_choice("task", task, tuple(METRICS))
     if task in HEADS:
-        head = head or HeadSettings(DEFAULT_HEADS[task])
+        head = head or HeadConfig(DEFAULT_HEADS[task])
         check_choice("detector" if task == "detection" else "segmenter", head.head, HEADS[task])
         weights = {model: find_model(path) for model, path in (weights or {}).items()}
     weights = dict(weights or {})

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from glocal.comparison.measure import TOP1, Measure
+from glocal.comparison.metric import Metric
+from glocal.comparison.metrics import TOP1
 from glocal.comparison.statistics import Evidence, score_difference, score_interval
 from glocal.formatting import percent
 
@@ -15,32 +16,32 @@ FEW_IMAGES = 200
 
 
 def summarise(
-    runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], measure: Measure = TOP1
+    runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], metric: Metric = TOP1
 ) -> list[dict[str, Any]]:
     """One row for each model and fraction that has a finished run; the largest fraction first, then the best model.
 
     Args:
         runs: entries of the results, with costs.
-        evidence: by run id, what `Measure.gather` takes: of top-1 (images,) booleans, which test images the run got
+        evidence: by run id, what `Metric.gather` takes: of top-1 (images,) booleans, which test images the run got
             right.
-        measure: what runs are ranked by.
+        metric: what runs are ranked by.
     """
     groups: dict[tuple[float, str], list[Mapping[str, Any]]] = defaultdict(list)
     for run in runs:
         if run["status"] == "ok":
             groups[run["fraction"], run["model"]].append(run)
-    gathered = {key: measure.gather([evidence[run["id"]] for run in group]) for key, group in groups.items()}
+    gathered = {key: metric.gather([evidence[run["id"]] for run in group]) for key, group in groups.items()}
     order = sorted(groups, key=lambda key: (-key[0], -gathered[key].mean, groups[key][0]["macs"], key[1]))
     rows = []
     for fraction, model in order:
         key = fraction, model
         best = next(k for k in order if k[0] == fraction)
-        rows.append(_row(groups[key], gathered[key], gathered[best] if key != best else None, measure))
+        rows.append(_row(groups[key], gathered[key], gathered[best] if key != best else None, metric))
     return rows
 
 
 def _row(
-    group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence | None, measure: Measure
+    group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence | None, metric: Metric
 ) -> dict[str, Any]:
     score = score_interval(evidence)
     difference = score_difference(evidence, best) if best is not None else None
@@ -49,11 +50,11 @@ def _row(
         "model": first["model"],
         "fraction": first["fraction"],
         "seeds": len(group),
-        f"{measure.key}_mean": score.mean,
-        f"{measure.key}_ci": [score.low, score.high],
+        f"{metric.key}_mean": score.mean,
+        f"{metric.key}_ci": [score.low, score.high],
         "ci_method": score.method,
-        **{f"{key}_mean": None if first[key] is None else _mean(run[key] for run in group) for key in measure.others},
-        **{name: first[name] for name in measure.costs},
+        **{f"{key}_mean": None if first[key] is None else _mean(run[key] for run in group) for key in metric.others},
+        **{name: first[name] for name in metric.costs},
         "train_images_per_s": _mean(run["train_images_per_s"] for run in group),
         "seconds_to_budget": _mean(run["budget"]["seconds_to_budget"] for run in group),
         "difference_to_best": difference.mean if difference else 0.0,
@@ -67,7 +68,7 @@ def judge(
     runs: Sequence[Mapping[str, Any]],
     num_test_images: int,
     num_runs: int,
-    measure: Measure = TOP1,
+    metric: Metric = TOP1,
 ) -> dict[str, Any]:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -76,7 +77,7 @@ def judge(
         runs: all entries, the failed ones too.
         num_test_images: how many images every run was tested on.
         num_runs: how many runs there are to be, finished or not.
-        measure: what the rows are ranked by.
+        metric: what the rows are ranked by.
     """
     caveats = list(_caveats(summary, runs, num_test_images, num_runs))
     if not summary:
@@ -90,7 +91,7 @@ def judge(
         "most_accurate": best["model"],
         "cheapest_tied": cheapest["model"],
         "fastest": fastest["model"],
-        "sentence": _sentence(rows, best, cheapest, fastest, measure),
+        "sentence": _sentence(rows, best, cheapest, fastest, metric),
         "caveats": caveats,
     }
 
@@ -100,11 +101,11 @@ def _sentence(
     best: Mapping[str, Any],
     cheapest: Mapping[str, Any],
     fastest: Mapping[str, Any],
-    measure: Measure,
+    metric: Metric,
 ) -> str:
-    mean, name = f"{measure.key}_mean", measure.name
+    mean, name = f"{metric.key}_mean", metric.name
     if len(rows) == 1:
-        low, high = best[f"{measure.key}_ci"]
+        low, high = best[f"{metric.key}_ci"]
         return (
             f"{best['model']} reaches {percent(best[mean])} {name} (95 % interval {100 * low:.1f} to "
             f"{100 * high:.1f}); there is no other model to compare it with."

@@ -16,6 +16,7 @@ from glocal.models._config import known_keywords
 from glocal.models.names import parse_model
 from glocal.rng import isolated_rng
 
+Triple = tuple[float, float, float]
 Weights = Path | Literal["pretrained"] | None
 """A checkpoint to start from, timm's own weights, or random ones."""
 _OWN_KEYWORDS = ("num_classes", "img_size", "in_chans")
@@ -57,6 +58,14 @@ def create(
 def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std by channel: those of the model's weights; from scratch ImageNet's for all models."""
     return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
+
+
+def starting_normalisation(name: str, weights: Weights) -> tuple[Triple, Triple]:
+    """What `normalisation` gives for a model that starts from ``weights``, known before it is made."""
+    if weights is None:
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
+    return tuple(cfg.mean), tuple(cfg.std)
 
 
 def default_image_size(name: str) -> int:

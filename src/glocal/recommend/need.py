@@ -14,13 +14,12 @@ import numpy as np
 
 from glocal.bench import count_macs
 from glocal.data import DataSource, ImageSet
-from glocal.data.transforms import Normalize
-from glocal.models.creation import create, normalisation
+from glocal.models.creation import create
+from glocal.models.io import ModelConfig
 from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, LearnedFrom, TestedOn
+from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
-    Classification,
-    HardwareConfig,
     Progress,
     TrainConfig,
     TrainingBatches,
@@ -138,28 +137,22 @@ def ask_references(
             tell((seed + part) / seeds, f"reference {seed + 1} of {seeds}: {what}")
 
         model = create(REFERENCE, num_classes=len(data.classes), image_size=image_size, seed=seed)
-        prepare = Normalize(*normalisation(model))
-        batches = LearnedFrom(TrainingBatches(learned, recipe, seed))
+        config = recipe.replace(seed=seed, device=device)
+        of = ModelConfig.of_classifier(model, classes=data.classes, image_size=image_size)
+        task = ClassificationTask(of, config, labels=learned.labels)
+        batches = LearnedFrom(TrainingBatches(learned, config, seed))
 
         def watch(progress: Progress, share: Tell = share) -> None:
             share(TRAINING_SHARE * progress.done, f"training, loss {progress.loss:.2f}")
 
-        trainer = Trainer(
-            Classification(prepare, recipe, batches),
-            recipe,
-            budget,
-            seed=seed,
-            macs=count_macs(model, image_size),
-            hardware=HardwareConfig(device),
-            curve_points=1,
-            progress=watch,
-        )
+        macs = count_macs(model, image_size)
+        trainer = Trainer(task, config, budget, macs=macs, curve_points=1, progress=watch)
         result = trainer.fit(model, batches, tested)
         epochs = result.epochs
         answers = []
         for i, condition in enumerate(CONDITIONS):
             share(TRAINING_SHARE + (1 - TRAINING_SHARE) * i / len(CONDITIONS), condition.name)
-            logits = predict(result.model, prepare, TestedOn(tested, condition), device)
+            logits = predict(result.model, task.prepare, TestedOn(tested, condition), device)
             answers.append(logits.argmax(1).numpy() == tested.labels)
         right.append(answers)
     tell(1.0, "references trained and tested")

@@ -1,21 +1,24 @@
-"""Detection and segmentation: what the engine of `glocal.training` trains beside classifiers, measured and applied."""
+"""Classification, detection and segmentation: each a `Task`, which every command uses."""
 
-from glocal.tasks.design import BackboneWeights, HeadSettings, read_options
-from glocal.tasks.detection import DetectionBatches, DetectObjects
-from glocal.tasks.evaluation import evaluate_detector, evaluate_segmenter
+from glocal.tasks.base import Task
+from glocal.tasks.classification import ClassificationTask
+from glocal.tasks.detection import DetectionBatches, DetectionTask
+from glocal.tasks.evaluation import TASKS, evaluate, task_of
+from glocal.tasks.heads import read_options
 from glocal.tasks.prediction import Summary, predict_images
-from glocal.tasks.segmentation import SegmentationBatches, SegmentImages
+from glocal.tasks.segmentation import SegmentationBatches, SegmentationTask
 
 __all__ = [
-    "BackboneWeights",
-    "DetectObjects",
+    "TASKS",
+    "ClassificationTask",
     "DetectionBatches",
-    "HeadSettings",
-    "SegmentImages",
+    "DetectionTask",
     "SegmentationBatches",
+    "SegmentationTask",
     "Summary",
-    "evaluate_detector",
-    "evaluate_segmenter",
+    "Task",
+    "evaluate",
     "predict_images",
     "read_options",
+    "task_of",
 ]

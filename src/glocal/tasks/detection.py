@@ -1,9 +1,9 @@
 """Detection and instance segmentation: batches of images with boxes, the detector's own losses, average precision."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,15 +14,14 @@ from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageErr
 from glocal.data.pasted import Pasted
 from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
 from glocal.errors import GlocalError
+from glocal.files import atomic_write_text
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
-from glocal.models.io import ModelConfig, save_model
-from glocal.tasks.design import BackboneWeights, HeadSettings, create, design, macs_of
-from glocal.tasks.settings import check_request
+from glocal.models.io import ModelConfig, TaskName
+from glocal.tasks.base import Score, labels_in_model
+from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, Batched, Key
-from glocal.training.objective import Objective, Score
-from glocal.training.request import Request
 
 EVALUATION_BATCH = 4
 
@@ -76,15 +75,15 @@ class DetectionBatches(Dataset[Batch]):
         drawn = draws(self.seed, key.epoch, key.slots)[kept]
         labels: list[Any]
         if self.recipe is None:
-            images, labels = [sample.image for sample in samples], [self._truth(sample) for sample in samples]
+            images, labels = [sample.image for sample in samples], [self._targets_of(sample) for sample in samples]
         else:
-            seen = [self._look(sample, numbers) for sample, numbers in zip(samples, drawn, strict=True)]
+            seen = [self._augment(sample, numbers) for sample, numbers in zip(samples, drawn, strict=True)]
             images, labels = [image for image, _, _, _ in seen], self._targets(seen)
         inputs = _tensors([np.ascontiguousarray(image.transpose(2, 0, 1)) for image in images])
         seeds = torch.from_numpy(drawn[:, 3].astype(np.int64))
         return Batch(inputs, labels, seeds, key.weight, tuple(skipped))
 
-    def _look(
+    def _augment(
         self, sample: DetectionSample, drawn: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         assert self.recipe is not None
@@ -101,7 +100,7 @@ class DetectionBatches(Dataset[Batch]):
             columns["masks"] = _tensors([masks for _, _, _, masks in seen])
         return [{name: column[i] for name, column in columns.items()} for i in range(len(seen))]
 
-    def _truth(self, sample: DetectionSample) -> Targets:
+    def _targets_of(self, sample: DetectionSample) -> Targets:
         masks = encode_masks(sample.masks) if self.masks and sample.masks is not None else None
         height, width = sample.image.shape[:2]
         return Targets(
@@ -125,144 +124,138 @@ def _tensors(arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
 
 
 class Outcome(NamedTuple):
-    """An image of the validation set: what is on it, and what was found."""
+    """An image of the validation set: what is on it, and what was detected."""
 
-    truth: Targets
-    found: Detections
+    targets: Targets
+    detections: Detections
 
 
-class Detection(Objective):
+class DetectionTask(HeadTask):
     """Boxes, and masks where the detector has them.
 
     Args:
-        num_classes: of the model.
-        masks: whether masks are scored.
+        model_config: see `Task`.
+        config: how it is trained.
+        data: a `DetectionSource`.
+        masks: whether masks are scored; by default where the detector has them.
 
     Raises:
-        GlocalError: if what scores is not installed.
+        GlocalError: if the COCO library is not installed.
     """
 
+    name: ClassVar[TaskName] = "detection"
     metric: ClassVar[str] = "map"
     columns: ClassVar[tuple[str, ...]] = ("val_map", "val_map50", "val_map75", "val_mask_map", "val_mask_map50")
 
-    def __init__(self, num_classes: int, *, masks: bool) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig = TrainConfig(),  # noqa: B008 - immutable
+        data: DetectionSource | None = None,
+        *,
+        masks: bool | None = None,
+    ) -> None:
+        super().__init__(model_config, config, data)
         coco_library()  # not after an epoch of training
-        self.num_classes, self.masks = num_classes, masks
+        self.masks = model_config.has_masks if masks is None else masks
+
+    @classmethod
+    def for_data(cls, data: DetectionSource, config: TrainConfig) -> Self:
+        """For the backbone and head of a configuration."""
+        made = model_config("detection", config, classes=data.classes, category_ids=data.category_ids)
+        if made.has_masks and data.train[0].masks is None:
+            raise GlocalError(
+                f"data: {made.head} learns masks, and not every object of {data.name} has one; "
+                f"{detector_spec(made.head).without_masks} learns boxes alone"
+            )
+        return cls(made, config, data)
+
+    def plan(self) -> dict[str, Any]:
+        """The preset as it was chosen."""
+        plan = super().plan()
+        plan["head"]["preset"] = self.model_config.preset
+        return plan
+
+    def datasets(self) -> tuple[Batched, Batched]:
+        """Augmented images with targets as detectors take them, and plain ones with `Targets`."""
+        train_set = DetectionBatches(self.data.train, masks=self.masks, recipe=self.config, seed=self.config.seed)
+        return train_set, DetectionBatches(self.data.val, masks=self.masks)
+
+    def eval_set(self, images: DetectionSet) -> Batched:
+        """Masks are scored where model and images have them."""
+        self.masks = self.model_config.has_masks and images[0].masks is not None
+        return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.model_config, images.classes))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Sum of the detector's losses."""
         losses: Mapping[str, torch.Tensor] = model(_floats(batch.inputs), batch.labels)
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
-    def test(self, model: nn.Module, batch: Batch, device: torch.device) -> list[Outcome]:
-        """Truth and findings of each image, masks as run lengths."""
+    def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> list[Outcome]:
+        """Targets and detections of each image, masks as run lengths."""
         images = [image.to(device) for image in batch.inputs]
-        found = model(_floats(images)) if images else []
-        return [Outcome(truth, found_of(one)) for truth, one in zip(batch.labels, found, strict=True)]
+        detected = model(_floats(images)) if images else []
+        return [Outcome(targets, detections_of(one)) for targets, one in zip(batch.labels, detected, strict=True)]
 
     def join(self, parts: Sequence[list[Outcome]]) -> list[Outcome]:
         """All images."""
-        return [tested for part in parts for tested in part]
+        return [outcome for part in parts for outcome in part]
 
-    def precision(self, found: Sequence[Outcome]) -> tuple[Precision, Precision | None]:
-        """Of boxes and of masks."""
-        truths, founds = [one.truth for one in found], [one.found for one in found]
-        boxes = average_precision(truths, founds, self.num_classes, masks=False)
-        return boxes, average_precision(truths, founds, self.num_classes, masks=True) if self.masks else None
+    def precision(self, outcomes: Sequence[Outcome]) -> tuple[Precision, Precision | None]:
+        """Average precision of boxes and of masks."""
+        targets, detections = [one.targets for one in outcomes], [one.detections for one in outcomes]
+        boxes = average_precision(targets, detections, len(self.classes), masks=False)
+        masks = average_precision(targets, detections, len(self.classes), masks=True) if self.masks else None
+        return boxes, masks
 
-    def score(self, found: Sequence[Outcome]) -> Score:
+    def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Average precision of boxes, COCO's mean over classes and IoU thresholds; that of masks beside."""
-        boxes, masks = self.precision(found)
+        boxes, masks = self.precision(outcomes)
         columns: dict[str, float | None] = {"val_map": boxes.map, "val_map50": boxes.map50, "val_map75": boxes.map75}
         if masks is not None:
             columns |= {"val_mask_map": masks.map, "val_mask_map50": masks.map50}
         return Score(boxes.map, None, columns)
+
+    def results(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Average precision, overall and of each class; that of masks under ``mask``."""
+        boxes, masks = self.precision(outcomes)
+        return {**boxes.to_dict(), **({} if masks is None else {"mask": masks.to_dict()})}
 
 
 def _floats(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [image.float() / 255 for image in images]
 
 
-def found_of(found: Mapping[str, torch.Tensor]) -> Detections:
-    """What a detector found on an image, on the CPU."""
-    masks = encode_masks(found["masks"].cpu().numpy()) if "masks" in found else None
-    boxes, scores, labels = (found[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
+def detections_of(detected: Mapping[str, torch.Tensor]) -> Detections:
+    """The detections of an image, on the CPU."""
+    masks = encode_masks(detected["masks"].cpu().numpy()) if "masks" in detected else None
+    boxes, scores, labels = (detected[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
     return Detections(boxes, scores, labels.astype(np.int64), masks)
 
 
-class DetectObjects:
-    """Train a detector on a `DetectionSource`.
+def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str, Any]]:
+    """The detections of an image as COCO's results; classes without an id, which the data does not have, are left out.
 
     Args:
-        source: the data.
-        settings: of the head.
-        say: is told what was taken over from a classifier.
+        one: of `DetectionTask.evaluate`.
+        category_ids: the data's id of a label.
     """
-
-    def __init__(
-        self, source: DetectionSource, settings: HeadSettings, say: Callable[[str], None] = lambda _: None
-    ) -> None:
-        self.source, self.settings, self.say = source, settings, say
-        self.classes, self.skipped = source.classes, source.skipped
-        spec = detector_spec(settings.head)
-        self.masks = spec.masks
-        self.transfer: BackboneWeights | None = None
-        self._designed: tuple[Request, ModelConfig] | None = None
-        if self.masks and source.train[0].masks is None:
-            raise GlocalError(
-                f"data: {settings.head} learns masks, and not every object of {source.name} has one; "
-                f"{spec.without_masks} learns boxes alone"
-            )
-
-    def architecture(self, request: Request) -> ModelConfig:
-        """What is to be trained."""
-        if self._designed is None or self._designed[0] != request:
-            check_request("detection", request)
-            ids = self.source.category_ids
-            made = design("detection", self.settings, request, classes=self.classes, category_ids=ids)
-            self._designed = request, made
-        return self._designed[1]
-
-    def plan(self, request: Request) -> dict[str, Any]:
-        """Fingerprint, classes and number of images; the head."""
-        architecture, source = self.architecture(request), self.source
-        data = {"fingerprint": source.fingerprint, "classes": list(source.classes), "images": len(source.train)}
-        return {"task": "detection", "data": data, "head": {**self.settings.plan(), "preset": architecture.preset}}
-
-    def create(self, request: Request) -> nn.Module:
-        """A detector, on the backbone of a classifier where weights are given."""
-        model, self.transfer = create(self.architecture(request), self.settings, request)
-        if self.transfer is not None:
-            self.say(str(self.transfer))
-        return model
-
-    def count_macs(self, model: nn.Module, request: Request) -> int:
-        """For a black square image of the recipe's size, on which a second stage sees its own random proposals."""
-        return macs_of(model, self.architecture(request))
-
-    def batches(self, request: Request) -> tuple[Batched, Batched]:
-        """Augmented images with targets, and plain ones with the truth."""
-        learned = DetectionBatches(self.source.train, masks=self.masks, recipe=request.recipe, seed=request.seed)
-        return learned, DetectionBatches(self.source.val, masks=self.masks)
-
-    def objective(self, model: nn.Module, learned: Batched, request: Request) -> Objective:
-        """The detector's losses, and average precision."""
-        return Detection(len(self.classes), masks=self.masks)
-
-    def save(self, model: nn.Module, folder: Path, request: Request) -> None:
-        """As `glocal.models.io.load_model` reads it."""
-        save_model(model, folder, self.architecture(request))
-
-    def results(self, found: Sequence[Outcome]) -> dict[str, Any]:
-        """Scores, and how many images there were."""
-        counts = {"train": len(self.source.train), "val": len(self.source.val), "skipped": len(self.skipped)}
-        transfer = {"transfer": asdict(self.transfer)} if self.transfer is not None else {}
-        scores = scores_of(Detection(len(self.classes), masks=self.masks), found)
-        return {"classes": list(self.classes), "images": counts, **transfer, **scores}
+    entries = []
+    for i, label in enumerate(one.detections.labels.tolist()):
+        if label in category_ids:
+            x1, y1, x2, y2 = one.detections.boxes[i].tolist()
+            entry: dict[str, Any] = {
+                "image_id": one.targets.image_id,
+                "category_id": category_ids[label],
+                "bbox": [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)],
+                "score": float(one.detections.scores[i]),
+            }
+            if one.detections.masks is not None:
+                entry["segmentation"] = {"size": list(one.targets.size), "counts": one.detections.masks[i]}
+            entries.append(entry)
+    return entries
 
 
-def scores_of(objective: Detection, found: Sequence[Outcome]) -> dict[str, Any]:
-    """Average precision, overall and of each class, as JSON; that of masks under ``mask``."""
-    boxes, masks = objective.precision(found)
-    return {**boxes.to_dict(), **({"mask": masks.to_dict()} if masks is not None else {})}
+def write_entries(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """COCO's JSON of results, an object a line."""
+    atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")

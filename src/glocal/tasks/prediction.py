@@ -28,13 +28,12 @@ from torch.utils.data import Dataset
 
 from glocal.data import Prediction, write_label_map
 from glocal.data.predictions import coco_results
-from glocal.data.transforms import resize_shorter_side
 from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_bytes, atomic_write_text, differences, hold_folder, printable
 from glocal.models.io import SavedModel
 from glocal.tasks.drawing import draw_label_map, draw_objects
-from glocal.tasks.segmentation import logits_at, normalize_of
+from glocal.tasks.segmentation import SegmentationTask
 
 JOB, LINES, COCO = "job.json", "predictions.jsonl", "predictions.json"
 THRESHOLD = 0.05
@@ -225,11 +224,7 @@ def _segment(
     saved: SavedModel, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
 ) -> dict[str, Any]:
     config = saved.config
-    small = resize_shorter_side(image, config.image_size)
-    pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
-    prepare = normalize_of(config).to(device)
-    parts = logits_at(saved.model, prepare, pixels, (image.shape[0], image.shape[1]))
-    label_map = np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
+    label_map = SegmentationTask(config).to(device).label_map(saved.model, image, device)
     name = f"masks/{file_name(path)}"
     (out / "masks").mkdir(exist_ok=True)
     write_label_map(out / name, label_map)

@@ -1,10 +1,8 @@
 """Semantic segmentation: squares of images to learn from, whole images to test on, the mean IoU of classes."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,13 +22,11 @@ from glocal.data.transforms import (
     resize_shorter_side,
 )
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
-from glocal.models.io import ModelConfig, save_model
-from glocal.tasks.design import BackboneWeights, HeadSettings, create, design, macs_of
-from glocal.tasks.settings import check_request
+from glocal.models.io import ModelConfig, TaskName
+from glocal.tasks.base import Score, labels_in_model
+from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, Batched, Key
-from glocal.training.objective import Objective, Score
-from glocal.training.request import Request
 
 EVALUATION_BATCH = 4
 MOST_LOGITS = 2**28
@@ -103,20 +99,43 @@ class SegmentationBatches(Dataset[Batch]):
         return Batch(inputs, torch.stack(maps) if maps else none, seeds, key.weight, tuple(skipped))
 
 
-class Segmentation(Objective):
+class SegmentationTask(HeadTask):
     """A class for each pixel.
 
     Args:
-        prepare: uint8 images -> inputs of the model, such as `Normalize`.
-        num_classes: of the model.
+        model_config: see `Task`.
+        config: how it is trained.
+        data: a `SegmentationSource`.
     """
 
+    name: ClassVar[TaskName] = "segmentation"
     metric: ClassVar[str] = "miou"
     columns: ClassVar[tuple[str, ...]] = ("val_loss", "val_miou", "val_pixel_accuracy")
 
-    def __init__(self, prepare: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        self.prepare, self.num_classes = prepare, num_classes
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig = TrainConfig(),  # noqa: B008 - immutable
+        data: SegmentationSource | None = None,
+    ) -> None:
+        super().__init__(model_config, config, data)
+        self.prepare: nn.Module = Normalize(model_config.mean, model_config.std)
+
+    @classmethod
+    def for_data(cls, data: SegmentationSource, config: TrainConfig) -> Self:
+        """For the backbone and head of a configuration."""
+        return cls(model_config("segmentation", config, classes=data.classes), config, data)
+
+    def datasets(self) -> tuple[Batched, Batched]:
+        """Square crops, and whole images."""
+        size = self.model_config.image_size
+        train_set = SegmentationBatches(self.data.train, size, recipe=self.config, seed=self.config.seed)
+        return train_set, SegmentationBatches(self.data.val, size)
+
+    def eval_set(self, images: SegmentationSet) -> Batched:
+        """Whole images."""
+        labels = labels_in_model(self.model_config, images.classes)
+        return SegmentationBatches(images, self.model_config.image_size, labels=labels)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Cross-entropy, the mean over pixels that are labelled; 0 where none is."""
@@ -125,16 +144,18 @@ class Segmentation(Objective):
         total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         return total / (labels != IGNORE).sum().clamp(min=1)
 
-    def test(self, model: nn.Module, batch: Batch, device: torch.device) -> Confusion:
+    def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Confusion:
         """Each image on its own, its logits brought to the size of its label map; kept if every image is needed."""
-        counts, loss, kept = np.zeros((self.num_classes, self.num_classes), np.int64), 0.0, []
-        for image, truth in zip(batch.inputs, batch.labels, strict=True):
-            labels, parts = truth.to(device).long()[None], []
-            for strip, logits in logits_at(model, self.prepare, image.to(device), (truth.shape[-2], truth.shape[-1])):
+        num_classes, loss, kept = len(self.classes), 0.0, []
+        counts = np.zeros((num_classes, num_classes), np.int64)
+        for image, target in zip(batch.inputs, batch.labels, strict=True):
+            labels, parts = target.to(device).long()[None], []
+            size = target.shape[-2], target.shape[-1]
+            for strip, logits in logits_at(model, self.prepare, image.to(device), size):
                 loss += F.cross_entropy(logits, labels[:, strip], ignore_index=IGNORE, reduction="sum").item()
                 parts.append(logits[0].argmax(0).cpu().numpy())
             predicted = np.concatenate(parts)
-            of_image = confusion_matrix(truth.numpy(), predicted, self.num_classes)
+            of_image = confusion_matrix(target.numpy(), predicted, num_classes)
             counts += of_image
             if self.needs_every_image:
                 kept.append(Labelled(class_pixels(of_image), _png(predicted)))
@@ -142,19 +163,30 @@ class Segmentation(Objective):
 
     def join(self, parts: Sequence[Confusion]) -> Confusion:
         """The sum."""
-        none = np.zeros((self.num_classes, self.num_classes), np.int64)
+        none = np.zeros((len(self.classes), len(self.classes)), np.int64)
         counts = sum((part.counts for part in parts), none)
         kept = tuple(one for part in parts for one in part.kept)
         return Confusion(counts, sum(part.loss for part in parts), sum(len(part) for part in parts), kept)
 
-    def score(self, found: Confusion) -> Score:
+    def score(self, outcomes: Confusion) -> Score:
         """Mean IoU, and the mean cross-entropy of pixels as the loss."""
         columns: dict[str, float | None] = {
-            "val_loss": found.mean_loss,
-            "val_miou": found.miou,
-            "val_pixel_accuracy": found.pixel_accuracy,
+            "val_loss": outcomes.mean_loss,
+            "val_miou": outcomes.miou,
+            "val_pixel_accuracy": outcomes.pixel_accuracy,
         }
-        return Score(found.miou, found.mean_loss, columns)
+        return Score(outcomes.miou, outcomes.mean_loss, columns)
+
+    def results(self, outcomes: Confusion) -> dict[str, Any]:
+        """IoU, overall and of each class, and confusions."""
+        return outcomes.to_dict()
+
+    def label_map(self, model: nn.Module, image: np.ndarray, device: str | torch.device) -> np.ndarray:
+        """(H, W, 3) uint8 image -> (H, W) labels."""
+        small = resize_shorter_side(image, self.model_config.image_size)
+        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
+        parts = logits_at(model, self.prepare, pixels, (image.shape[0], image.shape[1]))
+        return np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
 
 
 def _png(label_map: np.ndarray) -> bytes:
@@ -199,72 +231,3 @@ def _rows(logits: torch.Tensor, height: int, strip: slice) -> torch.Tensor:
     below = (above + 1).clamp(max=own - 1)
     weight = (place.clamp(min=0) - above)[:, None]
     return logits[:, :, above] * (1 - weight) + logits[:, :, below] * weight
-
-
-class SegmentImages:
-    """Train a segmenter on a `SegmentationSource`.
-
-    Args:
-        source: the data.
-        settings: of the head.
-        say: is told what was taken over from a classifier.
-    """
-
-    def __init__(
-        self, source: SegmentationSource, settings: HeadSettings, say: Callable[[str], None] = lambda _: None
-    ) -> None:
-        self.source, self.settings, self.say = source, settings, say
-        self.classes, self.skipped = source.classes, source.skipped
-        self.transfer: BackboneWeights | None = None
-        self._designed: tuple[Request, ModelConfig] | None = None
-
-    def architecture(self, request: Request) -> ModelConfig:
-        """What is to be trained."""
-        if self._designed is None or self._designed[0] != request:
-            check_request("segmentation", request)
-            self._designed = request, design("segmentation", self.settings, request, classes=self.classes)
-        return self._designed[1]
-
-    def plan(self, request: Request) -> dict[str, Any]:
-        """Fingerprint, classes and number of images; the head."""
-        self.architecture(request)
-        source = self.source
-        data = {"fingerprint": source.fingerprint, "classes": list(source.classes), "images": len(source.train)}
-        return {"task": "segmentation", "data": data, "head": self.settings.plan()}
-
-    def create(self, request: Request) -> nn.Module:
-        """A segmenter, on the backbone of a classifier where weights are given."""
-        model, self.transfer = create(self.architecture(request), self.settings, request)
-        if self.transfer is not None:
-            self.say(str(self.transfer))
-        return model
-
-    def count_macs(self, model: nn.Module, request: Request) -> int:
-        """For a square image of the recipe's size."""
-        return macs_of(model, self.architecture(request))
-
-    def batches(self, request: Request) -> tuple[Batched, Batched]:
-        """Squares, and whole images."""
-        size = request.image_size
-        learned = SegmentationBatches(self.source.train, size, recipe=request.recipe, seed=request.seed)
-        return learned, SegmentationBatches(self.source.val, size)
-
-    def objective(self, model: nn.Module, learned: Batched, request: Request) -> Objective:
-        """Cross-entropy of pixels, and mean IoU."""
-        architecture = self.architecture(request)
-        return Segmentation(normalize_of(architecture), len(self.classes))
-
-    def save(self, model: nn.Module, folder: Path, request: Request) -> None:
-        """As `glocal.models.io.load_model` reads it."""
-        save_model(model, folder, self.architecture(request))
-
-    def results(self, found: Confusion) -> dict[str, Any]:
-        """Scores, and how many images there were."""
-        counts = {"train": len(self.source.train), "val": len(self.source.val), "skipped": len(self.skipped)}
-        transfer = {"transfer": asdict(self.transfer)} if self.transfer is not None else {}
-        return {"classes": list(self.classes), "images": counts, **transfer, **found.to_dict()}
-
-
-def normalize_of(architecture: ModelConfig) -> Normalize:
-    """Pixels as a segmenter takes them."""
-    return Normalize(architecture.mean, architecture.std)

@@ -2,8 +2,7 @@
 
 from glocal.training.budget import Budget, training_flop
 from glocal.training.checkpoint import Checkpointer
-from glocal.training.classification import Classification
-from glocal.training.config import DEFAULT_RECIPES, Mode, TrainConfig, load_recipe, recipe_names
+from glocal.training.config import DEFAULT_RECIPES, HeadConfig, Mode, TrainConfig, load_recipe, recipe_names
 from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import predict
 from glocal.training.hardware import HardwareConfig, resolve_device
@@ -23,10 +22,10 @@ __all__ = [
     "DEFAULT_RECIPES",
     "Budget",
     "Checkpointer",
-    "Classification",
     "CurvePoint",
     "FeatureBatches",
     "HardwareConfig",
+    "HeadConfig",
     "ImageBatches",
     "Mode",
     "Progress",

@@ -65,6 +65,30 @@ class ModelInit:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """The detector or segmenter that a backbone gets.
+
+    Attributes:
+        head: a kind of `glocal.heads.create_detector` or `create_segmenter`.
+        preset: ``small``, ``coco`` of a detector, ``ade20k`` of a segmenter, or empty: small for images of up to 256
+            pixels, else the published one.
+        frozen_norm: whether the statistics of the backbone's BatchNorms do not move.
+        frozen_stages: stages of the backbone, its stem first, that do not train.
+        options: keywords of the head, see `glocal.heads.settings.OPTIONS`.
+    """
+
+    head: str
+    preset: str = ""
+    frozen_norm: bool = False
+    frozen_stages: int = 0
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Images of a step and their augmentation.
 
@@ -269,6 +293,7 @@ class TrainConfig:
         schedule: epochs and the learning rate over them.
         checkpoint: checkpoints, rows of metrics, evaluations, resuming.
         hardware: devices, processes, precision.
+        head: the detector or segmenter; None for a classifier.
         seed: of everything random.
         command: what to call this in the results.
     """
@@ -280,6 +305,7 @@ class TrainConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     hardware: HardwareConfig = HardwareConfig()  # noqa: RUF009 - immutable
+    head: HeadConfig | None = None
     seed: int = 0
     command: str = ""
 
@@ -331,7 +357,7 @@ class TrainConfig:
 
 
 _PARTS = {part.name: part.type for part in fields(TrainConfig) if dataclasses.is_dataclass(part.type)}
-PART_OF = {setting.name: part for part, cls in _PARTS.items() for setting in fields(cls)}  # type: ignore[arg-type]
+PART_OF = {setting.name: part for part, cls in _PARTS.items() for setting in fields(cls)}
 """By a setting's name: the part of `TrainConfig` that has it."""
 _OF_COMMAND = {"name", "weights", "num_workers", "on_error", "tensorboard", "resume", "allow_changed"}
 _OF_COMMAND |= {setting.name for setting in fields(HardwareConfig)} - {"sync_batchnorm"}
@@ -340,9 +366,9 @@ RECIPE_SETTINGS = tuple(name for name in PART_OF if name not in _OF_COMMAND)
 _SETTINGS = dataclasses.make_dataclass(
     "Settings",
     [
-        (setting.name, setting.type, field(default=setting.default))  # type: ignore[arg-type]
+        (setting.name, setting.type, field(default=setting.default))
         for cls in _PARTS.values()
-        for setting in fields(cls)  # type: ignore[arg-type]
+        for setting in fields(cls)
         if setting.name in RECIPE_SETTINGS
     ],
     frozen=True,
@@ -429,9 +455,11 @@ def _read(where: Path | str, text: str) -> tuple[str, Any]:
         raise GlocalError(f"recipe {where}: {str(error).splitlines()[0]}") from error
     if not OmegaConf.is_dict(given):
         raise GlocalError(f"recipe {where}: expected lines of `setting: value`, such as `lr: 0.001`")
-    for old in RENAMED.keys() & given.keys():
+    for old in RENAMED:
+        if old not in given:
+            continue
         warnings.warn(f"recipe {where}: {old} is called {RENAMED[old]} now", FutureWarning, stacklevel=3)
-        given[RENAMED[old]] = given.pop(old)
+        given = OmegaConf.create(renamed({str(name): value for name, value in given.items()}))
     for name in given:
         if name not in RECIPE_SETTINGS:
             raise GlocalError(

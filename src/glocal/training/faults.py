@@ -9,15 +9,13 @@ import torch
 from glocal.data.workers import LOST, worker_died
 from glocal.training.config import TrainConfig
 from glocal.training.errors import TrainingError
-from glocal.training.hardware import HardwareConfig
 from glocal.training.train_state import TrainState
 
 
 class Running(Protocol):
     """What a message says of a run; a `Trainer` is one."""
 
-    recipe: TrainConfig
-    hardware: HardwareConfig
+    config: TrainConfig
     state: TrainState
     rank: int
 
@@ -51,7 +49,7 @@ def explained(run: Running) -> Iterator[None]:
                 f"enough memory? fewer --workers need less{run.last_good()}"
             ) from error
         lost = any(word in text for word in ("Connection", "gloo", "NCCL", "timed out", "peer"))
-        if run.hardware.world_size > 1 and lost:
+        if run.config.hardware.world_size > 1 and lost:
             raise TrainingError(
                 f"process {run.rank} lost another one after step {step} ({text.splitlines()[0][:200]}); "
                 f"--resume goes on{run.last_good()}"
@@ -60,8 +58,8 @@ def explained(run: Running) -> Iterator[None]:
 
 
 def _out_of_memory(run: Running) -> str:
-    batch_size, accum = run.recipe.data.batch_size, run.recipe.optimizer.grad_accum_steps
-    at_a_time = -(-batch_size // (run.hardware.world_size * accum))
+    batch_size, accum = run.config.data.batch_size, run.config.optimizer.grad_accum_steps
+    at_a_time = -(-batch_size // (run.config.hardware.world_size * accum))
     advice = (
         f"grad_accum_steps={2 * accum} keeps it and takes {-(-at_a_time // 2)} at a time, or lower batch_size"
         if at_a_time > 1

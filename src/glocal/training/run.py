@@ -28,13 +28,11 @@ from glocal.bench import copy_on_meta, count_params, describe_environment
 from glocal.errors import CheckpointError, GlocalError
 from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256
 from glocal.signals import LAUNCHER, StopRequest, end_with_parent
-from glocal.training.assignment import Assignment
-from glocal.training.budget import Budget
 from glocal.training.checkpoint import Checkpointer
 from glocal.training.config import TrainConfig, renamed
 from glocal.training.hardware import is_first_process
-from glocal.training.request import Request
 from glocal.training.train_state import Progress
+from glocal.training.trainable import Trainable
 from glocal.training.trainer import Trainer, TrainResult
 
 SCHEMA = "glocal.train/1"
@@ -45,8 +43,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 def train_run(
-    assignment: Assignment,
-    request: Request,
+    task: Trainable,
     out: Path,
     *,
     stop: StopRequest | None = None,
@@ -56,10 +53,9 @@ def train_run(
     """Train a model for a task and keep everything about it in a folder.
 
     Args:
-        assignment: the task and its data, such as `ClassifyImages`.
-        request: what to do.
+        task: a task with its data and configuration, such as `glocal.tasks.ClassificationTask`.
         out: the run's folder.
-        stop: looked at after each step; see `glocal.training.train`.
+        stop: looked at after each step; see `glocal.training.trainer.Trainer`.
         say: is given notes for the user.
         progress: called after each step.
 
@@ -69,42 +65,43 @@ def train_run(
     Raises:
         GlocalError: for a folder that is in use, has a run already, or one with other settings; for a model that
             cannot be made.
-        TrainingError: see `glocal.training.train`.
+        TrainingError: see `glocal.training.trainer.Trainer`.
         Stopped: when ``stop`` was requested; the run can be resumed.
     """
-    first = is_first_process()
+    first, config = is_first_process(), task.config
     if os.environ.get("LOCAL_RANK", "0") != "0" and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ):
         end_with_parent()  # started by the first process of this node
-    elif request.hardware.world_size > 1:
+    elif config.hardware.world_size > 1:
         os.environ[LAUNCHER] = str(os.getpid())
-    plan = _plan(assignment, request)
+    plan = _plan(task)
     with hold_folder(out) if first else nullcontext():
         if first:
-            finished = _begin(out, plan, request, say)
+            finished = _begin(out, plan, config, say)
             if finished is not None:
                 return finished
-        return _train(assignment, request, out, plan, first, stop, say, progress)
+        return _train(task, out, plan, first, stop, say, progress)
 
 
-def _plan(assignment: Assignment, request: Request) -> dict[str, Any]:
-    weights = request.weights
+def _plan(task: Trainable) -> dict[str, Any]:
+    config = task.config
+    weights = config.model.weights
     return {
         "schema": SCHEMA,
-        "model": request.model,
+        "model": config.model.name,
         "weights": sha256(weights) if isinstance(weights, Path) else weights,
-        "seed": request.seed,
-        "precision": request.hardware.precision,
-        "image_size": request.image_size,
-        "recipe": request.recipe.to_recipe(),
-        **assignment.plan(request),
+        "seed": config.seed,
+        "precision": config.hardware.precision,
+        "image_size": config.image_size,
+        "recipe": config.to_recipe(),
+        **task.plan(),
     }
 
 
-def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str], None]) -> dict[str, Any] | None:
+def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Write or compare the plan; the results, if the run is finished already."""
     path = out / PLAN
     if path.exists() and not _trained_nothing(out):
-        if not request.resume:
+        if not config.checkpoint.resume:
             raise GlocalError(f"out: {printable(out)} has a run already; go on with --resume or choose another --out")
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +109,7 @@ def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str
             raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
         before["recipe"] = renamed(before["recipe"])
         changes = list(differences(before, json.loads(json.dumps(plan))))
-        if changes and not request.allow_changed:
+        if changes and not config.checkpoint.allow_changed:
             raise GlocalError(
                 f"--resume: {printable(out)} was started with something else:\n  " + "\n  ".join(changes) + "\n"
                 "Ask for the same again, choose another --out, or go on with the change by --allow-changed."
@@ -130,7 +127,7 @@ def _begin(out: Path, plan: dict[str, Any], request: Request, say: Callable[[str
     elif any(out.glob("checkpoints/step-*")):
         raise GlocalError(f"out: {printable(out)} has checkpoints but no {PLAN}; choose another --out")
     atomic_write_text(path, json.dumps(plan, indent=1))
-    atomic_write_text(out / RECIPE, request.recipe.to_yaml())
+    atomic_write_text(out / RECIPE, config.to_yaml())
     return None
 
 
@@ -144,8 +141,7 @@ def _trained_nothing(out: Path) -> bool:
 
 
 def _train(
-    assignment: Assignment,
-    request: Request,
+    task: Trainable,
     out: Path,
     plan: dict[str, Any],
     first: bool,
@@ -153,68 +149,62 @@ def _train(
     say: Callable[[str], None],
     progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    recipe = request.recipe
-    model = assignment.create(request)
-    macs = assignment.count_macs(model, request)
-    write = partial(_write_model, copy_on_meta(model), assignment, request)
-    checkpointer = Checkpointer(out / "checkpoints", write, about=plan, texts={RECIPE: recipe.to_yaml()})
+    config = task.config
+    model = task.create_model()
+    for note in task.notes():
+        say(note)
+    macs = task.count_macs(model)
+    write = partial(_write_model, copy_on_meta(model), task)
+    checkpointer = Checkpointer(out / "checkpoints", write, about=plan, texts={RECIPE: config.to_yaml()})
     if first:
         checkpointer.clean()
         for unfinished in out.glob(".tmp-*"):
             unfinished.unlink()
-        _check_space(out, model, recipe)
-    resumed = checkpointer.load_newest(say) if request.resume else None
-    if request.resume and resumed is None:
+        _check_space(out, model, config)
+    resumed = checkpointer.load_newest(say) if config.checkpoint.resume else None
+    if config.checkpoint.resume and resumed is None:
         say("There is no checkpoint yet: training begins at step 0.")
     if resumed is not None:
         say(f"Going on from step {resumed[0]}.")
         _check_names(checkpointer.path(resumed[0]), model, resumed[1])
-    train_set, val_set = assignment.batches(request)
-    objective = assignment.objective(model, train_set, request)
-    columns = (*COLUMNS, *objective.columns)
-    with _logging(out, columns, resumed[0] if resumed else 0, first, request.tensorboard) as log:
+    train_set, val_set = task.datasets()
+    columns = (*COLUMNS, *task.columns)
+    with _logging(out, columns, resumed[0] if resumed else 0, first, config.checkpoint.tensorboard) as log:
         if stop is not None:
             stop.at_once = False
         trainer = Trainer(
-            objective,
-            recipe,
-            Budget(recipe.schedule.epochs, "ep"),
-            seed=request.seed,
+            task,
+            config,
             macs=macs,
-            hardware=request.hardware,
             checkpointer=checkpointer,
             resume=resumed[1] if resumed else None,
             log=log,
             stop=stop,
-            num_workers=request.num_workers,
             curve_points=None,
-            on_error=request.on_error,
             progress=progress,
         )
         result = trainer.fit(model, train_set, val_set)
-    results = _results(assignment, request, plan, result, macs, objective.metric)
+    results = _results(task, plan, result, macs)
     if first:
         checkpointer.prune(result.state.step, result.state.best[0])  # it may have been killed after its last checkpoint
-        assignment.save(result.model, out, request)
+        task.save(result.model, out)
         atomic_write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False))
     return results
 
 
-def _write_model(
-    shell: nn.Module, assignment: Assignment, request: Request, folder: Path, state_dict: dict[str, torch.Tensor]
-) -> None:
+def _write_model(shell: nn.Module, task: Trainable, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
     """Weights as a model's file; ``shell`` has the model's form and no values."""
     shell.load_state_dict(state_dict, assign=True)
-    assignment.save(shell, folder, request)
+    task.save(shell, folder)
 
 
-def _check_space(out: Path, model: nn.Module, recipe: TrainConfig) -> None:
+def _check_space(out: Path, model: nn.Module, config: TrainConfig) -> None:
     """Refuse to begin what could not be saved: two checkpoints, the best one, one being written, the final model.
 
     Raises:
         GlocalError: naming needed and free space.
     """
-    tensors = (1 if recipe.optimizer.ema == 0 else 2) + 2  # weights, their average, two moments of the optimizer
+    tensors = (1 if config.optimizer.ema == 0 else 2) + 2  # weights, their average, two moments of the optimizer
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     needed = size * (4 * tensors + 1) + SPARE_BYTES
     free = shutil.disk_usage(out).free
@@ -289,19 +279,19 @@ def _cell(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
-def _results(
-    assignment: Assignment, request: Request, plan: dict[str, Any], result: TrainResult, macs: int, metric: str
-) -> dict[str, Any]:
+def _results(task: Trainable, plan: dict[str, Any], result: TrainResult, macs: int) -> dict[str, Any]:
+    hardware, metric = task.config.hardware, task.metric
     return {
         "schema": SCHEMA,
-        "command": request.command,
+        "command": task.config.command,
         "plan": plan,
-        "device": request.hardware.device,
-        "processes": request.hardware.world_size,
+        "device": hardware.device,
+        "processes": hardware.world_size,
         "environment": describe_environment(),
         "params": count_params(result.model),
         "macs": macs,
-        **assignment.results(result.outcomes),
+        **task.about(),
+        **task.results(result.outcomes),
         "metric": metric,
         "best": {"step": result.state.best[0], metric: max(point.val_score for point in result.state.curve)},
         "steps": result.state.step,
@@ -311,7 +301,7 @@ def _results(
         "images_per_s": result.images_per_s,
         "nan_skips": result.state.nan_skips,
         "curve": [_finite(asdict(point)) for point in result.state.curve],
-        "skipped": [asdict(skipped) for skipped in (*assignment.skipped, *result.state.skipped)],
+        "skipped": [asdict(skipped) for skipped in (*task.skipped, *result.state.skipped)],
     }
 
 

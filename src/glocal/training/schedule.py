@@ -17,28 +17,28 @@ class LRSchedule:
 
     Args:
         optimizer: whose learning rates are set.
-        recipe: kind of decay, warm-up, milestones, lowest learning rate.
+        config: kind of decay, warm-up, milestones, lowest learning rate.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> None:
-        self.scheduler = _scheduler(optimizer, recipe)
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+        self.scheduler = _scheduler(optimizer, config)
 
     def step(self, done: float) -> None:
         """Set the learning rates for ``done``, the fraction of the budget that is used up, from 0 to 1."""
         self.scheduler.step_update(round(done * SCHEDULE_STEPS))
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, recipe: TrainConfig) -> Scheduler:
-    warmup = round(recipe.schedule.warmup * SCHEDULE_STEPS)
+def _scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Scheduler:
+    warmup = round(config.schedule.warmup * SCHEDULE_STEPS)
     options: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
-    if recipe.schedule.schedule == "step":
+    if config.schedule.schedule == "step":
         left = SCHEDULE_STEPS - warmup
-        after = [round(share * SCHEDULE_STEPS) - warmup for share in recipe.schedule.milestones] or [
+        after = [round(share * SCHEDULE_STEPS) - warmup for share in config.schedule.milestones] or [
             left // 3,
             2 * left // 3,
         ]
         return MultiStepLRScheduler(optimizer, after, decay_rate=0.1, **options)
-    options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": recipe.schedule.min_lr * recipe.lr_scale}
-    if recipe.schedule.schedule == "poly":
-        return PolyLRScheduler(optimizer, power=recipe.schedule.poly_power, **options)
+    options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": config.schedule.min_lr * config.lr_scale}
+    if config.schedule.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=config.schedule.poly_power, **options)
     return CosineLRScheduler(optimizer, **options)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +36,9 @@ from glocal.training.faults import explained
 from glocal.training.hardware import HardwareConfig
 from glocal.training.loader import Batch, Batched, Key, Share, num_batches, training_loader
 from glocal.training.nan_guard import NaNGuard
-from glocal.training.objective import Objective, Score
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
+from glocal.training.trainable import Score, Trainable
 
 CURVE_POINTS = 10
 """In a comparison a model is evaluated after each epoch, but at most this often in its budget."""
@@ -52,7 +52,7 @@ class TrainResult:
 
     Attributes:
         model: the module that was given, trained, on the CPU, in eval mode.
-        outcomes: of the validation set at the end, as the objective joins them.
+        outcomes: of the validation set at the end, as the task joins them.
         state: counters, curve and best evaluation.
         epochs: passes over the training set.
         flop: floating-point operations of training.
@@ -75,44 +75,36 @@ class Trainer:
     bit-identical to an uninterrupted one.
 
     Args:
-        objective: loss and evaluation of the task.
-        recipe: learning rate, optimizer, EMA and the like.
-        budget: when to stop.
-        seed: of order, augmentation and whatever the model draws.
+        task: loss and evaluation.
+        config: learning rate, optimizer, EMA, hardware and the like.
+        budget: when to stop; by default after the epochs of the recipe.
         macs: multiply-accumulates of a forward pass for one image.
-        hardware: devices, processes and precision.
         checkpointer: writes checkpoints; by default none is written.
         resume: the checkpoint to continue from.
         log: is given each row of metrics.
         stop: is looked at after each step; where it is requested, a checkpoint is written and the run ends.
-        num_workers: data-loading workers; by default one a processor, where images are decoded.
         curve_points: how often the model is evaluated at most; None for as often as the recipe says.
-        on_error: what to do with an image that went bad since it was checked: ``stop``, or ``skip`` and report.
         progress: called after each step, in the first process.
     """
 
     def __init__(
         self,
-        objective: Objective,
-        recipe: TrainConfig,
-        budget: Budget,
+        task: Trainable,
+        config: TrainConfig,
+        budget: Budget | None = None,
         *,
-        seed: int,
         macs: int,
-        hardware: HardwareConfig = HardwareConfig(),  # noqa: B008 - immutable
         checkpointer: Checkpointer | None = None,
         resume: Mapping[str, Any] | None = None,
         log: Callable[[Mapping[str, float | None]], None] = lambda _: None,
         stop: StopRequest | None = None,
-        num_workers: int | None = None,
         curve_points: int | None = CURVE_POINTS,
-        on_error: Literal["stop", "skip"] = "stop",
         progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
-        self.objective, self.recipe, self.budget, self.seed, self.macs = objective, recipe, budget, seed, macs
-        self.hardware, self.checkpointer, self.resume, self.log, self.stop = hardware, checkpointer, resume, log, stop
-        self.num_workers, self.curve_points, self.on_error = num_workers, curve_points, on_error
-        self.progress = progress
+        self.task, self.config, self.macs, self.stop = task, config, macs, stop
+        self.budget = budget or Budget(config.schedule.epochs, "ep")
+        self.checkpointer, self.resume, self.log = checkpointer, resume, log
+        self.curve_points, self.progress = curve_points, progress
         self.state = TrainState() if resume is None else TrainState.from_dict(resume["train_state"])
         self.saved_step = -1 if resume is None else self.state.step
         self.rank = 0
@@ -130,9 +122,9 @@ class Trainer:
                 bad.
             Stopped: when ``stop`` was requested.
         """
-        recipe, state, accum = self.recipe, self.state, self.recipe.optimizer.grad_accum_steps
+        config, state, accum = self.config, self.state, self.config.optimizer.grad_accum_steps
         outcomes, stopped = None, None
-        unsharded = copy.deepcopy(model) if self.hardware.is_sharded else model
+        unsharded = copy.deepcopy(model) if self.config.hardware.is_sharded else model
         with isolated_rng(), explained(self), closing(self._batches(train_set)) as batches:
             self._setup(model, train_set)
             while self.done < 1 and stopped is None:
@@ -156,7 +148,7 @@ class Trainer:
                     state.add_loss(loss)
                     if self.ema is not None:
                         self.ema.update(self.model, state.step)
-                if state.step % recipe.checkpoint.log_every_steps == 0:
+                if state.step % config.checkpoint.log_every_steps == 0:
                     self._log_row()
                 if self.done >= 1 or self.done >= (len(state.curve) + 1) / self.points:
                     outcomes = self._evaluate(val_set)
@@ -198,51 +190,52 @@ class Trainer:
 
     def _setup(self, model: nn.Module, train_set: Batched) -> None:
         """Model, optimizer and schedule on their devices, as they were at the checkpoint."""
-        recipe, hardware = self.recipe, self.hardware
-        self.steps_per_epoch = num_batches(len(train_set), recipe.data.batch_size)
+        config, hardware = self.config, self.config.hardware
+        self.steps_per_epoch = num_batches(len(train_set), config.data.batch_size)
         self.steps = self.budget.steps(len(train_set), self.steps_per_epoch, self.macs)
-        every = recipe.checkpoint.evaluate_every_epochs * self.steps_per_epoch
+        every = config.checkpoint.evaluate_every_epochs * self.steps_per_epoch
         wanted = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
         self.points = wanted if self.curve_points is None else min(self.curve_points, wanted)
-        if recipe.hardware.sync_batchnorm and hardware.world_size > 1:
+        if config.hardware.sync_batchnorm and hardware.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         layout = torch.contiguous_format if hardware.is_sharded else torch.channels_last  # FSDP2 takes plain tensors
         self.model = model.to(memory_format=layout).train()
-        self.ema = ModelEmaV3(self.model, decay=recipe.optimizer.ema) if recipe.optimizer.ema else None
+        self.ema = ModelEmaV3(self.model, decay=config.optimizer.ema) if config.optimizer.ema else None
         self.frozen_norms = frozen_norms(self.model)
         with quiet_fabric():
             self.fabric = make_fabric(hardware, lambda: self._find_unused(train_set), self._shard)
             self.fabric.launch()
         self.rank = self.fabric.global_rank
-        seed_all(self.seed, self.fabric.device)
-        self.objective.to(self.fabric.device)
+        seed_all(self.config.seed, self.fabric.device)
+        self.task.to(self.fabric.device)
         if self.ema is not None and not hardware.is_sharded:
             self.ema.to(self.fabric.device)
-        self.criterion = self.fabric.setup_module(Criterion(self.model, self.objective))
+        self.criterion = self.fabric.setup_module(Criterion(self.model, self.task))
         precision = self.fabric.strategy.precision
         self.scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
         fused = self.scaler is None and not hardware.is_sharded
-        self.optimizer: Any = self.fabric.setup_optimizers(create_optimizer(self.model, recipe, fused=fused))
+        optimizer = create_optimizer(self.model, config, fused=fused)
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         if self.resume is not None:
             restore(self.resume, *self._trained())
-        self.schedule = LRSchedule(self.optimizer.optimizer, recipe)
-        self.nan_guard = NaNGuard(self.model, recipe.optimizer.nan_skips, self.state.nan_skips)
+        self.schedule = LRSchedule(optimizer, config)
+        self.nan_guard = NaNGuard(self.model, config.optimizer.nan_skips, self.state.nan_skips)
         self.state.start_clock()
 
     def _batches(self, train_set: Batched) -> Generator[Batch]:
         """Endless batches of this process from the next step on; bad images end the run or are noted."""
-        recipe = self.recipe
-        share = Share(self.rank, self.hardware.world_size, recipe.optimizer.grad_accum_steps)
+        config = self.config
+        share = Share(self.rank, self.config.hardware.world_size, config.optimizer.grad_accum_steps)
         for batch in training_loader(
             train_set,
-            recipe.data.batch_size,
-            self.seed,
-            self.num_workers,
-            repeats=recipe.data.aug_repeats,
+            config.data.batch_size,
+            self.config.seed,
+            self.config.data.num_workers,
+            repeats=config.data.aug_repeats,
             share=share,
             start=self.state.step,
         ):
-            if self.on_error == "stop" or not len(batch.labels):
+            if self.config.data.on_error == "stop" or not len(batch.labels):
                 refuse_bad(batch)  # a whole batch gone bad is no matter of single images
             self.state.skipped |= dict.fromkeys(batch.skipped)
             yield batch._replace(skipped=())  # Fabric moves tensors to the device, and copies dataclasses
@@ -250,8 +243,8 @@ class Trainer:
     def _next_batch(self, batches: Iterator[Batch], part: int) -> Batch:
         """A part of a step, on the device; what is drawn for it depends on its number alone."""
         batch: Batch = self.fabric.to_device(next(batches))
-        step = self.state.step * self.recipe.optimizer.grad_accum_steps + part
-        drawn = np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1, np.uint64)
+        step = self.state.step * self.config.optimizer.grad_accum_steps + part
+        drawn = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1, np.uint64)
         seed_all(int(drawn[0]) >> 1, self.fabric.device)
         for module in self.frozen_norms:
             module.eval()  # running statistics of what is frozen do not move
@@ -259,7 +252,7 @@ class Trainer:
 
     def _no_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """DDP adds up the gradients of all processes once a step, in its last part."""
-        if is_last or self.hardware.is_sharded or self.hardware.world_size == 1:
+        if is_last or self.config.hardware.is_sharded or self.config.hardware.world_size == 1:
             return nullcontext()
         return self.fabric.no_backward_sync(self.criterion)
 
@@ -270,14 +263,14 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        if self.recipe.optimizer.clip_grad and math.isfinite(norm.item()):
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.clip_grad, norm)
+        if self.config.optimizer.clip_grad and math.isfinite(norm.item()):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.clip_grad, norm)
         return norm.item()
 
     def _all_reduce(self, loss: float, images: float) -> tuple[float, float, float, float]:
         """The same numbers in all processes: mean loss, images of the step, requests to stop, seconds so far."""
         votes = float(self.stop is not None and self.stop.requested is not None)
-        seconds, world_size = self.state.seconds(), self.hardware.world_size
+        seconds, world_size = self.state.seconds(), self.config.hardware.world_size
         if world_size == 1:
             return loss, images, votes, seconds
         numbers = [loss / world_size, images, votes, seconds if self.rank == 0 else 0.0]
@@ -299,7 +292,7 @@ class Trainer:
         return took
 
     def _is_checkpoint_step(self) -> bool:
-        every = self.recipe.checkpoint.checkpoint_every_steps
+        every = self.config.checkpoint.checkpoint_every_steps
         return bool(every) and self.state.step % every == 0
 
     def _evaluate(self, val_set: Batched) -> Any:
@@ -313,14 +306,14 @@ class Trainer:
 
     def _outcomes(self, val_set: Batched) -> tuple[Any, Score]:
         """Outcomes and score of the validation set, of which each process evaluates a part."""
-        objective, world_size, mine = self.objective, self.hardware.world_size, []
+        task, world_size, mine = self.task, self.config.hardware.world_size, []
         with torch.no_grad(), self.fabric.autocast():
             if world_size > 1:  # each process has seen other images: evaluate what the first one saves
                 for buffer in self.evaluated.buffers():
                     torch.distributed.broadcast(buffer, 0)
             share = Share(self.rank, world_size)
-            for part, batch in evaluate_batches(objective, self.evaluated, val_set, self.fabric.device, share):
-                if self.on_error == "stop" or objective.needs_every_image:
+            for part, batch in evaluate_batches(task, self.evaluated, val_set, self.fabric.device, share):
+                if self.config.data.on_error == "stop" or task.needs_every_image:
                     refuse_bad(batch)
                 self.state.skipped |= dict.fromkeys(batch.skipped)
                 mine.append(part)
@@ -332,10 +325,10 @@ class Trainer:
             everyone: list[Any] = [None] * world_size
             torch.distributed.all_gather_object(everyone, mine)
             mine = [everyone[i % world_size][i // world_size] for i in range(sum(map(len, everyone)))]
-        outcomes = objective.join(mine)
+        outcomes = task.join(mine)
         if not len(outcomes):
             raise TrainingError("no image of the validation set can be read any more")
-        score = objective.score(outcomes)
+        score = task.score(outcomes)
         if score.loss is not None and not math.isfinite(score.loss):
             raise TrainingError(
                 f"the model's outputs are not finite after step {self.state.step}; a lower lr may help"
@@ -348,7 +341,7 @@ class Trainer:
         if self.checkpointer is None or self.saved_step == self.state.step:
             return
         start = self.state.seconds()
-        tensors = capture(*self._trained()) if self.rank == 0 or self.hardware.is_sharded else {}
+        tensors = capture(*self._trained()) if self.rank == 0 or self.config.hardware.is_sharded else {}
         if self.rank == 0:
             best = self.state.best[0] if self.state.best[1] >= 0 else None
             self.checkpointer.save(self.state.step, {**tensors, "train_state": self.state.to_dict()}, best)
@@ -397,7 +390,7 @@ class Trainer:
     def _result(self, unsharded: nn.Module, outcomes: Any) -> TrainResult:
         """The model on the CPU; sharded parameters are gathered into the copy that was made before."""
         model = self.evaluated
-        if self.hardware.is_sharded:
+        if self.config.hardware.is_sharded:
             unsharded.load_state_dict(whole_state_dict(model))
             model = unsharded
         state = self.state
@@ -411,7 +404,7 @@ class Trainer:
         )
 
     def _find_unused(self, train_set: Batched) -> bool:
-        return self.objective.may_leave_idle(self.model, train_set[Key(0, np.arange(1))])
+        return self.task.has_unused_parameters(self.model, train_set[Key(0, np.arange(1))])
 
     def _shard(self, criterion: "Criterion", mesh: Any) -> nn.Module:
         """FSDP2: model and EMA over the processes."""
@@ -424,26 +417,26 @@ class Trainer:
 class Criterion(nn.Module):
     """The loss of a batch, from its uint8 images on: what Fabric wraps, so that DDP sees every forward pass."""
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, task: Trainable) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.task = model, task
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Mean over the images of the batch."""
-        return self.objective.loss(self.model, batch)
+        return self.task.loss(self.model, batch)
 
 
-def create_optimizer(model: nn.Module, recipe: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
     """timm's, with its rules of weight decay and layer decay; ``fused`` where torch has such a kernel for it."""
-    options: dict[str, Any] = {"fused": True} if fused and recipe.optimizer.optimizer == "adamw" else {}
-    if recipe.optimizer.layer_decay < 1:
-        options["layer_decay"] = recipe.optimizer.layer_decay
+    options: dict[str, Any] = {"fused": True} if fused and config.optimizer.optimizer == "adamw" else {}
+    if config.optimizer.layer_decay < 1:
+        options["layer_decay"] = config.optimizer.layer_decay
     return create_optimizer_v2(
         model,
-        opt=recipe.optimizer.optimizer,
-        lr=recipe.optimizer.lr * recipe.lr_scale,
-        weight_decay=recipe.optimizer.weight_decay,
-        momentum=recipe.optimizer.momentum,
+        opt=config.optimizer.optimizer,
+        lr=config.optimizer.lr * config.lr_scale,
+        weight_decay=config.optimizer.weight_decay,
+        momentum=config.optimizer.momentum,
         **options,
     )
 

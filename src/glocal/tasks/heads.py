@@ -1,7 +1,7 @@
-"""From what a person asks for to a detector or segmenter: its architecture, its weights, and what it costs."""
+"""Detectors and segmenters of a run: settings that apply, the model and its weights, what it costs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +23,19 @@ from glocal.heads.settings import (
     PUBLISHED,
     option_fault,
 )
-from glocal.models.creation import Weights, freeze
+from glocal.models.creation import freeze
 from glocal.models.io import ModelConfig, TaskName, build_head, load_model, triple
 from glocal.rng import isolated_rng
-from glocal.training.request import Request
+from glocal.tasks.base import Task
+from glocal.training.config import TrainConfig, load_recipe
 
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """What a person chooses of a head.
-
-    Attributes:
-        head: see `ModelConfig`.
-        preset: ``small``, ``coco`` of a detector, ``ade20k`` of a segmenter, or empty: small for images of up to 256
-            pixels, else the published one.
-        frozen_norm: see `ModelConfig.norm`.
-        frozen_stages: stages of the backbone, its stem first, that do not train.
-        options: see `ModelConfig`.
-    """
-
-    head: str
-    preset: str = ""
-    frozen_norm: bool = False
-    frozen_stages: int = 0
-    options: Mapping[str, float] = field(default_factory=dict)
-
-    def plan(self) -> dict[str, Any]:
-        """For plan.json."""
-        return {**asdict(self), "options": dict(self.options)}
+DEFAULT_RECIPES: dict[TaskName, str] = {"detection": "detect_micro", "segmentation": "segment_micro"}
+"""By task: the recipe where none is asked for, and what a file of settings replaces parts of."""
+MEANINGLESS = (
+    "label_smoothing", "class_balance", "auto_augment", "crop_scale", "color_jitter", "random_erasing", "crop_pct",
+    "mixup", "cutmix", "layer_decay",
+)  # fmt: skip
+AUGMENTATIONS = ("none", "light")
 
 
 def read_options(task: TaskName, given: Sequence[str]) -> dict[str, float]:
@@ -76,21 +61,19 @@ def read_options(task: TaskName, given: Sequence[str]) -> dict[str, float]:
     return options
 
 
-def design(
-    task: TaskName,
-    settings: HeadSettings,
-    request: Request,
-    *,
-    classes: tuple[str, ...],
-    category_ids: tuple[int, ...] = (),
+def model_config(
+    task: TaskName, config: TrainConfig, *, classes: tuple[str, ...], category_ids: tuple[int, ...] = ()
 ) -> ModelConfig:
-    """The configuration of a request, its mean and std those of the weights it starts from.
+    """What a run is to train; mean and std are those of the weights it starts from.
 
     Raises:
-        GlocalError: for a head, a preset or a size that is not known.
+        GlocalError: for a head, a preset, a size or a setting that the task does not allow.
     """
-    size = request.recipe.data.image_size
-    check_choice("detector" if task == "detection" else "segmenter", settings.head, HEADS[task])
+    check_config(task, config)
+    head, start, size = config.head, config.model, config.data.image_size
+    if head is None:
+        raise GlocalError(f"head: expected one of {', '.join(HEADS[task])}, got none")
+    check_choice("detector" if task == "detection" else "segmenter", head.head, HEADS[task])
     if size not in IMAGE_SIZES:
         raise GlocalError(
             f"recipe: image_size must be {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} for {task}, the shorter side of images, "
@@ -98,31 +81,50 @@ def design(
         )
     if len(classes) > MAX_CLASSES[task]:
         raise GlocalError(f"data: expected at most {MAX_CLASSES[task]} classes for {task}, got {len(classes)}")
-    preset = settings.preset or ("small" if size <= 256 else PUBLISHED[task])
+    preset = head.preset or ("small" if size <= 256 else PUBLISHED[task])
     check_choice("preset", preset, PRESETS[task])
-    name, _, _ = request.model.partition(".")
     # of all models that start from random weights
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
-    if isinstance(request.weights, Path):
-        saved = load_model(request.weights, "classification")
+    if isinstance(start.weights, Path):
+        saved = load_model(start.weights, "classification")
         mean, std = saved.mean, saved.std
-    elif request.weights == "pretrained":
-        cfg: Any = timm.get_pretrained_cfg(request.model)
+    elif start.weights == "pretrained":
+        cfg: Any = timm.get_pretrained_cfg(start.name)
         mean, std = cfg.mean, cfg.std
     return ModelConfig(
         task=task,
-        head=settings.head,
-        architecture=name,
+        head=head.head,
+        architecture=start.name.partition(".")[0],
         classes=classes,
         image_size=size,
         mean=triple(mean),
         std=triple(std),
         preset=preset,
-        norm="frozen" if settings.frozen_norm else "batch",
-        options=dict(settings.options),
+        norm="frozen" if head.frozen_norm else "batch",
+        options=dict(head.options),
         category_ids=category_ids,
     )
+
+
+def check_config(task: TaskName, config: TrainConfig) -> None:
+    """Refuse settings that mean nothing for a task.
+
+    Raises:
+        GlocalError: naming the setting or option.
+    """
+    recipe, defaults, plain = (of.to_recipe() for of in (config, load_recipe(DEFAULT_RECIPES[task]), TrainConfig()))
+    for name in MEANINGLESS:
+        if recipe[name] not in (defaults[name], plain[name]):
+            raise GlocalError(
+                f"recipe: {name} has no meaning for {task}, got {recipe[name]!r}; leave it at {defaults[name]!r}"
+            )
+    if config.data.augment not in AUGMENTATIONS:
+        raise GlocalError(
+            f"recipe: augment must be one of {', '.join(AUGMENTATIONS)} for {task}, got {config.data.augment!r}"
+        )
+    if config.hardware.is_sharded:
+        raise GlocalError(f"strategy: {task} runs with ddp alone, got fsdp: parts of its heads are called by name")
 
 
 @dataclass(frozen=True)
@@ -144,31 +146,30 @@ class BackboneWeights:
         return f"Backbone: {self.tensors} tensors of a trained {self.source}; left out: {shown or 'none'}"
 
 
-def create(config: ModelConfig, settings: HeadSettings, request: Request) -> tuple[Any, BackboneWeights | None]:
-    """The model of a request: random weights from its seed, the backbone's loaded where it names some, parts frozen.
+def create(of: ModelConfig, config: TrainConfig) -> tuple[Any, BackboneWeights | None]:
+    """The model of a run: random weights from its seed, the backbone's loaded where it names some, parts frozen.
 
     Raises:
         GlocalError: if it cannot be made, or the weights do not fit.
     """
-    weights: Weights = request.weights
-    _, _, tag = request.model.partition(".")
+    weights, tag = config.model.weights, config.model.name.partition(".")[2]
     with isolated_rng():
-        torch.manual_seed(request.seed)
+        torch.manual_seed(config.seed)
         try:
             model = build_head(
-                config,
+                of,
                 pretrained=weights == "pretrained",
                 tag=tag if weights == "pretrained" else "",
-                frozen_stages=settings.frozen_stages,
-                drop_path=request.recipe.model.drop_path,
+                frozen_stages=0 if config.head is None else config.head.frozen_stages,
+                drop_path=config.model.drop_path,
             )
         except GlocalError:
             raise
         except Exception as error:
-            raise GlocalError(f"{config.name} cannot be made: {first_line(error)}") from error
+            raise GlocalError(f"{of.name} cannot be made: {first_line(error)}") from error
     backbone = backbone_of(model)
-    loaded = load_backbone_weights(backbone, weights, config.architecture) if isinstance(weights, Path) else None
-    freeze(model, request.recipe.model.freeze, backbone)
+    loaded = load_backbone_weights(backbone, weights, of.architecture) if isinstance(weights, Path) else None
+    freeze(model, config.model.freeze, backbone)
     return model, loaded
 
 
@@ -187,6 +188,35 @@ def macs_of(model: nn.Module, config: ModelConfig) -> int:
             f"{config.name} does not take an image of {config.image_size} pixels: {first_line(error)}; "
             "choose another image_size, or other options of the head"
         ) from error
+
+
+class HeadTask(Task):
+    """What detection and segmentation share: a head on a backbone, whose weights may be a classifier's."""
+
+    loaded: BackboneWeights | None = None
+
+    def plan(self) -> dict[str, Any]:
+        """Data and head."""
+        assert self.config.head is not None
+        return {"task": self.name, **super().plan(), "head": self.config.head.to_dict()}
+
+    def about(self) -> dict[str, Any]:
+        """And which of the backbone's weights were loaded."""
+        return super().about() | ({} if self.loaded is None else {"transfer": asdict(self.loaded)})
+
+    def notes(self) -> list[str]:
+        """Which of the backbone's weights were loaded."""
+        return [] if self.loaded is None else [str(self.loaded)]
+
+    def create_model(self) -> nn.Module:
+        """Head and backbone, with the weights of a classifier where some are given."""
+        model: nn.Module
+        model, self.loaded = create(self.model_config, self.config)
+        return model
+
+    def count_macs(self, model: nn.Module) -> int:
+        """For a black square image of the recipe's size, on which a second stage sees its own random proposals."""
+        return macs_of(model, self.model_config)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

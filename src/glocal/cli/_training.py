@@ -1,0 +1,190 @@
+"""A training run from the command line: `glocal train`, `glocal detect train` and `glocal segment train`."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from glocal.errors import GlocalError, check_choice
+from glocal.files import check_writable, printable
+from glocal.signals import RESUMABLE, StopRequest
+
+if TYPE_CHECKING:
+    from glocal.models.io import TaskName
+    from glocal.training import TrainConfig
+
+COMMANDS = {"classification": "train", "detection": "detect", "segmentation": "segment"}
+
+
+def run_training(task: "TaskName", options: Mapping[str, Any]) -> None:
+    """Start or resume a run, and end the process with one of the exit codes of `_options.TRAIN_CODES`.
+
+    Args:
+        task: of the command.
+        options: of the command, by their names; ``head`` is the detector or segmenter.
+    """
+    # A signal may come while libraries are loaded; a process that others wait for agrees with them after a step.
+    with StopRequest(at_once=os.environ.get("LOCAL_RANK", "0") == "0").installed() as stop:
+        from glocal.cli._display import TrainWatcher
+        from glocal.tasks import TASKS
+        from glocal.training.hardware import is_first_process
+
+        config = train_config(task, options)
+        out, first = _run_folder(task, options, config), is_first_process()
+        if first:
+            check_writable(out)
+        source = _load(task, options, progress=first)
+        watcher = TrainWatcher(task, shown=first)
+        trained = TASKS[task].for_data(source, config)
+        watcher.introduce(source, config, out)
+        _train(trained, out, stop, watcher, first)
+
+
+def train_config(task: "TaskName", options: Mapping[str, Any]) -> "TrainConfig":
+    """The configuration that a command's options ask for.
+
+    Raises:
+        GlocalError: for an option that is out of range.
+    """
+    from glocal.models.creation import check_model
+    from glocal.training import HardwareConfig, resolve_device
+
+    head = _head(task, options)
+    for name, choices in (
+        ("strategy", ("ddp", "fsdp")), ("precision", ("32", "bf16", "fp16")), ("on_error", ("stop", "skip")),
+    ):  # fmt: skip
+        check_choice(name.replace("_", "-"), options.get(name, choices[0]), choices)
+    model = options["model"]
+    check_model(model, with_keywords=task == "classification")
+    weights = _weights(task, model, options["weights"])
+    hardware = HardwareConfig(
+        resolve_device(options["device"]),
+        options["devices"],
+        options["num_nodes"],
+        options.get("strategy", "ddp"),
+        options["precision"],
+    ).placed()
+    hardware.check()
+    recipe = _recipe(task, options, has_weights=weights is not None)
+    return recipe.replace(
+        name=model,
+        weights=weights,
+        head=head,
+        seed=options["seed"],
+        device=hardware.device,
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,
+        num_workers=options["workers"],
+        on_error=options["on_error"],
+        resume=options["resume"],
+        allow_changed=options["allow_changed"],
+        tensorboard=options["tensorboard"],
+        command=shlex.join(["glocal", *sys.argv[1:]]),
+    )
+
+
+def _head(task: "TaskName", options: Mapping[str, Any]) -> Any:
+    if task == "classification":
+        return None
+    from glocal.heads.settings import HEADS
+    from glocal.tasks import read_options
+    from glocal.training import HeadConfig
+
+    check_choice("detector" if task == "detection" else "segmenter", options["head"], HEADS[task])
+    return HeadConfig(
+        options["head"],
+        options["preset"],
+        options["frozen_norm"],
+        options["frozen_stages"],
+        read_options(task, options["option"] or ()),
+    )
+
+
+def _weights(task: "TaskName", model: str, weights: str | None) -> Any:
+    """A file, ``pretrained``, or None."""
+    from glocal.models.creation import has_weights
+    from glocal.models.io import find_model
+
+    is_head = task != "classification"
+    if weights == "pretrained":
+        if not has_weights(model):
+            advice = (
+                "give a classifier that glocal has trained: --weights RUN" if is_head else "give a file: --weights FILE"
+            )
+            raise GlocalError(f"weights: timm has none of {model}; {advice}")
+        return "pretrained"
+    if weights is None:
+        return None
+    path = find_model(Path(weights)) if is_head else Path(weights)
+    if not path.is_file():
+        expected = "the folder of a run, its file or pretrained" if is_head else "a file or pretrained"
+        which = "none" if is_head else "neither"
+        raise GlocalError(f"weights: expected {expected}, got {printable(weights)}, which is {which}")
+    return path
+
+
+def _recipe(task: "TaskName", options: Mapping[str, Any], *, has_weights: bool) -> "TrainConfig":
+    from glocal.tasks.heads import DEFAULT_RECIPES as OF_HEADS
+    from glocal.training import DEFAULT_RECIPES, load_recipe
+
+    freeze = options["freeze"] or []
+    settings = [*(options["settings"] or []), *([f"freeze=[{','.join(freeze)}]"] if freeze else [])]
+    if task != "classification":
+        return load_recipe(options["recipe"] or OF_HEADS[task], base=OF_HEADS[task], settings=settings)
+    mode = "probe" if freeze == ["backbone"] else "finetune" if has_weights else "scratch"
+    return load_recipe(options["recipe"] or DEFAULT_RECIPES[mode], settings=settings)  # type: ignore[index]
+
+
+def _run_folder(task: "TaskName", options: Mapping[str, Any], config: "TrainConfig") -> Path:
+    out: Path | None = options["out"]
+    if out is not None:
+        return out
+    if options["resume"] or config.hardware.world_size > 1:
+        raise GlocalError(
+            f"{'--resume' if options['resume'] else 'several processes'} need --out: the folder of the run"
+        )
+    data = options["data"] if task == "classification" else options["data"].partition(":")[0]
+    name = Path(data).name or "data"
+    return Path("runs") / f"{COMMANDS[task]}-{options['model']}-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _load(task: "TaskName", options: Mapping[str, Any], *, progress: bool) -> Any:
+    from glocal.data import load_data, load_detection, load_segmentation
+
+    load: Any = {"classification": load_data, "detection": load_detection, "segmentation": load_segmentation}[task]
+    return load(
+        options["data"],
+        on_error=options["on_error"],
+        split_seed=options["split_seed"],
+        follow_links=options["follow_links"],
+        progress=progress,
+    )
+
+
+def _train(task: Any, out: Path, stop: StopRequest, watcher: Any, first: bool) -> None:
+    from glocal.training import Stopped, TrainingError
+    from glocal.training.run import train_run
+
+    try:
+        results = train_run(task, out, stop=stop, say=watcher.say, progress=watcher.update)
+    except Stopped as stopped:
+        watcher.close()
+        again = shlex.join([*(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
+        hint = again if "--out" in again else f"{again} --out {shlex.quote(str(out))}"
+        watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  glocal {hint}")
+        raise typer.Exit(RESUMABLE if first else 0) from None
+    except (TrainingError, OSError) as error:
+        watcher.close()
+        kept = "; what was saved is kept and --resume goes on" if isinstance(error, OSError) else ""
+        watcher.fail(f"{error}{kept}")
+        raise typer.Exit(1) from None
+    finally:
+        watcher.close()
+    watcher.conclude(results, out)

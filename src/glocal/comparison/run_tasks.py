@@ -1,0 +1,135 @@
+"""The tasks of a comparison's runs: each a `Task`, for its model, its seed and its fraction of the training images."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from glocal.bench import peak_training_memory
+from glocal.comparison.classification import Features, ProbeTask
+from glocal.comparison.settings import Run, Settings
+from glocal.models.creation import heads
+from glocal.tasks import TASKS, ClassificationTask, Task
+from glocal.training import CACHE_BYTES, ImageBatches, TrainConfig, load_pixels
+from glocal.training.loader import Batch, Key, epoch_order
+
+SPLIT_SEED = 0
+"""Which images are in a fraction of the training set is the same for every model and seed."""
+
+
+class RunTasks:
+    """Makes the task of each run; images, and a probe's features, are read once for all runs.
+
+    Args:
+        settings: of the comparison.
+        source: its data.
+    """
+
+    def __init__(self, settings: Settings, source: Any) -> None:
+        self.settings, self.source = settings, source
+        self.pixels: tuple[ImageBatches, ImageBatches] | None = None
+        self.features: Features = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the images that each process keeps in memory: a classifier's, where they fit."""
+        if self.settings.head is not None:
+            return 0
+        pixels = (len(self.source.train) + len(self.source.val)) * 3 * self.settings.image_size**2
+        return min(pixels, 2 * CACHE_BYTES)
+
+    def load(self) -> None:
+        """Decode a classifier's images at their size; those of other tasks are read when they are asked for."""
+        if self.settings.head is None and self.pixels is None:
+            size, crop_pct = self.settings.image_size, self.settings.recipe.data.crop_pct
+            self.pixels = (
+                load_pixels(self.source.train, size, crop_pct=crop_pct),
+                load_pixels(self.source.val, size, crop_pct=crop_pct),
+            )
+
+    def config(self, model: str, seed: int) -> TrainConfig:
+        """The settings of a run."""
+        settings = self.settings
+        return settings.recipe.replace(
+            name=model,
+            weights=settings.weights_of(model),
+            seed=seed,
+            image_size=settings.image_size,
+            device=settings.device,
+            on_error=settings.on_error,
+            head=settings.head,
+        )
+
+    def of_model(self, name: str) -> Task:
+        """As the first seed has it, on all images: to measure what a model costs."""
+        config = self.config(name, seed=0)
+        if self.settings.head is None:
+            config = config.replace(freeze=())  # frozen parameters are parameters too
+        return TASKS[self.settings.task].for_data(self.source, config)
+
+    def of_run(self, run: Run) -> Task:
+        """Its outcomes keep what the metric needs."""
+        config = self.config(run.model, run.seed)
+        if self.settings.head is None:
+            return self._classification(run, config)
+        train = self.source.train
+        if run.fraction < 1:
+            order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
+            train = train.subset(np.sort(order[: max(1, round(run.fraction * len(train)))]))
+        task = TASKS[self.settings.task].for_data(replace(self.source, train=train), config)
+        task.needs_every_image = True
+        return task
+
+    def _classification(self, run: Run, config: TrainConfig) -> Task:
+        self.load()
+        assert self.pixels is not None
+        train, val = self.pixels
+        position = {path: i for i, path in enumerate(self.source.train.paths)}
+        fraction = self.source.train.fraction(run.fraction, SPLIT_SEED)
+        rows = np.array([position[path] for path in fraction.paths])
+        source = replace(self.source, train=fraction)
+        if self.settings.mode != "probe":
+            return ClassificationTask.for_data(source, config, keep_logits=True, pixels=(train.subset(rows), val))
+        task = ProbeTask.for_data(source, config.replace(freeze=()), keep_logits=True, pixels=self.pixels)
+        task.features, task.rows = self.features, rows
+        return task
+
+    def training_memory(self, task: Task, model: Any) -> float:
+        """Peak of one training step, MiB: of the recipe's batch, for a detector of its first real one."""
+        recipe, size, device = self.settings.recipe, self.settings.image_size, self.settings.device
+        if self.settings.head is None:
+            if self.settings.mode == "probe":
+                model.requires_grad_(False)
+                for head in heads(model):
+                    head.requires_grad_(True)
+            return peak_training_memory(model, (recipe.data.batch_size, 3, size, size), device)
+        train_set, _ = task.datasets()
+        parts = recipe.optimizer.grad_accum_steps
+        first = epoch_order(train_set, 0, 0, recipe.data.aug_repeats)[: -(-recipe.data.batch_size // parts)]
+        step = _Step(model, task, train_set[Key(0, first)])
+        return peak_training_memory(step, (1, 3, 1, 1), device, loss=lambda loss: loss)
+
+
+class _Step(nn.Module):
+    """The loss of a batch, whatever it is called with."""
+
+    def __init__(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        super().__init__()
+        self.model, self.task, self.batch = model, task, batch
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Mean over the images of the batch."""
+        return self.task.loss(self.model, _to(self.batch, images.device))
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _to(item, device) for key, item in value.items()}
+    if isinstance(value, Batch):
+        return value._replace(inputs=_to(value.inputs, device), labels=_to(value.labels, device))
+    return [_to(item, device) for item in value] if isinstance(value, list) else value
