@@ -45,7 +45,7 @@ def test_the_folder_of_a_run(unbroken):
     assert results[score] == results["curve"][-1]["val_score"]
     saved = load_model(out / "checkpoints/step-00000004")
     assert saved.digest == load_model(out).digest
-    assert saved.architecture.classes == tuple(results["classes"])
+    assert saved.classes == tuple(results["classes"])
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -159,7 +159,7 @@ def evaluate_detections(
 
         entries: list[dict[str, Any]] = []
         ids = dict(zip(source.classes, source.category_ids, strict=True))
-        ids = {label: ids[name] for label, name in enumerate(saved.architecture.classes) if name in ids}
+        ids = {label: ids[name] for label, name in enumerate(saved.classes) if name in ids}
         keep = None if predictions is None else lambda one: entries.extend(coco_entries(one, ids))
         results = evaluate_detector(saved, images, take=keep or (lambda one: None), **kwargs)
         if predictions is not None:
