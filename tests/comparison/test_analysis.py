@@ -226,10 +226,10 @@ def test_a_part_that_is_not_for_a_model_is_not_tried_again(again, data, monkeypa
 
 
 def test_a_model_that_cannot_be_loaded_is_listed_and_the_others_go_on(looked, again, data, monkeypatch):
-    def load(path):
+    def load(path, task):
         if "resnet" in str(path):
             raise MemoryError("not enough")
-        return load_model(path)
+        return load_model(path, task)
 
     monkeypatch.setattr(room, "load_model", load)
     for path in again.glob("runs/*/analysis.json"):
