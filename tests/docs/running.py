@@ -29,6 +29,7 @@ IN_COMMANDS = (
         r"^glocal train \.\.\.",
         "glocal train fashion-mini --model resnet_micro -s epochs=0.01 -s checkpoint_every_steps=20",
     ),
+    (r"\{000000\.\.000099\}", "000000"),
     (r"\bRUN\b", "run"),
     (r"\bDATA\b|\bIMAGES\.\.\.|\bimagenet\b|\bfashion-mnist\b", "photos"),
     (r"\bFILE\b", "file"),
@@ -49,6 +50,7 @@ IN_COMMANDS = (
 """In the command lines of a block that is run: patterns, and what stands in their place."""
 OF_COMMANDS = {
     "bench": "--size 32 --seconds 0.05",
+    "claims run": "--budget 0.05ep --seeds 1 --device cpu",
     "compare": "--budget 1ep --seeds 1 --image-size 32 --device cpu",
     "recommend": "--budget 1ep --seeds 1 --device cpu",
     "train": "-s epochs=1 --workers 0 --device cpu",
@@ -137,7 +139,7 @@ def _weights(model: str) -> Any:
 
 
 def _run(path: Path) -> None:
-    save_model(glocal.create_model("conformer_micro", num_classes=3), path, classes=CLASSES, image_size=32)
+    save_model(glocal.create_model("resnet_micro", num_classes=3), path, classes=CLASSES, image_size=32)
 
 
 FILES = {
@@ -151,6 +153,7 @@ FILES = {
     "my.yaml": lambda path: path.write_text("epochs: 0.01\n"),
     "photo.jpg": lambda path: picture().save(path),
     "photo.tif": lambda path: picture().save(path),
+    "81.5_T2T_ViT_14.pth.tar": lambda path: torch.save(_model("t2t_vit_micro", 1000).state_dict(), path),
     "resnet_micro.safetensors": _weights("resnet_micro"),
     "cvt_micro.safetensors": _weights("cvt_micro"),
     "t2t_vit_micro.safetensors": _weights("t2t_vit_micro"),
@@ -216,10 +219,7 @@ def call(arguments: list[str]) -> tuple[int, str]:
 
 
 def take_for_granted(page: str, names: dict[str, Any]) -> None:
-    """Put into ``names`` what the Python of a page takes for granted, as soon as it can be made."""
-    if page in GIVEN and _TAKEN not in names:
+    """Put into ``names`` what the Python of a page takes for granted."""
+    if page in GIVEN:
         with contextlib.suppress(KeyError):  # an earlier block is to make something of it
-            names.update(GIVEN[page](names), **{_TAKEN: True})
-
-
-_TAKEN = "__taken_for_granted__"
+            names.update(GIVEN[page](names))

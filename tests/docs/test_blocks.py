@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.docs import running
-from tests.docs.blocks import PAGES, PYTHON, SHELL, blocks_of, faults
+from tests.docs.blocks import PAGES, PYTHON, SHELL, Line, blocks_of, faults
 from tests.docs.parsing import complaints
 
 NAMES = [page.name for page in PAGES]
@@ -73,3 +73,50 @@ def test_blocks_run(name, place):
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_blocks_run(name, place):
     run_page(name, place, ("", "slow"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("glocal trian photos", "no command trian"),
+        ("glocal train photos --model resnet_micro --lr 1", "No such option"),
+        ("glocal train photos", "MissingParameter"),
+        ("glocal train photos --model resnet_micr", "nearest: resnet_micro"),
+        ("glocal train photos --model resnet_micro -s epoch=2", "unknown setting 'epoch'"),
+        ("glocal train photos --model resnet_micro --recipe detect", "recipe detect"),
+        ("glocal detect train coco --model resnet_micro --detector yolo", "detector yolo"),
+        ("glocal compare photos --budget 5", "budget: expected"),
+        ("glocal claims run cvt-clss photos", "nearest: cvt-cls"),
+        ("glocal export run --to tflite", "to tflite"),
+        ("torchrun --nproc-per-node 8 -m glocal train photos --model resnet_micro --nope", "No such option"),
+        ("make demos", "no target demos"),
+        ("pip install glocal[cluster]", "no extra cluster"),
+        ("python benchmarks/scale.py --none", "has no --none"),
+        ("python benchmarks/none.py", "FileNotFoundError"),
+        ("Going on from step 120.", "an unknown command"),
+    ],
+)
+def test_a_planted_fault_is_found(line, message):
+    (found,) = complaints(tuple(line.split()))
+    assert message in found
+
+
+def test_a_synopsis_is_a_call_with_brackets_and_alternatives():
+    line = ("glocal", "claims", "run", "ID|all", "DATA", "[--budget", "quick|default|5ep]", "[--seeds", "3]")
+    assert complaints(line) != []
+    assert complaints(line, synopsis=True) == []
+
+
+def test_blocks_are_found_with_their_marks_and_output(tmp_path):
+    (tmp_path / "page.md").write_text(
+        "<!-- test: skip: it is late -->\n```console\n$ glocal check a \\\n  b   # c\nError: d\n```\n\n"
+        "```console\nls\n```\n"
+        "<!-- test: slow -->\n```python\n1\n```\n<!-- test: parse -->\n```ruby\n```\n"
+    )
+    skipped, plain, slow, other = blocks_of(tmp_path / "page.md")
+    assert skipped.lines() == [Line(("glocal", "check", "a", "b"), "Error: d")]
+    assert plain.lines() == [Line(("ls",))]
+    assert (plain.mark, slow.mark, slow.language, slow.text) == ("", "slow", "python", "1\n")
+    assert faults(plain) == faults(slow) == []
+    assert "expected a reason" in faults(skipped)[0]
+    assert len(faults(other)) == 2

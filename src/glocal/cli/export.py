@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 \b
 Examples:
-  glocal export run --to onnx                           model.onnx beside, for images as in training
+  glocal export run --to onnx                           NAME.onnx in this folder, for images as in training
   glocal export run --to openvino --dynamic             any number of images, any size
   glocal export run --to onnx --half --out small.onnx   weights of 16 bits
   glocal export cvt_13 --weights cvt_13.safetensors --to onnx --size 384
