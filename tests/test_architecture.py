@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "metrics": {"data"},
     "report": {"files", "formatting"},
     "bench": {"", "files"},  # "" is glocal itself: its version, for the description of the environment
-    "training": {"models", "metrics", "data", "bench", "files", "rng", "signals"},
+    "training": {"models", "metrics", "data", "bench", "files", "run_dir", "rng", "signals"},
     "comparison": {
         "",
         "tasks",
@@ -53,15 +53,16 @@ MAY_IMPORT = {
         "data",
         "bench",
         "files",
+        "run_dir",
         "formatting",
     },
     "export": {"models", "checkpoints", "training", "data", "files"},
-    "tasks": {"training", "models", "heads", "metrics", "data", "bench", "files", "rng"},
-    "inference": {"export", "training", "models", "metrics", "data", "files"},
+    "tasks": {"training", "models", "heads", "metrics", "data", "bench", "files", "run_dir", "rng"},
+    "inference": {"export", "training", "models", "metrics", "data", "files", "run_dir"},
     "claims": {"", "comparison", "training", "models", "analysis", "layers", "data", "bench", "files", "formatting"},
     "recommend": {"", "tasks", "training", "models", "analysis", "data", "bench"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py
-    "cli": set(ROOMS) | {"", "files", "formatting", "signals"},
+    "cli": set(ROOMS) | {"", "files", "formatting", "run_dir", "signals"},
     # single files
     "": {"_timm_hook", "models"},
     "_timm_hook": set(),
@@ -69,6 +70,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "rng": set(),
+    "run_dir": {"files"},
     "formatting": set(),
     "signals": set(),
 }

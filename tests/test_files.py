@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_bytes, atomic_write_text, hold_folder, printable
+from glocal.files import atomic_write_bytes, atomic_write_text, printable
+from glocal.run_dir import hold_folder
 
 WRITE_FOREVER = """
 import sys

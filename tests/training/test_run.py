@@ -11,8 +11,8 @@ import glocal  # noqa: F401  (registers the models)
 from glocal.data import DataSource
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
-from glocal.files import hold_folder
 from glocal.models.creation import create
+from glocal.run_dir import hold_folder
 from glocal.signals import StopRequest
 from glocal.tasks import ClassificationTask
 from glocal.training import (

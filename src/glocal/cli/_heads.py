@@ -179,9 +179,9 @@ def predict(
     """Predict images into a folder."""
     from rich.markup import escape
 
-    from glocal.files import check_writable
     from glocal.inference import list_inputs
     from glocal.models.io import load_model
+    from glocal.run_dir import check_writable
     from glocal.tasks import predict_images
     from glocal.training import resolve_device
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from glocal.errors import GlocalError, check_choice
-from glocal.files import check_writable, printable
+from glocal.files import printable
+from glocal.run_dir import check_writable
 from glocal.signals import RESUMABLE, StopRequest
 
 if TYPE_CHECKING:

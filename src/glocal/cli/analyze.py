@@ -13,7 +13,8 @@ import typer
 
 from glocal.cli import app
 from glocal.errors import GlocalError, check_choice, nearest
-from glocal.files import atomic_write_bytes, atomic_write_text, check_writable, printable
+from glocal.files import atomic_write_bytes, atomic_write_text, printable
+from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ import typer
 
 from glocal.cli import app
 from glocal.errors import GlocalError
-from glocal.files import check_writable
+from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
     from glocal.bench.suite import Load, Settings

@@ -11,7 +11,7 @@ import typer
 from glocal.cli import app
 from glocal.cli._options import Device, FollowLinks, FrozenNorm, FrozenStages, HeadOptions, OnError, SplitSeed
 from glocal.errors import GlocalError, check_choice
-from glocal.files import check_writable
+from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
     from glocal.training import TrainConfig

@@ -11,7 +11,6 @@ A record is written under another name and renamed once all of it is on the disk
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +19,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text, differences, hold_folder, sha256, sync
-from glocal.training.config import renamed
+from glocal.files import atomic_write_text, sha256
+from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing, replacing
+from glocal.training.config import upgraded
 
 PLAN, COSTS, RECORD, ANALYSIS = "plan.json", "costs.json", "record.json", "analysis.json"
 ANALYSIS_SCHEMA = "glocal.compare.analysis/1"
 COSTS_HOLD = ("costs", "jobs", "threads")
-_UNFINISHED = ".unfinished-"
 
 
 class Store:
@@ -64,18 +63,11 @@ class Store:
         Raises:
             GlocalError: if it cannot be written, as when the disk is full; the folder is as before.
         """
-        folder = self.runs / f"{_UNFINISHED}{run_id}"
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_files(folder)
-            files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-            (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
-            for path in (*folder.iterdir(), folder):
-                sync(path)
-            shutil.rmtree(self.runs / run_id, ignore_errors=True)
-            folder.rename(self.runs / run_id)
-            sync(self.runs)
+            with replacing(self.runs / run_id) as folder:
+                write_files(folder)
+                files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+                (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
         except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 
@@ -125,33 +117,13 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
             was started with another plan; the differences are listed.
     """
     with hold_folder(out):
-        _check_plan(out, plan, resume)
-        store = Store(out)
-        store.runs.mkdir(exist_ok=True)
-        for unfinished in store.runs.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(unfinished)
-        for unfinished in out.glob(".tmp-*"):
-            unfinished.unlink()
-        yield store
-
-
-def _check_plan(out: Path, plan: Mapping[str, Any], resume: bool) -> None:
-    path = out / PLAN
-    if not path.exists():
-        if (out / "runs").exists() and any((out / "runs").iterdir()):
+        path, store = out / PLAN, Store(out)
+        if not path.exists() and store.runs.exists() and any(store.runs.iterdir()):
             raise GlocalError(f"out: {out} has runs but no {PLAN}; choose another --out")
-        atomic_write_text(path, json.dumps(plan, indent=1))
-        return
-    if not resume:
-        raise GlocalError(f"out: {out} has a comparison already; go on with --resume or choose another --out")
-    try:
-        before = json.loads(path.read_text())
-    except ValueError as error:
-        raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
-    before["recipe"] = renamed(before["recipe"])
-    changes = list(differences(before, json.loads(json.dumps(plan))))
-    if changes:
-        raise GlocalError(
-            f"out: {out} was started with other settings:\n  " + "\n  ".join(changes) + "\n"
-            "Ask for the same again, or choose another --out."
-        )
+        if path.exists() and not resume:
+            refuse_existing(out, "a comparison")
+        agree_on_plan(path, plan, upgrade=upgraded)
+        store.runs.mkdir(exist_ok=True)
+        clean(store.runs)
+        clean(out)
+        yield store

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text, differences, printable, sync
+from glocal.files import printable, sync
+from glocal.run_dir import agree_on_plan
 
 SYNC_SECONDS = 2.0
 """How much work a power cut may cost."""
@@ -210,34 +211,20 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _agree(side: Path, part: Path, job: Mapping[str, Any], resume: bool) -> None:
     """Compare what the job is with what is written down, or write it down before the first line is."""
-    if resume and side.exists():
-        _compare(side, job)
-    elif part.stat().st_size:
+    if not (resume and side.exists()) and part.stat().st_size:
         raise GlocalError(
             f"--resume: {printable(part)} has no {printable(side.name)} that says what it is of; delete it, or choose "
             "another --out"
         )
-    else:
-        atomic_write_text(side, json.dumps(job, indent=1))
-
-
-def _compare(side: Path, job: Mapping[str, Any]) -> None:
-    try:
-        before = json.loads(side.read_bytes())
-    except ValueError as error:
-        raise GlocalError(f"--resume: {printable(side)} is damaged ({error}); delete it and its .part") from error
-    if changes := list(differences(before, json.loads(json.dumps(job)))):
-        raise GlocalError(
-            f"--resume: {printable(side)} is of another job:\n  "
-            + "\n  ".join(printable(change) for change in changes)
-            + "\nAsk for the same again, or choose another --out."
-        )
+    if not resume:
+        side.unlink(missing_ok=True)
+    agree_on_plan(side, job)
 
 
 def _completed(path: Path, side: Path, job: Mapping[str, Any], paths: tuple[str, ...], lines: Lines) -> OutputFile:
     """A job that had been complete, maybe but for the side file."""
     if side.exists():
-        _compare(side, job)
+        agree_on_plan(side, job)
     done, failed, end = _whole_lines(path, lines, paths)
     if done < len(paths) or end < path.stat().st_size:
         raise GlocalError(f"--resume: {printable(path)} is complete, but of other images; choose another --out")

@@ -30,8 +30,9 @@ from glocal.data import Prediction, write_label_map
 from glocal.data.predictions import coco_results
 from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_bytes, atomic_write_text, differences, hold_folder, printable
+from glocal.files import atomic_write_bytes, atomic_write_text, printable
 from glocal.models.io import SavedModel
+from glocal.run_dir import agree_on_plan, hold_folder, refuse_existing
 from glocal.tasks.drawing import draw_label_map, draw_objects
 from glocal.tasks.segmentation import SegmentationTask
 
@@ -123,24 +124,11 @@ def predict_images(
 def _begin(out: Path, job: Mapping[str, Any], paths: Sequence[str], resume: bool) -> list[bool]:
     """Write or compare what the job is; of each image that has a line, whether it could not be read."""
     path = out / JOB
-    if path.exists():
-        if not resume:
-            raise GlocalError(
-                f"out: {printable(out)} has predictions already; go on with --resume or choose another --out"
-            )
-        try:
-            was = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise GlocalError(f"--resume: {printable(path)} is damaged ({error}); choose another --out") from error
-        if changes := list(differences(was, json.loads(json.dumps(job)))):
-            raise GlocalError(
-                f"--resume: {printable(out)} is of another job:\n  " + "\n  ".join(map(printable, changes)) + "\n"
-                "Ask for the same again, or choose another --out."
-            )
-    elif any(file.name != ".lock" for file in out.iterdir()):
+    if path.exists() and not resume:
+        refuse_existing(out, "predictions")
+    if not path.exists() and any(file.name != ".lock" for file in out.iterdir()):
         raise GlocalError(f"out: expected an empty or a new folder, got {printable(out)} with other files in it")
-    else:
-        atomic_write_text(path, json.dumps(job, indent=1))
+    agree_on_plan(path, job)
     lines = out / LINES
     errors, end = [], 0
     if lines.exists():

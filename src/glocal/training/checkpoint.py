@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: a folder of safetensors and JSON, with digests, renamed into place.
+"""Checkpoints that are whole or not there: a folder of safetensors and JSON, with digests (`glocal.run_dir`).
 
     step-00001234/model.safetensors    what is tested: the weights, or their average
     step-00001234/optim.safetensors    every other tensor, such as the optimizer's
@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,11 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from glocal.errors import CheckpointError
 from glocal.files import printable, sha256, sync
+from glocal.run_dir import remove, replacing
 from glocal.training.errors import TrainingError
 
 FORMAT = "glocal.checkpoint/1"
 MANIFEST, MODEL, OPTIM, STATE = "MANIFEST.json", "model.safetensors", "optim.safetensors", "state.json"
-_UNFINISHED = ".tmp-"
 _STEP = re.compile(r"step-(\d{8,})")
 _TENSOR, _ITEMS, _TUPLE, _FLOAT = "__tensor__", "__items__", "__tuple__", "__float__"
 
@@ -59,29 +58,20 @@ def save_checkpoint(
     for name, tensor in (model | tensors).items():
         if not name.startswith("/callbacks/") and not all_finite(tensor):  # those of Lightning start at infinity
             raise CheckpointError(f"{path}: not written, as {name} is not finite")
-    folder = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        folder.mkdir(parents=True)
-        (write_model or _write_model)(folder, model)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
-        (folder / OPTIM).chmod(0o666 & ~_umask())  # safetensors writes for the user alone
-        (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-        for name, text in (texts or {}).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        written = sorted(folder.iterdir())
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in written}
-        for file in written:
-            sync(file)
-        manifest = folder / MANIFEST
-        manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
-        sync(manifest)
-        sync(folder)
-        _put_into_place(folder, path)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # a full disk, as safetensors gives it
-            raise OSError(str(error)) from error
-        raise
+        with replacing(path) as folder:
+            (write_model or _write_model)(folder, model)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
+            (folder / OPTIM).chmod(0o666 & ~_umask())  # safetensors writes for the user alone
+            (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+            for name, text in (texts or {}).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            written = sorted(folder.iterdir())
+            files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in written}
+            manifest = json.dumps({"format": FORMAT, "files": files}, indent=1)
+            (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+    except SafetensorError as error:  # a full disk, as safetensors gives it
+        raise OSError(str(error)) from error
 
 
 def load_checkpoint(path: str | os.PathLike, device: Any = "cpu") -> dict[str, Any]:
@@ -102,16 +92,6 @@ def load_checkpoint(path: str | os.PathLike, device: Any = "cpu") -> dict[str, A
         raise CheckpointError(
             f"{printable(path)}: not a checkpoint of glocal ({type(error).__name__}); take an older one"
         ) from error
-
-
-def remove_checkpoint(path: str | os.PathLike) -> None:
-    """Delete a checkpoint: it is first renamed, so that half of one is never taken for one."""
-    path = Path(path)
-    if os.path.lexists(path):
-        aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
-        path.rename(aside)
-        sync(path.parent)
-        _delete(aside)
 
 
 def check(path: Path) -> None:
@@ -227,7 +207,7 @@ class Checkpointer:
         kept = {*[of for of in self.steps() if of <= step][: self.keep], best}
         for old in self.steps():
             if old not in kept:
-                remove_checkpoint(self.path(old))
+                remove(self.path(old))
 
     def load_newest(self, tell: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint that is as it was written; ``tell`` hears of each that is not.
@@ -249,12 +229,6 @@ class Checkpointer:
             raise CheckpointError(f"{printable(self.folder)}: none of {len(steps)} checkpoints is whole; start anew")
         return None
 
-    def clean(self) -> None:
-        """Delete what a process that was killed left unfinished."""
-        if self.folder.is_dir():
-            for path in self.folder.glob(f"{_UNFINISHED}*"):
-                _delete(path)
-
 
 def all_finite(tensor: torch.Tensor) -> bool:
     """Whether no value is infinite or NaN; whole numbers never are."""
@@ -272,26 +246,6 @@ def _umask() -> int:
 
 def _write_model(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}, folder / MODEL)
-
-
-def _put_into_place(folder: Path, path: Path) -> None:
-    """Rename a folder; one in its place, which is damaged or of the same step, goes first."""
-    aside = None
-    if os.path.lexists(path):
-        aside = path.parent / f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
-        path.rename(aside)
-    folder.rename(path)
-    sync(path.parent)
-    if aside is not None:
-        _delete(aside)
-
-
-def _delete(path: Path) -> None:
-    """A folder, or what stands in its place."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

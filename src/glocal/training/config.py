@@ -420,6 +420,11 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
+def upgraded(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan of a run or a comparison, its recipe by the names of today."""
+    return {**plan, "recipe": renamed(plan["recipe"])}
+
+
 def _task(name: str) -> str | None:
     first = name.partition("_")[0]
     return first if first in TASKS else None

@@ -1,11 +1,13 @@
 """Our checkpoints for Lightning's own Trainer: ``Trainer(plugins=[FolderCheckpointIO()])``."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins import CheckpointIO
 
-from glocal.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from glocal.run_dir import remove
+from glocal.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -22,5 +24,5 @@ class FolderCheckpointIO(CheckpointIO):
         return load_checkpoint(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
-        """See `glocal.training.checkpoint.remove_checkpoint`."""
-        remove_checkpoint(path)
+        """It is first renamed, so that half of one is never taken for one."""
+        remove(Path(path))

@@ -26,10 +26,11 @@ from torch import nn
 
 from glocal.bench import copy_on_meta, count_params, describe_environment
 from glocal.errors import CheckpointError, GlocalError
-from glocal.files import atomic_write_text, differences, hold_folder, printable, sha256
+from glocal.files import atomic_write_text, printable, sha256
+from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing
 from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.checkpoint import Checkpointer
-from glocal.training.config import TrainConfig, renamed
+from glocal.training.config import TrainConfig, upgraded
 from glocal.training.hardware import is_first_process
 from glocal.training.train_state import Progress
 from glocal.training.trainable import Trainable
@@ -99,33 +100,24 @@ def _plan(task: Trainable) -> dict[str, Any]:
 
 def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Write or compare the plan; the results, if the run is finished already."""
-    path = out / PLAN
-    if path.exists() and not _trained_nothing(out):
-        if not config.checkpoint.resume:
-            raise GlocalError(f"out: {printable(out)} has a run already; go on with --resume or choose another --out")
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise GlocalError(f"out: {path} is damaged ({error}); choose another --out") from error
-        before["recipe"] = renamed(before["recipe"])
-        changes = list(differences(before, json.loads(json.dumps(plan))))
-        if changes and not config.checkpoint.allow_changed:
-            raise GlocalError(
-                f"--resume: {printable(out)} was started with something else:\n  " + "\n  ".join(changes) + "\n"
-                "Ask for the same again, choose another --out, or go on with the change by --allow-changed."
-            )
-        for change in changes:
-            say(f"Changed since the run began: {change}")
-        results = out / RESULTS
-        if results.exists() and not changes:
-            try:
-                finished: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise GlocalError(f"out: {results} is damaged ({error}); delete it to finish the run anew") from error
-            return finished
-        results.unlink(missing_ok=True)
-    elif any(out.glob("checkpoints/step-*")):
+    path, checkpoint = out / PLAN, config.checkpoint
+    if path.exists() and _trained_nothing(out):
+        path.unlink()
+    if not path.exists() and any(out.glob("checkpoints/step-*")):
         raise GlocalError(f"out: {printable(out)} has checkpoints but no {PLAN}; choose another --out")
+    if path.exists() and not checkpoint.resume:
+        refuse_existing(out, "a run")
+    changes = agree_on_plan(path, plan, upgrade=upgraded, allow_changed=checkpoint.allow_changed)
+    for change in changes:
+        say(f"Changed since the run began: {change}")
+    results = out / RESULTS
+    if results.exists() and not changes:
+        try:
+            finished: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise GlocalError(f"out: {results} is damaged ({error}); delete it to finish the run anew") from error
+        return finished
+    results.unlink(missing_ok=True)
     atomic_write_text(path, json.dumps(plan, indent=1))
     atomic_write_text(out / RECIPE, config.to_yaml())
     return None
@@ -157,9 +149,8 @@ def _train(
     write = partial(_write_model, copy_on_meta(model), task)
     checkpointer = Checkpointer(out / "checkpoints", write, about=plan, texts={RECIPE: config.to_yaml()})
     if first:
-        checkpointer.clean()
-        for unfinished in out.glob(".tmp-*"):
-            unfinished.unlink()
+        clean(checkpointer.folder)
+        clean(out)
         _check_space(out, model, config)
     resumed = checkpointer.load_newest(say) if config.checkpoint.resume else None
     if config.checkpoint.resume and resumed is None:
