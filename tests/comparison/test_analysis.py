@@ -263,7 +263,7 @@ def test_the_first_finished_seed_of_the_largest_share_is_taken(data, tmp_path, m
     fit = Trainer.fit
 
     def fail_at_seed_0(trainer, model, *args):
-        if type(model).__name__ == "ResNet" and trainer.seed == 0:
+        if type(model).__name__ == "ResNet" and trainer.config.seed == 0:
             raise TrainingError("nan")
         return fit(trainer, model, *args)
 

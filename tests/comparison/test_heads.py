@@ -277,7 +277,7 @@ def test_what_cannot_be_done_is_said(asked, message):
 
 def test_a_recipe_with_settings_that_mean_nothing_is_refused_before_anything_runs(tmp_path):
     asked = settings("detection")
-    asked = dataclasses.replace(asked, recipe=dataclasses.replace(asked.recipe, mixup=0.8))
+    asked = dataclasses.replace(asked, recipe=asked.recipe.replace(mixup=0.8))
     with pytest.raises(GlocalError, match="mixup has no meaning for detection"):
         compare(source("detection"), asked, tmp_path / "out")
     assert not (tmp_path / "out").exists()

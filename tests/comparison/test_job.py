@@ -247,7 +247,7 @@ def finetuning(weights, model="resnet_micro"):
 def test_finetuning_starts_from_the_weights_with_a_new_head(data, weights, tmp_path, monkeypatch):
     started = {}
 
-    def keep(model, *args, **kwargs):
+    def keep(trainer, model, *sets):
         started.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
         raise TrainingError("seen")
 

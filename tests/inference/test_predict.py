@@ -95,7 +95,7 @@ def test_another_job_is_not_gone_on_with(job, tmp_path):
         ((saved, inputs), "top_k"),
     ]:
         changed = {"batch_size": 4} if name == "batch_size" else {"top_k": 1} if name == "top_k" else {}
-        with pytest.raises(GlocalError, match=rf"of another job:\n.*{name}: was"):
+        with pytest.raises(GlocalError, match=rf"started with other settings:\n.*{name}: was"):
             predict(*arguments, tmp_path / "o.jsonl", resume=True, **changed)
     assert predict(saved, inputs, tmp_path / "o.jsonl", resume=True)[1].before == 10
 

@@ -72,7 +72,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, bad):
 
 def test_a_failed_write_leaves_what_was_there(saved, monkeypatch):
     path, written = saved
-    monkeypatch.setattr("glocal.training.checkpoint.sync", lambda p: (_ for _ in ()).throw(OSError(5, "broken")))
+    monkeypatch.setattr("glocal.run_dir.sync", lambda p: (_ for _ in ()).throw(OSError(5, "broken")))
     with pytest.raises(OSError, match="broken"):
         save_checkpoint(path, state())
     assert equal(load_checkpoint(path)["half"], written["half"])

@@ -422,7 +422,7 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgraded(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The plan of a run or a comparison, its recipe by the names of today."""
-    return {**plan, "recipe": renamed(plan["recipe"])}
+    return {**plan, "recipe": renamed(plan["recipe"])} if "recipe" in plan else dict(plan)
 
 
 def _task(name: str) -> str | None:
