@@ -58,7 +58,7 @@ MAY_IMPORT = {
     },
     "export": {"models", "checkpoints", "training", "data", "files"},
     "tasks": {"training", "models", "heads", "metrics", "data", "bench", "files", "run_dir", "rng"},
-    "inference": {"export", "training", "models", "metrics", "data", "files", "run_dir"},
+    "inference": {"export", "tasks", "training", "models", "metrics", "data", "files", "run_dir"},
     "claims": {"", "comparison", "training", "models", "analysis", "layers", "data", "bench", "files", "formatting"},
     "recommend": {"", "tasks", "training", "models", "analysis", "data", "bench"},
     "analysis": {"layers"},  # of them attention alone: tests/analysis/test_models.py

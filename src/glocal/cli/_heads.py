@@ -179,10 +179,9 @@ def predict(
     """Predict images into a folder."""
     from rich.markup import escape
 
-    from glocal.inference import list_inputs
+    from glocal.inference import list_inputs, predict_images
     from glocal.models.io import load_model
     from glocal.run_dir import check_writable
-    from glocal.tasks import predict_images
     from glocal.training import resolve_device
 
     check_writable(out)
@@ -201,14 +200,14 @@ def predict(
                 device=resolve_device(device),
                 workers=workers,
                 resume=resume,
-                progress=lambda number, total, failed: follow(number, total),
+                progress=lambda done: follow(done.done, done.total),
             )
     except KeyboardInterrupt:
         again = shlex.join(["glocal", *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
         console.print(f"\nStopped. To go on:\n  {escape(printable(again))}")
         raise typer.Exit(130) from None
     before = f", {done.before:,} of them before" if done.before else ""
-    bad = f", {done.failed:,} that cannot be read" if done.failed else ""
+    bad = f", {done.failed:,} unreadable" if done.failed else ""
     console.print(f"{done.total:,} images{before}{bad}; results in {escape(printable(out))}")
     if done.failed == done.total:
         raise typer.Exit(1)

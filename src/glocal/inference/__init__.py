@@ -1,6 +1,7 @@
 """Trained models at work: predictions for many images, measurements on labelled ones."""
 
 from glocal.inference.evaluate import evaluate, evaluation_sets
+from glocal.inference.images import predict_images
 from glocal.inference.inputs import Inputs, list_inputs
 from glocal.inference.models import Model, device_for, open_model
 from glocal.inference.output import Prediction, check_output
@@ -20,4 +21,5 @@ __all__ = [
     "list_inputs",
     "open_model",
     "predict_files",
+    "predict_images",
 ]

@@ -163,8 +163,8 @@ class Read(NamedTuple):
 
     Attributes:
         start: index of the first.
-        pixels: (B, 3, H, W) uint8; black where an image cannot be read, so that the others keep their places.
-        errors: of each image, why it cannot be read, or None.
+        pixels: (B, 3, H, W) uint8; black where an image is unreadable, so that the others keep their places.
+        errors: of each image, why it is unreadable, or None.
     """
 
     start: int
@@ -177,7 +177,8 @@ class Reader(Dataset[Read]):
 
     Args:
         inputs: what to read.
-        size: side in pixels after `glocal.data.transforms.resize_crop`, or height and width.
+        size: side in pixels after `glocal.data.transforms.resize_crop`, or height and width; None for images of their
+            own sizes, a batch of one each.
         crop_pct: of `resize_crop`.
         batch_size: images of a batch; the last one may have fewer.
         interpolation: of `resize_crop`.
@@ -187,13 +188,13 @@ class Reader(Dataset[Read]):
         self,
         inputs: Inputs,
         *,
-        size: int | tuple[int, int],
-        crop_pct: float,
-        batch_size: int,
+        size: int | tuple[int, int] | None,
+        crop_pct: float = 1.0,
+        batch_size: int = 1,
         interpolation: str = "bicubic",
     ) -> None:
         self.inputs, self.crop_pct, self.batch_size, self.interpolation = inputs, crop_pct, batch_size, interpolation
-        self.size = height_and_width(size)
+        self.size = None if size is None else height_and_width(size)
 
     def __len__(self) -> int:
         return -(-len(self.inputs) // self.batch_size)
@@ -207,8 +208,10 @@ class Reader(Dataset[Read]):
         return range(start, min(start + self.batch_size, len(self.inputs)))
 
     def read(self, index: int) -> np.ndarray | str:
-        """(H, W, 3) uint8, or why the image cannot be read."""
+        """(H, W, 3) uint8, or why the image is unreadable."""
         try:
+            if self.size is None:
+                return np.array(self.inputs.image(index))
             return resize_crop(self.inputs.image(index), self.size, self.crop_pct, self.interpolation)
         except GlocalError as error:
             return str(getattr(error, "reason", error))
@@ -236,7 +239,8 @@ class Reader(Dataset[Read]):
         return self._batch(batch, found)
 
     def _batch(self, batch: int, found: list[np.ndarray | str]) -> Read:
-        pixels = np.zeros((len(found), *self.size, 3), np.uint8)
+        size = self.size or (found[0].shape[:2] if isinstance(found[0], np.ndarray) else (1, 1))
+        pixels = np.zeros((len(found), *size, 3), np.uint8)
         for i, image in enumerate(found):
             if isinstance(image, np.ndarray):
                 pixels[i] = image

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from glocal.errors import GlocalError
 from glocal.files import printable, sync
@@ -74,7 +74,7 @@ class Lines:
         return _row([safe_cell(prediction.path), *cells, safe_cell(prediction.error or "")])
 
     def has_error(self, line: bytes, path: str) -> bool | None:
-        """Whether the image of a line could not be read; None if it is not a whole line of the image ``path``."""
+        """Whether the image of a line is unreadable; None if it is not a whole line of the image ``path``."""
         if not line.endswith(b"\n") or b"\0" in line:  # torn, or a page that a power cut left empty
             return None
         try:
@@ -99,6 +99,23 @@ def _row(cells: list[str]) -> bytes:
     return buffer.getvalue().encode()
 
 
+class Format(Protocol):
+    """How predictions become lines; `Lines` is one."""
+
+    @property
+    def header(self) -> bytes:
+        """What the file begins with, before the first line."""
+        ...
+
+    def line(self, prediction: Any) -> bytes:
+        """A prediction, with the end of its line."""
+        ...
+
+    def has_error(self, line: bytes, path: str) -> bool | None:
+        """Whether the image of a line is unreadable; None if it is not a whole line of the image ``path``."""
+        ...
+
+
 class OutputFile:
     """The lines of a job as they are written; see `open_output`.
 
@@ -107,12 +124,12 @@ class OutputFile:
         failed: those of them that could not be read.
     """
 
-    def __init__(self, file: FileIO | None, lines: Lines, done: int, failed: int) -> None:
+    def __init__(self, file: FileIO | None, lines: Format, done: int, failed: int) -> None:
         self.file, self.lines, self.done, self.failed = file, lines, done, failed
         self.waiting = bytearray()
         self.synced = time.monotonic()
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Any) -> None:
         """Append a line; every `SYNC_SECONDS` what was written is brought onto the disk.
 
         Raises:
@@ -128,7 +145,7 @@ class OutputFile:
         """Bring what was written onto the disk."""
         if self.file is None:
             return
-        with _writing(Path(os.fsdecode(self.file.name))):
+        with writing(Path(os.fsdecode(self.file.name))):
             while self.waiting:
                 del self.waiting[: self.file.write(self.waiting)]  # a disk that is nearly full takes a part
             os.fsync(self.file.fileno())
@@ -180,10 +197,10 @@ def open_output(
     if path.exists():
         yield _completed(path, side, job, paths, lines)
         return
-    with _writing(part), open(part, "a+b", buffering=0) as file:  # "a": nothing that is there is ever overwritten
+    with writing(part), open(part, "a+b", buffering=0) as file:  # "a": nothing that is there is ever overwritten
         _hold(file, part)
         _agree(side, part, job, resume)
-        output = _continued(file, part, lines, paths)
+        output = continue_lines(file, part, lines, paths)
         try:
             yield output
         finally:
@@ -195,13 +212,14 @@ def open_output(
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Raise GlocalError where what is written cannot be."""
     try:
         yield
     except OSError as error:
+        name = printable(error.filename or path)
         raise GlocalError(
-            f"out: cannot write {printable(path)} ({error.strerror or error}); what was written is kept and --resume "
-            "goes on"
+            f"out: cannot write {name} ({error.strerror or error}); what was written is kept and --resume goes on"
         ) from error
 
 
@@ -241,7 +259,7 @@ def _hold(file: FileIO, part: Path) -> None:
         ) from error
 
 
-def _continued(file: FileIO, part: Path, lines: Lines, paths: tuple[str, ...]) -> OutputFile:
+def continue_lines(file: FileIO, part: Path, lines: Format, paths: tuple[str, ...]) -> OutputFile:
     """Cut off what is torn, and stand at the end."""
     done, failed, end = _whole_lines(part, lines, paths)
     file.truncate(end)
@@ -251,7 +269,7 @@ def _continued(file: FileIO, part: Path, lines: Lines, paths: tuple[str, ...]) -
     return output
 
 
-def _whole_lines(path: Path, lines: Lines, paths: tuple[str, ...]) -> tuple[int, int, int]:
+def _whole_lines(path: Path, lines: Format, paths: tuple[str, ...]) -> tuple[int, int, int]:
     """How many lines are whole and of their image, how many of them have an error, and where they end."""
     done = failed = 0
     end = len(lines.header)

@@ -1,10 +1,11 @@
-"""A trained model on many images: their most probable classes, as a file that a stopped job goes on with."""
+"""Predictions for many images, resumable: the loop of all tasks, and classifiers' most probable classes in a file."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
@@ -13,15 +14,27 @@ from glocal.export import ExportedModel
 from glocal.inference.answers import Classifier, described, most_probable
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.models import Model, reader_for
-from glocal.inference.output import Prediction, open_output
+from glocal.inference.output import OutputFile, Prediction, open_output
 
 BATCH_SIZE = 64
 Engine = Literal["local", "ray"]
 
 
+class HasError(Protocol):
+    """A prediction, or why there is none."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the image is unreadable, or None."""
+        ...
+
+
+P = TypeVar("P", bound=HasError)
+
+
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands: images that have a result, of how many, those that cannot be read, and the speed just now."""
+    """Where a job stands: images that have a result, of how many, unreadable ones, and the speed."""
 
     done: int
     total: int
@@ -31,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a job did: images in all, those that could not be read, and those that an earlier job had done already."""
+    """What a job did: images in all, unreadable ones, and those that were done before a resume."""
 
     total: int
     failed: int
@@ -52,7 +65,7 @@ def predict_files(
     progress: Callable[[Progress], None] = lambda _: None,
     take: Callable[[Prediction], None] = lambda _: None,
 ) -> Summary:
-    """Predict every image; one that cannot be read has a line that says why, and the others go on.
+    """Predict every image; an unreadable one has a line that says why, and the others go on.
 
     Args:
         saved: the model.
@@ -60,7 +73,7 @@ def predict_files(
         out: the file, ``.jsonl`` or ``.csv``; None for none.
         top_k: classes of each image; all of them, where the model has fewer.
         batch_size: images that are run at once.
-        workers: processes that read; with ray, actors that read and run.
+        workers: data-loading workers; with ray, actors.
         device: where the model runs.
         engine: ``local`` for this machine, ``ray`` for a cluster.
         resume: go on with ``out``: only images without a line are read.
@@ -83,36 +96,39 @@ def predict_files(
     }
     if isinstance(saved, ExportedModel):
         job["runtime"] = saved.runtime
-    if out is None:
-        return _run(saved, inputs, 0, 0, job, device, workers, progress, take)
-    with open_output(out, job, inputs.paths, top_k=top_k, resume=resume) as output:
-
-        def write(prediction: Prediction) -> None:
-            output.write(prediction)
-            take(prediction)
-
-        return _run(saved, inputs, output.done, output.failed, job, device, workers, progress, write)
+    with nullcontext() if out is None else open_output(out, job, inputs.paths, top_k=top_k, resume=resume) as output:
+        before = 0 if output is None else output.done
+        batches = _predictions(saved, inputs, before, job, device, workers)
+        return run_batches(batches, len(inputs), output, progress, take)
 
 
-def _run(
-    saved: Model,
-    inputs: Inputs,
-    before: int,
-    failed: int,
-    job: dict[str, Any],
-    device: str,
-    workers: int | None,
+def run_batches(
+    batches: Iterable[list[P]],
+    total: int,
+    output: OutputFile | None,
     progress: Callable[[Progress], None],
-    take: Callable[[Prediction], None],
+    take: Callable[[P], None] = lambda _: None,
 ) -> Summary:
+    """The loop of every prediction job: write each prediction, hand it on, report.
+
+    Args:
+        batches: predictions in the order of the images, from the first that has none yet.
+        total: images in all.
+        output: where predictions are written, with those of before.
+        progress: called after each batch.
+        take: called with each prediction.
+    """
+    before, failed = (0, 0) if output is None else (output.done, output.failed)
     done, began = before, time.perf_counter()
-    for batch in _predictions(saved, inputs, before, job, device, workers):
+    for batch in batches:
         for prediction in batch:
+            if output is not None:
+                output.write(prediction)
             take(prediction)
             done += 1
             failed += prediction.error is not None
-        progress(Progress(done, len(inputs), failed, (done - before) / (time.perf_counter() - began)))
-    return Summary(len(inputs), failed, before)
+        progress(Progress(done, total, failed, (done - before) / (time.perf_counter() - began)))
+    return Summary(total, failed, before)
 
 
 def _predictions(
@@ -124,9 +140,9 @@ def _predictions(
     reader = reader_for(saved, inputs, job["batch_size"])
     start, inside = divmod(before, reader.batch_size)  # a batch that was cut is run again whole: equal bits come out
     if job["engine"] == "ray":
-        from glocal.inference.ray_engine import run_batches  # ray is an extra
+        from glocal.inference.ray_engine import run_batches as run_on_ray  # ray is an extra
 
-        batches = run_batches(saved, reader, start, top_k=job["top_k"], device=device, actors=workers)
+        batches = run_on_ray(saved, reader, start, top_k=job["top_k"], device=device, actors=workers)
     else:
         batches = _local_batches(saved, reader, start, job["top_k"], device, workers)
     for batch in batches:

@@ -5,7 +5,6 @@ from glocal.tasks.classification import ClassificationTask
 from glocal.tasks.detection import DetectionBatches, DetectionTask
 from glocal.tasks.evaluation import TASKS, evaluate, task_of
 from glocal.tasks.heads import read_options
-from glocal.tasks.prediction import Summary, predict_images
 from glocal.tasks.segmentation import SegmentationBatches, SegmentationTask
 
 __all__ = [
@@ -15,10 +14,8 @@ __all__ = [
     "DetectionTask",
     "SegmentationBatches",
     "SegmentationTask",
-    "Summary",
     "Task",
     "evaluate",
-    "predict_images",
     "read_options",
     "task_of",
 ]

@@ -197,6 +197,11 @@ class DetectionTask(HeadTask):
         detected = model(_floats(images)) if images else []
         return [Outcome(targets, detections_of(one)) for targets, one in zip(batch.labels, detected, strict=True)]
 
+    def detect(self, model: nn.Module, image: np.ndarray, device: str | torch.device) -> dict[str, np.ndarray]:
+        """(H, W, 3) uint8 image -> ``boxes``, ``scores``, ``labels`` and, where it has them, ``masks``."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device)
+        return {name: value.cpu().numpy() for name, value in model(_floats([pixels]))[0].items()}
+
     def join(self, parts: Sequence[list[Outcome]]) -> list[Outcome]:
         """All images."""
         return [outcome for part in parts for outcome in part]

@@ -11,12 +11,11 @@ from PIL import Image
 from glocal.data.pasted import items_on_photos
 from glocal.data.rle import counts_from_mask, encode_counts
 from glocal.errors import GlocalError
-from glocal.inference import list_inputs
+from glocal.inference import list_inputs, predict_images
+from glocal.inference.images import COCO, LINES, file_name
 from glocal.models.io import ModelConfig, SavedModel
 from glocal.report.figures import COLOURS as OF_REPORT
-from glocal.tasks import predict_images
 from glocal.tasks.drawing import COLOURS, colour, draw_label_map, draw_objects
-from glocal.tasks.prediction import COCO, LINES, file_name
 
 CLASSES = ("bee", "\x1b[31mant", "cat")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -125,8 +124,8 @@ def test_label_maps_as_others_read_them(pictures, tmp_path):
 def test_a_stopped_job_goes_on(pictures, tmp_path, task, stop_after):
     go(pictures, tmp_path / "whole", task)
 
-    def stop(done, total, failed):
-        if done == stop_after:
+    def stop(progress):
+        if progress.done == stop_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
