@@ -18,7 +18,7 @@ def test_environment_names_the_machine_but_not_its_owner():
     assert 0.1 < environment["memory_gib"] < 1e5
     assert environment["cpu"]
     assert environment["gpu"] is None
-    for key in ("platform", "python", "torchvision", "timm", "pytorch-lightning"):
+    for key in ("platform", "python", "torchvision", "timm", "lightning-fabric"):
         assert environment[key]
     hostname, user = socket.gethostname(), getpass.getuser()
     assert hostname == "localhost" or hostname not in text

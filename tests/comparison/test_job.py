@@ -1,7 +1,9 @@
 """A comparison as a whole, in this process, on drawings that micro models learn in a few steps."""
 
 import dataclasses
+import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +81,14 @@ def test_results_have_their_schema(whole):
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert watcher.published[-1] == results
     assert watcher.started[1] == ("vit_micro-f1-s0", 2, 4)
+
+
+def test_python_leaves_what_the_command_leaves(whole):
+    results, out, _ = whole
+    assert json.loads((out / "results.json").read_text()) == results
+    assert (out / "results.csv").read_text().count("\n") == 1 + len(results["runs"])
+    page = re.sub(r"\s+", " ", html.unescape((out / "report.html").read_text()))
+    assert results["verdict"]["sentence"] in page.replace("\u2011", "-")
 
 
 def test_mistakes_have_their_pictures(whole, data):

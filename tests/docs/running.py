@@ -17,7 +17,7 @@ from PIL import Image
 
 import glocal
 import glocal.cli
-from glocal.training import save_model
+from glocal.models.io import ModelConfig, save_model
 from tests.data.annotating import coco_folder
 from tests.data.making import picture
 from tests.docs.blocks import PYTHON, ROOT, Block, Line
@@ -139,7 +139,8 @@ def _weights(model: str) -> Any:
 
 
 def _run(path: Path) -> None:
-    save_model(glocal.create_model("resnet_micro", num_classes=3), path, classes=CLASSES, image_size=32)
+    model = glocal.create_model("resnet_micro", num_classes=3)
+    save_model(model, path, ModelConfig.of_classifier(model, classes=CLASSES, image_size=32))
 
 
 FILES = {

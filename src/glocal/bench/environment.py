@@ -10,7 +10,7 @@ import torch
 
 import glocal
 
-PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "transformers", "onnxruntime", "openvino")
+PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "transformers", "onnxruntime", "openvino")
 
 
 def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:

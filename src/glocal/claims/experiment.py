@@ -24,8 +24,10 @@ from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
 from glocal.data import DataSource
 from glocal.errors import GlocalError
+from glocal.files import atomic_write_text
 from glocal.formatting import duration
 from glocal.models.micro import MICRO_MODELS
+from glocal.report.claims import write_claims
 from glocal.training import Budget, Progress
 from glocal.training.loader import num_batches
 
@@ -66,7 +68,7 @@ def run_claims(
         device: see `glocal.comparison.make_settings`.
         side_by_side: see `glocal.comparison.compare`.
         command: what to call this in the results.
-        observer: is told of runs; its ``publish`` of the results, once, at the end. By default nobody is.
+        observer: is told of runs; by default nobody is.
 
     Returns:
         What ``claims.json`` holds, see docs/claims.md.
@@ -82,7 +84,8 @@ def run_claims(
         costs = measure_costs(experiment.settings, experiment.tasks, store, side_by_side, observer)
         trials = experiment.train(store, costs, side_by_side, observer)
         results = experiment.results(trials, costs, earlier, command)
-        observer.publish(results)
+        atomic_write_text(out / FILE, json.dumps(results, indent=1, allow_nan=False))
+        write_claims(results, out)
     return results
 
 

@@ -1,6 +1,5 @@
 """What a comparison shows on a terminal: its start, its runs going on, its end."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from glocal.cli._heads import summary
-from glocal.files import atomic_write_text, printable
+from glocal.files import printable
 from glocal.formatting import clock
 
 if TYPE_CHECKING:
@@ -45,12 +44,12 @@ def introduce(console: Console, source: "DataSource", settings: "Settings", out:
 
 
 class Watcher:
-    """Shows a bar for each run on a terminal, a line for each evaluation elsewhere; writes results as they come."""
+    """Shows a bar for each run on a terminal, a line for each evaluation elsewhere."""
 
-    def __init__(self, console: Console, out: Path, source: "DataSource", metric: "Metric | None" = None) -> None:
+    def __init__(self, console: Console, metric: "Metric | None" = None) -> None:
         from glocal.comparison.metrics import TOP1
 
-        self.console, self.out, self.source, self.metric = console, out, source, metric or TOP1
+        self.console, self.metric = console, metric or TOP1
         self.finished = 0
         self.all: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
@@ -105,13 +104,7 @@ class Watcher:
             self.console.print(f"{run.id}: {self.metric.name} {100 * entry[self.metric.key]:.1f} % after {took}")
 
     def publish(self, results: dict[str, Any]) -> None:
-        from glocal.comparison import pictures
-        from glocal.report import write_csv, write_report
-
         self.finished = sum(run["status"] == "ok" for run in results["runs"])
-        atomic_write_text(self.out / "results.json", json.dumps(results, indent=1, allow_nan=False))
-        write_csv(results, self.out / "results.csv")
-        write_report(results, self.out, pictures=pictures(results, self.source, self.out))
 
     def close(self) -> None:
         self.bars.stop()

@@ -11,7 +11,7 @@ import typer
 from glocal.cli import app
 from glocal.cli._pages import PagesOut, ResultsFolder, write
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text, printable
+from glocal.files import printable
 from glocal.run_dir import check_writable
 
 claims = typer.Typer(
@@ -104,10 +104,9 @@ def run(
     from rich.console import Console
     from rich.markup import escape
 
-    from glocal.claims import FILE, choose, run_claims
+    from glocal.claims import choose, run_claims
     from glocal.cli._display import Watcher, introduce_data
     from glocal.data import load_data
-    from glocal.report.claims import write_claims
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     chosen = choose(ids)
@@ -119,12 +118,7 @@ def run(
         f"{len(chosen)} claim{'s' if len(chosen) > 1 else ''}, budget {budget}; results in {escape(str(out))}"
     )
 
-    class Publisher(Watcher):
-        def publish(self, results: dict[str, Any]) -> None:
-            atomic_write_text(self.out / FILE, json.dumps(results, indent=1, allow_nan=False))
-            write_claims(results, self.out)
-
-    watcher = Publisher(console, out, source)
+    watcher = Watcher(console)
     try:
         results = run_claims(
             chosen,

@@ -157,7 +157,7 @@ def compare(
     except GlocalError as error:
         raise GlocalError(f"{error}{_other_task(data, task)}") from error
     introduce(console, source, settings, out)
-    watcher = Watcher(console, out, source, settings.metric)
+    watcher = Watcher(console, settings.metric)
     try:
         results = run_comparison(
             source,

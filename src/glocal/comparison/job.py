@@ -1,5 +1,6 @@
 """A comparison from request to results."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from glocal.bench import describe_environment
 from glocal.comparison import analysis
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner
+from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import Run, Settings
@@ -22,6 +24,8 @@ from glocal.comparison.store import Store, open_store
 from glocal.comparison.verdict import judge, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
+from glocal.files import atomic_write_text
+from glocal.report import write_csv, write_report
 from glocal.training import Progress
 
 SCHEMA = "glocal.compare/1"
@@ -48,7 +52,7 @@ class Observer(Protocol):
         """The run has its record: ``entry`` of the results."""
 
     def publish(self, results: Results) -> None:
-        """Results so far: after each run, and at the end, be it by an error or Ctrl-C."""
+        """Results so far, which have been written: after each run and at the end."""
 
 
 class _Silent:
@@ -77,6 +81,8 @@ def compare(
     observer: Observer | None = None,
 ) -> Results:
     """Train and measure models under one recipe and budget and say which to take.
+
+    Writes results.json, results.csv and report.html into ``out``, anew after each run.
 
     Each finished run is a record in ``out`` that is there whole or not at all. After a stop, ``resume`` runs what is
     missing or failed; on a CPU, with a budget in epochs or FLOP, scores are the same as without the stop.
@@ -113,8 +119,13 @@ def compare(
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
         missing = [run for run in job.every if job.entries.get(run.id, {}).get("status") != "ok"]
         results = job.results()
-        if not missing and not analyze:
+
+        def publish(results: Results) -> None:
+            write_results(results, data, out)
             observer.publish(results)
+
+        if not missing and not analyze:
+            publish(results)
 
         def tell(run: Run, event: Event) -> None:
             nonlocal results
@@ -126,7 +137,7 @@ def compare(
                 job.entries[run.id] = event
                 observer.finish(run, event)
                 results = job.results()
-                observer.publish(results)
+                publish(results)
 
         if missing:
             job.execute(missing, side_by_side, tell)
@@ -134,8 +145,15 @@ def compare(
             with _threads(measured.threads):
                 analysis.analyze(job.analyzed(), data, settings, store, observer)  # type: ignore[arg-type]
             results = job.results()
-            observer.publish(results)
+            publish(results)
     return results
+
+
+def write_results(results: Results, data: Source, out: Path) -> None:
+    """Write results.json, results.csv and report.html with its pictures."""
+    atomic_write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False))
+    write_csv(results, out / "results.csv")
+    write_report(results, out, pictures=pictures(results, data, out))
 
 
 class _Measured(NamedTuple):
