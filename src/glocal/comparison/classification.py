@@ -16,7 +16,7 @@ from glocal.errors import GlocalError
 from glocal.metrics.classification import Outcomes
 from glocal.tasks import ClassificationTask, Task
 from glocal.training import FeatureBatches, ImageBatches, predict
-from glocal.training.loader import Batched
+from glocal.training.loader import BatchDataset
 
 
 class Top1(Metric):
@@ -106,7 +106,7 @@ class ProbeTask(ClassificationTask):
         self.prepare = nn.Identity()
         return head
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Features."""
         train, val = self.features[self.config.model.name]
         of_train, of_val = self.data.train.labels, self.data.val.labels

@@ -12,7 +12,7 @@ from glocal.errors import GlocalError, nearest
 from glocal.models.io import ModelConfig, TaskName, save_model
 from glocal.training.config import TrainConfig
 from glocal.training.evaluation import evaluate_batches, refuse_bad
-from glocal.training.loader import Batch, Batched, Share
+from glocal.training.loader import Batch, BatchDataset
 from glocal.training.trainable import Score
 
 __all__ = ["Score", "Task"]
@@ -55,11 +55,11 @@ class Task(nn.Module):
 
     # Data sets and model.
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Training images as the recipe augments them, and validation images as they are."""
         raise NotImplementedError
 
-    def eval_set(self, images: Any) -> Batched:
+    def eval_set(self, images: Any) -> BatchDataset:
         """Labelled images to evaluate a saved model on; their classes are found among the model's by name."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class Task(nn.Module):
         """
         data, parts, skipped, done = self.eval_set(images), [], list[Skipped](), 0
         with torch.no_grad():
-            for part, batch in evaluate_batches(self, model, data, device, Share()):
+            for part, batch in evaluate_batches(self, model, data, device):
                 if on_error == "stop":
                     refuse_bad(batch)
                 done += len(batch.labels) + len(batch.skipped)

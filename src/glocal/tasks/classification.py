@@ -21,7 +21,7 @@ from glocal.models.io import ModelConfig, TaskName, save_model
 from glocal.models.names import parse_model
 from glocal.tasks.base import Score, Task, labels_in_model
 from glocal.training.config import TrainConfig
-from glocal.training.loader import Batch, Batched, ImageBatches, TrainingBatches, load_pixels
+from glocal.training.loader import Batch, BatchDataset, ImageBatches, TrainingBatches, load_pixels
 
 
 class ClassificationTask(Task):
@@ -79,7 +79,7 @@ class ClassificationTask(Task):
         )
         return cls(model_config, config, data, **options)
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Images of one size, augmented and as they are."""
         if self.pixels is None:
             size, crop_pct = self.model_config.image_size, self.config.data.crop_pct
@@ -89,7 +89,7 @@ class ClassificationTask(Task):
             )
         return TrainingBatches(self.pixels[0], self.config, self.config.seed), self.pixels[1]
 
-    def eval_set(self, images: ImageSet) -> Batched:
+    def eval_set(self, images: ImageSet) -> BatchDataset:
         """At the size and crop of the model."""
         labels = np.array(labels_in_model(self.model_config, images.classes))[images.labels]
         relabelled = dataclasses.replace(images, classes=self.classes, labels=labels)

@@ -21,7 +21,7 @@ from glocal.models.io import ModelConfig, TaskName
 from glocal.tasks.base import Score, labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
-from glocal.training.loader import Batch, Batched, Key
+from glocal.training.loader import Batch, BatchDataset, BatchIndices
 
 EVALUATION_BATCH = 4
 
@@ -63,16 +63,16 @@ class DetectionBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: BatchIndices) -> Batch:
         """Images that went bad since they were checked are reported and left out."""
         samples, kept, skipped = [], [], []
-        for place, position in enumerate((key.slots % len(self)).tolist()):
+        for place, position in enumerate((key.indices % len(self)).tolist()):
             try:
                 samples.append(self.images[position])
                 kept.append(place)
             except ImageError as error:
                 skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
-        drawn = draws(self.seed, key.epoch, key.slots)[kept]
+        drawn = draws(self.seed, key.epoch, key.indices)[kept]
         labels: list[Any]
         if self.recipe is None:
             images, labels = [sample.image for sample in samples], [self._targets_of(sample) for sample in samples]
@@ -176,12 +176,12 @@ class DetectionTask(HeadTask):
         plan["head"]["preset"] = self.model_config.preset
         return plan
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Augmented images with targets as detectors take them, and plain ones with `Targets`."""
         train_set = DetectionBatches(self.data.train, masks=self.masks, recipe=self.config, seed=self.config.seed)
         return train_set, DetectionBatches(self.data.val, masks=self.masks)
 
-    def eval_set(self, images: DetectionSet) -> Batched:
+    def eval_set(self, images: DetectionSet) -> BatchDataset:
         """Masks are scored where model and images have them."""
         self.masks = self.model_config.has_masks and images[0].masks is not None
         return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.model_config, images.classes))
