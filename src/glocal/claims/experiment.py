@@ -12,7 +12,7 @@ from glocal.bench import describe_environment
 from glocal.claims.catalogue import CLAIMS, words
 from glocal.claims.claim import Claim
 from glocal.claims.costs import Costs, measure_costs, seconds_needed
-from glocal.claims.measures import MEASURES
+from glocal.claims.measures import CLAIM_METRICS
 from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
@@ -228,7 +228,7 @@ def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
     if not seeds:
         return untested(claim, failures[0])
     try:
-        found = MEASURES[claim.measure].read(claim, trials)
+        found = CLAIM_METRICS[claim.measure].read(claim, trials)
     except GlocalError as error:
         return untested(claim, str(error))
     macs = {arm.name: value for arm in claim.arms if (value := macs_of(arm, costs.costs)) is not None}
