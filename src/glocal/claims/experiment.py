@@ -17,7 +17,7 @@ from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
 from glocal.comparison import Observer, Run, Settings, make_settings
-from glocal.comparison.execution import Runner
+from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.job import SILENT, execute_all
 from glocal.comparison.run_tasks import SPLIT_SEED, RunTasks
 from glocal.comparison.statistics import CONFIDENCE
@@ -165,7 +165,7 @@ class Experiment:
         entries = {run: entry for run in every if (entry := store.record(run.id)) is not None}
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
-        missing = [run for run in every if entries.get(run, {}).get("status") != "ok"]
+        missing = [run for run in every if not has_finished(entries.get(run))]
         if missing:
             needed = seconds_needed(missing, self.settings, self.data, costs)
             observer.say(

@@ -10,8 +10,9 @@ from glocal.claims.claim import Arm, Claim, Comparison
 from glocal.claims.measures import CLAIM_METRICS, ClaimMetric, Measurement
 from glocal.claims.verdict import Decision, Verdict, expected_range, together
 from glocal.comparison.statistics import Answers, Interval, score_interval
+from glocal.schema import RecordedRun
 
-Entries = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
+Entries = Mapping[tuple[str, float], Sequence[RecordedRun]]
 """By model and fraction: the entries of its finished runs, in the order of the seeds."""
 
 

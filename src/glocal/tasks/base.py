@@ -10,6 +10,7 @@ from torch import nn
 from glocal.data import Skipped
 from glocal.errors import GlocalError, nearest
 from glocal.models.io import ModelConfig, TaskName, save_model
+from glocal.schema import ImageCounts, Scores, TaskDescription
 from glocal.training.config import TrainConfig
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.loader import Batch, BatchDataset
@@ -99,7 +100,7 @@ class Task(nn.Module):
         """Of what `join` gave for the validation set, which has at least one image."""
         raise NotImplementedError
 
-    def results(self, outcomes: Any) -> dict[str, Any]:
+    def results(self, outcomes: Any) -> Scores:
         """All metrics, as JSON."""
         raise NotImplementedError
 
@@ -163,10 +164,10 @@ class Task(nn.Module):
             "data": {"fingerprint": data.fingerprint, "classes": list(data.classes), "images": len(data.train)},
         }
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> TaskDescription:
         """For results.json, beside the metrics: classes, and how many images there are."""
         data = self.data
-        counts = {"train": len(data.train), "val": len(data.val), "skipped": len(data.skipped)}
+        counts: ImageCounts = {"train": len(data.train), "val": len(data.val), "skipped": len(data.skipped)}
         return {"classes": list(self.classes), "images": counts}
 
     def notes(self) -> list[str]:

@@ -19,6 +19,7 @@ from glocal.metrics.classification import Outcomes
 from glocal.models.creation import create, freeze, model_args, starting_normalisation
 from glocal.models.io import ModelConfig, TaskName, save_model
 from glocal.models.names import parse_model
+from glocal.schema import Scores
 from glocal.tasks.base import Score, Task, labels_in_model
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, ImageBatches, TrainingBatches, load_pixels
@@ -159,7 +160,7 @@ class ClassificationTask(Task):
             scores.top1, scores.nll, {"val_loss": scores.nll, "val_top1": scores.top1, "val_top5": scores.top5}
         )
 
-    def results(self, outcomes: Outcomes) -> dict[str, Any]:
+    def results(self, outcomes: Outcomes) -> Scores:
         """Accuracy, calibration, confusions."""
         return outcomes.score(len(self.classes)).to_dict()
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from glocal.files import atomic_write_text
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.models.io import ModelConfig, TaskName
+from glocal.schema import Scores
 from glocal.tasks.base import Score, labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
@@ -216,10 +217,13 @@ class DetectionTask(HeadTask):
             columns |= {"val_mask_map": masks.map, "val_mask_map50": masks.map50}
         return Score(boxes.map, None, columns)
 
-    def results(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def results(self, outcomes: Sequence[Outcome]) -> Scores:
         """Average precision, overall and of each class; that of masks under ``mask``."""
         boxes, masks = self.precision(outcomes)
-        return {**boxes.to_dict(), **({} if masks is None else {"mask": masks.to_dict()})}
+        scores = cast(Scores, boxes.to_dict())
+        if masks is not None:
+            scores["mask"] = masks.to_dict()
+        return scores
 
 
 def _floats(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from glocal.data.transforms import (
 )
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
 from glocal.models.io import ModelConfig, TaskName
+from glocal.schema import Scores
 from glocal.tasks.base import Score, labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
@@ -177,7 +178,7 @@ class SegmentationTask(HeadTask):
         }
         return Score(outcomes.miou, outcomes.mean_loss, columns)
 
-    def results(self, outcomes: Confusion) -> dict[str, Any]:
+    def results(self, outcomes: Confusion) -> Scores:
         """IoU, overall and of each class, and confusions."""
         return outcomes.to_dict()
 
