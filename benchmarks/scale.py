@@ -45,7 +45,7 @@ from glocal.inference.output import Lines
 from glocal.metrics.classification import Outcomes
 from glocal.models.io import ModelConfig, save_model
 from glocal.training import Checkpointer, load_recipe
-from glocal.training.loader import ImageBatches, Key, TrainingBatches, epoch_order
+from glocal.training.loader import BatchIndices, ImageBatches, TrainingBatches, epoch_order
 
 RESULT = Path(__file__).parents[1] / "docs/results/scale.json"
 IMAGES, CLASSES = 14_197_122, 21_841  # ImageNet, fall 2011 release (ImageNet-22k)
@@ -170,7 +170,7 @@ def reading(pictures: list[bytes], folder: Path, shards: Path) -> dict[str, Any]
         images = load_data(where, progress=False).train.subset(np.arange(2 * DISTINCT))
         for way, of in (("centre crop", plain), ("RandAugment (deit)", recipe)):
             sources[source, way] = TrainingBatches(ImageBatches(images, 224), of, 0)
-    keys = [Key(0, slots) for slots in np.array_split(np.arange(2 * DISTINCT), 16)]
+    keys = [BatchIndices(0, part) for part in np.array_split(np.arange(2 * DISTINCT), 16)]
     passes = [(*name, workers) for name in sources for workers in (1, 2)]
     on_cores: dict[tuple[str, str, int], list[float]] = {name: [] for name in passes}
     by_clock: dict[tuple[str, str, int], list[float]] = {name: [] for name in passes}

@@ -1,5 +1,7 @@
 """Count every model into counted.json, write docs/models.md, the table of them, and the picture of the generated set.
 
+Also the tables of docs/architecture.md.
+
 Run by `make docs`.
 """
 
@@ -8,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import architecture
 import numpy as np
 from PIL import Image
 
@@ -40,6 +43,7 @@ def draw_samples() -> Image.Image:
 
 def main() -> None:
     """Count the models, then ask the command line for them and write the table."""
+    architecture.main()
     counted = Path(__file__).parents[1] / "src/glocal/models/counted.json"
     rows = {name: count(name) for name in glocal.list_models()}
     counted.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in rows.items()) + "\n}\n")

@@ -114,11 +114,11 @@ def asks_its_workers() -> None:
     """A planted fault: augmentation depends on the process that reads."""
     draw = loader.draws
 
-    def drawn(seed: int, epoch: int, slots: np.ndarray) -> np.ndarray:
+    def drawn(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
         from torch.utils.data import get_worker_info
 
         worker = get_worker_info()
-        return draw(seed + (0 if worker is None else 1 + worker.id), epoch, slots)
+        return draw(seed + (0 if worker is None else 1 + worker.id), epoch, indices)
 
     loader.draws = drawn  # type: ignore[assignment]
 

@@ -7,7 +7,7 @@ import torch
 from glocal.bench import count_macs
 from glocal.claims import CLAIMS, choose
 from glocal.claims.catalogue import HYBRIDS, words
-from glocal.claims.measures import MEASURES
+from glocal.claims.measures import CLAIM_METRICS
 from glocal.errors import GlocalError
 from glocal.models.creation import check_model
 from glocal.models.micro import MICRO_MODELS
@@ -45,7 +45,7 @@ def test_a_claim_says_what_a_newcomer_needs(claim):
     assert all(len(text) > 40 for text in (claim.background, claim.differ))
     assert re.search(r"\d{4}", claim.source)
     assert claim.url.startswith("https://arxiv.org/abs/")
-    assert claim.measure in MEASURES
+    assert claim.measure in CLAIM_METRICS
     judged = {name for part in claim.comparisons for name in (part.first, part.second)}
     assert judged - {None} <= {arm.name for arm in claim.arms}
     for arm in claim.arms:

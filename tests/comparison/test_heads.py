@@ -15,9 +15,11 @@ from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.errors import GlocalError
 from glocal.metrics.coco import average_precision, match
 from glocal.models.io import load_model
+from glocal.schema import CompareResults
 from glocal.tasks import evaluate
 from glocal.training import HeadConfig, load_recipe
 from tests.comparison.asking import losses
+from tests.fields import faults
 from tests.metrics.test_coco import K, image
 
 SIZE, VAL = 64, 6
@@ -57,6 +59,7 @@ def whole(request, tmp_path_factory):
 def test_results_have_their_schema(whole):
     task, data, results, _ = whole
     metric = METRICS[task]
+    assert faults(results, CompareResults) == []
     assert (results["schema"], results["metric"]) == ("glocal.compare/1", metric.key)
     assert results["settings"]["task"] == task
     assert results["settings"]["head"]["head"] == HEADS[task].head

@@ -15,9 +15,11 @@ from glocal.comparison import compare, pictures_of_mistakes
 from glocal.comparison.settings import NOT_COMPARED
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
+from glocal.schema import CompareResults, Record
 from glocal.training import TrainingError, load_pixels, load_recipe, predict
 from glocal.training.trainer import Trainer
 from tests.comparison.asking import RECIPE, losses, scores, settings
+from tests.fields import faults
 from tests.shapes import CLASSES, data_source
 
 
@@ -58,8 +60,12 @@ def whole(data, tmp_path_factory):
 
 
 def test_results_have_their_schema(whole):
-    results, _, watcher = whole
+    results, out, watcher = whole
     assert results["schema"] == "glocal.compare/1"
+    assert faults(results, CompareResults) == []
+    for run in results["runs"]:
+        record = json.loads((out / "runs" / run["id"] / "record.json").read_text())
+        assert faults(record, Record) == []
     assert results["command"] == "the command"
     assert [run["id"] for run in results["runs"]] == [
         *("resnet_micro-f1-s0", "vit_micro-f1-s0", "resnet_micro-f1-s1", "vit_micro-f1-s1")

@@ -16,7 +16,7 @@ from glocal.recommend.disturb import (
     disturb,
 )
 from glocal.training import ImageBatches, TrainConfig, TrainingBatches
-from glocal.training.loader import Key
+from glocal.training.loader import BatchIndices
 from tests.shapes import image_set
 
 RECIPE = TrainConfig.of(flip=False)
@@ -82,7 +82,7 @@ def test_the_names_say_the_sizes():
 def test_training_images_meet_every_condition_by_a_draw_of_their_own(batches):
     source = TrainingBatches(batches, RECIPE, seed=3)
     learned = LearnedFrom(source)
-    key = Key(0, np.arange(40))
+    key = BatchIndices(0, np.arange(40))
     plain, shown = source[key], learned[key]
     assert torch.equal(shown.labels, plain.labels)
     numbers = plain.seeds.numpy() % len(SHOWN)
@@ -97,12 +97,12 @@ def test_training_images_meet_every_condition_by_a_draw_of_their_own(batches):
             side = int(32 / condition.level)
             assert all(patches(shown.inputs[i], side) == patches(plain.inputs[i], side) for i in own)
     assert torch.equal(learned[key].inputs, shown.inputs)
-    assert not torch.equal(learned[Key(1, np.arange(40))].inputs, shown.inputs)
+    assert not torch.equal(learned[BatchIndices(1, np.arange(40))].inputs, shown.inputs)
 
 
 def test_test_images_are_the_same_whenever_they_are_read(batches):
     tested = TestedOn(batches, Condition("shuffle", 4))
-    key = Key(0, np.arange(8, 16))
+    key = BatchIndices(0, np.arange(8, 16))
     assert torch.equal(tested[key].inputs, tested[key].inputs)
     assert torch.equal(TestedOn(batches, CLEAN)[key].inputs, batches[key].inputs)
     assert len(tested) == 40

@@ -14,7 +14,7 @@ from glocal.metrics.segmentation import Confusion, confusion_matrix
 from glocal.tasks import DetectionBatches, SegmentationBatches, SegmentationTask
 from glocal.tasks.segmentation import logits_at
 from glocal.training import TrainConfig, evaluation_loader, training_loader
-from glocal.training.loader import Key
+from glocal.training.loader import BatchIndices
 from tests.tasks.making import Fixed, head_task, objects
 
 LIGHT = TrainConfig.of(augment="light", image_size=64)
@@ -38,15 +38,15 @@ def test_a_sample_does_not_depend_on_its_batch(task):
         data = DetectionBatches(items_on_photos(64, train=6, val=1).train, masks=True, recipe=LIGHT, seed=3)
     else:
         data = SegmentationBatches(label_maps_of_items(64, train=6, val=1).train, 64, recipe=LIGHT, seed=3)
-    together = data[Key(2, np.arange(6))]
+    together = data[BatchIndices(2, np.arange(6))]
     for place in range(6):
-        alone = data[Key(2, np.array([place]))]
+        alone = data[BatchIndices(2, np.array([place]))]
         assert same(alone.inputs[0], together.inputs[place])
         assert same(alone.labels[0], together.labels[place])
-    again = pickle.loads(pickle.dumps(data))[Key(2, np.arange(6))]
+    again = pickle.loads(pickle.dumps(data))[BatchIndices(2, np.arange(6))]
     assert same(again.inputs, together.inputs)
-    assert not same(data[Key(3, np.arange(6))].inputs, together.inputs), "another epoch, other draws"
-    assert not same(data[Key(2, np.arange(6, 12))].inputs, together.inputs), "a repeat is augmented anew"
+    assert not same(data[BatchIndices(3, np.arange(6))].inputs, together.inputs), "another epoch, other draws"
+    assert not same(data[BatchIndices(2, np.arange(6, 12))].inputs, together.inputs), "a repeat is augmented anew"
 
 
 def test_workers_read_the_same():
@@ -60,34 +60,36 @@ def test_workers_read_the_same():
 def test_crowds_are_not_learned_but_measured():
     sample = objects(crowd=(1,))
     images = detection_set(Fixed(sample))
-    learned = DetectionBatches(images, masks=True, recipe=TrainConfig.of(flip=False))[Key(0, np.arange(1))].labels[0]
+    learned = DetectionBatches(images, masks=True, recipe=TrainConfig.of(flip=False))[
+        BatchIndices(0, np.arange(1))
+    ].labels[0]
     assert learned["labels"].tolist() == [0, 2]
     assert learned["boxes"].tolist() == sample.boxes[[0, 2]].tolist()
     assert np.array_equal(learned["masks"].numpy(), sample.masks[[0, 2]])
-    truth = DetectionBatches(images, masks=True)[Key(0, np.arange(1))].labels[0]
+    truth = DetectionBatches(images, masks=True)[BatchIndices(0, np.arange(1))].labels[0]
     assert truth.crowd.tolist() == [False, True, False]
     assert len(truth.masks) == 3
-    moved = DetectionBatches(images, masks=False, labels=[5, 3, 1])[Key(0, np.arange(1))].labels[0]
+    moved = DetectionBatches(images, masks=False, labels=[5, 3, 1])[BatchIndices(0, np.arange(1))].labels[0]
     assert moved.labels.tolist() == [5, 3, 1]
 
 
 def test_an_image_without_objects():
     images = detection_set(Fixed(objects(number=1, crowd=(0,))))
-    batch = DetectionBatches(images, masks=True, recipe=LIGHT)[Key(0, np.arange(2))]
+    batch = DetectionBatches(images, masks=True, recipe=LIGHT)[BatchIndices(0, np.arange(2))]
     assert batch.labels[0]["boxes"].shape == (0, 4)
     assert batch.labels[0]["masks"].shape == (0, 9, 12)
 
 
 def test_images_that_went_bad_are_reported():
     images = detection_set(Fixed(objects(), bad=(1, 2)))
-    batch = DetectionBatches(images, masks=False, recipe=LIGHT)[Key(0, np.arange(4))]
+    batch = DetectionBatches(images, masks=False, recipe=LIGHT)[BatchIndices(0, np.arange(4))]
     assert len(batch.inputs) == len(batch.labels) == len(batch.seeds) == 2
     assert [(bad.path, bad.reason) for bad in batch.skipped] == [
         ("1.png", "went bad during training: empty file"), ("2.png", "went bad during training: empty file"),
     ]  # fmt: skip
     label_map = SegmentationSample(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), np.int64), "")
     maps = SegmentationSet("train", ("a", "b"), ("0", "1"), Fixed(label_map, bad=(0, 1)), np.arange(2))
-    batch = SegmentationBatches(maps, 32, recipe=LIGHT)[Key(0, np.arange(2))]
+    batch = SegmentationBatches(maps, 32, recipe=LIGHT)[BatchIndices(0, np.arange(2))]
     assert (tuple(batch.inputs.shape), len(batch.labels), len(batch.skipped)) == ((0, 3, 32, 32), 0, 2)
 
 
@@ -150,7 +152,7 @@ def test_strips_are_the_whole(monkeypatch, size, most):
 def test_an_image_in_strips_is_measured_as_a_whole(monkeypatch):
     sample = label_maps_of_items(64, train=1, val=2).val
     data = SegmentationBatches(sample, 48)
-    batch = data[Key(0, np.arange(2))]
+    batch = data[BatchIndices(0, np.arange(2))]
     model, task = torch.nn.Conv2d(3, 11, 5, stride=4), head_task(SegmentationTask, 11)
     task.prepare = torch.nn.Identity()
     floats = batch._replace(inputs=[image.float() / 255 for image in batch.inputs])
@@ -175,7 +177,7 @@ def test_nothing_labelled_costs_nothing():
     maps = SegmentationSet("train", ("a", "b", "c"), ("0", "1"), Fixed(sample), np.arange(2))
     task, model = head_task(SegmentationTask, 3), Logits()
     task.prepare = torch.nn.Identity()
-    batch = SegmentationBatches(maps, 8, recipe=LIGHT.replace(augment="none"))[Key(0, np.arange(2))]
+    batch = SegmentationBatches(maps, 8, recipe=LIGHT.replace(augment="none"))[BatchIndices(0, np.arange(2))]
     loss = task.loss(model, batch._replace(inputs=batch.inputs.float()))
     loss.backward()
     assert (loss.item(), model.weight.grad.item()) == (0, 0)

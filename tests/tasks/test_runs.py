@@ -13,9 +13,11 @@ from benchmarks.reliability.forked import fork, wait
 from glocal.data.pasted import items_on_photos
 from glocal.errors import GlocalError
 from glocal.models.io import load_model
+from glocal.schema import RunResults
 from glocal.tasks import DetectionTask
 from glocal.training import HeadConfig, Stopped, TrainingError
 from glocal.training.trainer import Trainer
+from tests.fields import faults
 from tests.tasks.making import MAKE, SIZE, Asked, StopAt, detection, rows, run, segmentation, untimed
 
 TASKS = ("detect", "segment")
@@ -38,6 +40,7 @@ def test_the_folder_of_a_run(unbroken):
         "results.json",
     }  # fmt: skip
     assert results == json.loads((out / "results.json").read_text())
+    assert faults(results, RunResults) == []
     assert results["steps"] == 4
     score = {"detect": "map", "segment": "miou"}[task]
     assert results["metric"] == score

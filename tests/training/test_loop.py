@@ -20,7 +20,6 @@ from glocal.training import (
     load_pixels,
 )
 from glocal.training.evaluation import evaluate_batches, predict
-from glocal.training.loader import Share
 from glocal.training.schedule import LRSchedule
 from glocal.training.trainer import Trainer
 from tests.shapes import classification_task, image_set
@@ -268,7 +267,7 @@ def test_a_batch_without_a_readable_image_is_done_too_so_that_processes_stay_tog
     task = classification_task(RECIPE, keep_logits=True)
     for rank in range(2):  # one batch for two processes: the second has none, and does one too
         with torch.no_grad():
-            found = list(evaluate_batches(task, model, data, "cpu", Share(rank, 2)))
+            found = list(evaluate_batches(task, model, data, "cpu", rank=rank, world_size=2))
         assert [(tuple(part.logits.shape), len(batch.skipped)) for part, batch in found] == [((0, 3), 30)][: 1 - rank]
         assert seen == [1] * (rank + 1)
 

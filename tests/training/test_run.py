@@ -13,6 +13,7 @@ from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
 from glocal.models.creation import create
 from glocal.run_dir import hold_folder
+from glocal.schema import RunResults
 from glocal.signals import StopRequest
 from glocal.tasks import ClassificationTask
 from glocal.training import (
@@ -25,6 +26,7 @@ from glocal.training import (
 )
 from glocal.training.run import COLUMNS, train_run
 from glocal.training.trainer import Trainer
+from tests.fields import faults
 from tests.shapes import image_set
 
 RECIPE = TrainConfig.of(epochs=3, batch_size=16, lr=1e-2, image_size=32, log_every_steps=2)
@@ -98,6 +100,7 @@ def test_the_folder_of_a_run(unbroken):
         "results.json",
     }  # fmt: skip
     assert results == json.loads((out / "results.json").read_text())
+    assert faults(results, RunResults) == []
     assert results["steps"] == 12
     assert results["top1"] == results["curve"][-1]["val_score"]
     assert [row[0] for row in rows(out)] == ["2", "4", "4", "6", "8", "8", "10", "12", "12"]

@@ -17,7 +17,7 @@ from glocal.training import (
     load_pixels,
     predict,
 )
-from glocal.training.loader import Share, epoch_order, training_loader
+from glocal.training.loader import epoch_order, training_loader
 from glocal.training.schedule import LRSchedule
 from glocal.training.trainer import Trainer
 from tests.shapes import classification_task, image_set
@@ -53,35 +53,36 @@ def test_a_step_in_parts_is_the_whole_step(sets):
 def test_the_parts_of_all_processes_are_the_step(sets):
     data = TrainingBatches(sets[0], RECIPE, 0)
 
-    def positions(share, start=0, count=6):
-        sampler = iter(training_loader(data, 20, 0, 0, share=share, start=start).sampler)
-        return [next(sampler) for _ in range(count * share.parts)]
+    def read(rank=0, world_size=1, parts=1, start=0, count=6):
+        ranks = {"rank": rank, "world_size": world_size, "grad_accum_steps": parts}
+        sampler = iter(training_loader(data, 20, 0, 0, **ranks, start=start).sampler)
+        return [next(sampler) for _ in range(count * parts)]
 
-    steps = [set(key.slots.tolist()) for key in positions(Share())]
-    for world, parts in ((2, 1), (2, 3), (3, 2)):
-        of_ranks = [positions(Share(rank, world, parts)) for rank in range(world)]
+    steps = [set(key.indices.tolist()) for key in read()]
+    for world_size, parts in ((2, 1), (2, 3), (3, 2)):
+        of_ranks = [read(rank, world_size, parts) for rank in range(world_size)]
         for step in range(6):
             keys = [key for rank in of_ranks for key in rank[step * parts : (step + 1) * parts]]
-            assert sorted(np.concatenate([key.slots for key in keys]).tolist()) == sorted(steps[step])
-            assert sum(key.weight for key in keys) == pytest.approx(world * parts)
-        later = positions(Share(1, world, parts), start=4, count=2)
-        assert all(np.array_equal(a.slots, b.slots) for a, b in zip(later, of_ranks[1][4 * parts :], strict=True))
+            assert sorted(np.concatenate([key.indices for key in keys]).tolist()) == sorted(steps[step])
+            assert sum(key.weight for key in keys) == pytest.approx(world_size * parts)
+        later = read(1, world_size, parts, start=4, count=2)
+        assert all(np.array_equal(a.indices, b.indices) for a, b in zip(later, of_ranks[1][4 * parts :], strict=True))
 
 
 def test_too_many_parts_are_refused(sets):
     with pytest.raises(GlocalError, match=r"16 devices x 2 parts of a step, got steps of 20 images"):
-        training_loader(TrainingBatches(sets[0], RECIPE, 0), 20, 0, 0, share=Share(0, 16, 2))
+        training_loader(TrainingBatches(sets[0], RECIPE, 0), 20, 0, 0, world_size=16, grad_accum_steps=2)
 
 
 def test_repeats_fill_an_epoch_with_fewer_images(sets):
     data = TrainingBatches(sets[0], RECIPE, 0)
-    slots = epoch_order(data, 0, 0, repeats=3)
-    assert len(slots) == 60
-    assert len(set(slots.tolist())) == 60
-    images, counts = np.unique(slots % 60, return_counts=True)
+    indices = epoch_order(data, 0, 0, repeats=3)
+    assert len(indices) == 60
+    assert len(set(indices.tolist())) == 60
+    images, counts = np.unique(indices % 60, return_counts=True)
     assert len(images) == 20
     assert set(counts) == {3}
-    assert np.array_equal(slots.reshape(20, 3)[:, 0] % 60, epoch_order(data, 0, 0)[:20])
+    assert np.array_equal(indices.reshape(20, 3)[:, 0] % 60, epoch_order(data, 0, 0)[:20])
 
 
 def test_class_weights_by_hand():

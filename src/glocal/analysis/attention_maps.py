@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.maps import Grid, grid_of, to_map
-from glocal.analysis.watch import Call, Frame, evaluating, watching
+from glocal.analysis.watch import Frame, FunctionCall, evaluating, watching
 from glocal.layers.attention import Attend
 
 FUNCTIONS = frozenset((
@@ -93,7 +93,7 @@ def attention_calls(model: nn.Module, images: Tensor) -> list[AttentionCall]:
         parts["weights"] = weights.reshape(-1, *weights.shape[-3:]) if weights.ndim > 3 else weights[:, None]
         calls.append(AttentionCall(name, layout=_layout(parts["weights"], frames, images), **parts))
 
-    def see(call: Call) -> None:
+    def see(call: FunctionCall) -> None:
         frames = call.frames
         if recomputing or any(isinstance(frame.module, Attend) for frame in frames):
             return
@@ -138,7 +138,7 @@ def attention_calls(model: nn.Module, images: Tensor) -> list[AttentionCall]:
     return calls
 
 
-def _is_last(call: Call) -> bool:
+def _is_last(call: FunctionCall) -> bool:
     dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
     return dim in (-1, call.output.ndim - 1)
 
@@ -168,7 +168,7 @@ def _fused(
     return {**parts, "recomputed": weights @ value}
 
 
-def _multi_head(call: Call) -> dict[str, Any]:
+def _multi_head(call: FunctionCall) -> dict[str, Any]:
     """The parts of a call of torch's `multi_head_attention_forward`: it is asked again, for its maps."""
     again = {**call.kwargs, "need_weights": True, "average_attn_weights": False}
     recomputed, weights = torch.nn.functional.multi_head_attention_forward(*call.args, **again)

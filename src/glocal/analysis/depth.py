@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.maps import to_map
-from glocal.analysis.watch import Call, evaluating, logits_of, watching
+from glocal.analysis.watch import FunctionCall, evaluating, logits_of, watching
 from glocal.errors import GlocalError, nearest
 from glocal.layers.attention import Attend
 
@@ -136,7 +136,7 @@ def _walk_sums(model: nn.Module, images: Tensor) -> Walk:
     graph = _Graph()
     calls = count()
 
-    def see(call: Call) -> Tensor | None:
+    def see(call: FunctionCall) -> Tensor | None:
         number = next(calls)
         first, second = (call.args[0], call.args[1]) if len(call.args) > 1 else (None, None)
         if not (isinstance(first, Tensor) and isinstance(second, Tensor)):

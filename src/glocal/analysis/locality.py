@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import ADDS, Point, walk
-from glocal.analysis.watch import Call, Progress, predict, silent, watching
+from glocal.analysis.watch import FunctionCall, Progress, predict, silent, watching
 from glocal.errors import GlocalError, check_choice, nearest
 
 WAYS = ("mean", "zero")
@@ -188,7 +188,7 @@ def _without(model: nn.Module, calls: Sequence[int], points: Sequence[Point], wa
         nonlocal numbers
         numbers = count()
 
-    def see(call: Call) -> Tensor | None:
+    def see(call: FunctionCall) -> Tensor | None:
         number = next(numbers)
         if number not in calls:
             return None

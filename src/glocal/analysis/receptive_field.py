@@ -129,7 +129,7 @@ def _describe(point: Point, field: Tensor) -> FieldPoint:
         area=float(np.searchsorted(held, HELD - 1e-12) + 1) / made.size,
         radius=sum(spread) ** 0.5,
         reach=(_extent(used.any(1)), _extent(used.any(0))),
-        elongation=(_deviation(down) / max(_deviation(across), 1e-12)),
+        elongation=(_std(down) / max(_std(across), 1e-12)),
     )
 
 
@@ -138,7 +138,7 @@ def _extent(used: np.ndarray) -> int:
     return int(places[-1] - places[0] + 1) if len(places) else 0
 
 
-def _deviation(share: np.ndarray) -> float:
+def _std(share: np.ndarray) -> float:
     places = np.arange(len(share))
     mean = (share * places).sum()
     return float(((share * (places - mean) ** 2).sum()) ** 0.5)

@@ -33,7 +33,7 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class FunctionCall:
     """A call of a torch function.
 
     Attributes:
@@ -52,7 +52,7 @@ class Call:
 
 
 class _Mode(TorchFunctionMode):
-    def __init__(self, see: Callable[[Call], Any], frames: list[Frame], names: frozenset[str]):
+    def __init__(self, see: Callable[[FunctionCall], Any], frames: list[Frame], names: frozenset[str]):
         super().__init__()
         self.see, self.frames, self.names = see, frames, names
 
@@ -66,12 +66,12 @@ class _Mode(TorchFunctionMode):
         if name.endswith("_") and isinstance(args[0], Tensor):
             before = (args[0].clone(), *args[1:])
         output = func(*args, **kwargs)
-        replaced = self.see(Call(name, before, kwargs, output, tuple(self.frames)))
+        replaced = self.see(FunctionCall(name, before, kwargs, output, tuple(self.frames)))
         return output if replaced is None else replaced
 
 
 @contextmanager
-def watching(model: nn.Module, see: Callable[[Call], Any], names: frozenset[str]) -> Iterator[list[Frame]]:
+def watching(model: nn.Module, see: Callable[[FunctionCall], Any], names: frozenset[str]) -> Iterator[list[Frame]]:
     """Show ``see`` every call of the torch functions ``names`` in the model; what it returns replaces the output.
 
     Inside ``see`` nothing is watched. Yields the modules the pass is in, as they come and go.

@@ -67,7 +67,7 @@ class Claim:
         sentence: the claim, for one who has not read the paper.
         background: what its words mean.
         differ: what the arms differ in.
-        measure: how it is measured: a name of `glocal.claims.measures.MEASURES`.
+        measure: how it is measured: a name of `glocal.claims.measures.CLAIM_METRICS`.
         arms: in the order in which they are shown.
         comparisons: the claim holds if all of them do. Arms without one are shown beside.
         source: paper, section or table.

@@ -12,12 +12,12 @@ from glocal.bench import describe_environment
 from glocal.claims.catalogue import CLAIMS, words
 from glocal.claims.claim import Claim
 from glocal.claims.costs import Costs, measure_costs, seconds_needed
-from glocal.claims.measures import MEASURES
+from glocal.claims.measures import CLAIM_METRICS
 from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
 from glocal.comparison import Observer, Run, Settings, make_settings
-from glocal.comparison.execution import Runner
+from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.job import SILENT, execute_all
 from glocal.comparison.run_tasks import SPLIT_SEED, RunTasks
 from glocal.comparison.statistics import CONFIDENCE
@@ -168,7 +168,7 @@ class Experiment:
         entries = {run: entry for run in every if (entry := store.record(run.id)) is not None}
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
-        missing = [run for run in every if entries.get(run, {}).get("status") != "ok"]
+        missing = [run for run in every if not has_finished(entries.get(run))]
         if missing:
             needed = seconds_needed(missing, self.settings, self.data, costs)
             observer.say(
@@ -231,7 +231,7 @@ def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
     if not seeds:
         return untested(claim, failures[0])
     try:
-        found = MEASURES[claim.measure].read(claim, trials)
+        found = CLAIM_METRICS[claim.measure].read(claim, trials)
     except GlocalError as error:
         return untested(claim, str(error))
     macs = {arm.name: value for arm in claim.arms if (value := macs_of(arm, costs.costs)) is not None}

@@ -28,7 +28,7 @@ GROUPS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Measurement:
     """What was measured.
 
     Attributes:
@@ -45,7 +45,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Measure:
+class ClaimMetric:
     """A way to measure.
 
     Attributes:
@@ -63,11 +63,11 @@ class Measure:
     factor: float
     units: str
     more: str
-    read: Callable[[Claim, Trials], Found]
+    read: Callable[[Claim, Trials], Measurement]
     bounds: tuple[float, float] = (0.0, 1.0)
 
 
-def _answers(claim: Claim, trials: Trials) -> Found:
+def _answers(claim: Claim, trials: Trials) -> Measurement:
     """Which test images each run got right; of several models the mean."""
     seeds, values, models = trials.seeds(claim), {}, []
     for arm in claim.arms:
@@ -76,10 +76,10 @@ def _answers(claim: Claim, trials: Trials) -> Found:
         if len(arm.models) > 1:
             means = right.mean(axis=(0, 2)).tolist()
             models += [{"arm": arm.name, "model": m, "mean": v} for m, v in zip(arm.models, means, strict=True)]
-    return Found(values, details={"models": models} if models else {})
+    return Measurement(values, details={"models": models} if models else {})
 
 
-def _heads(claim: Claim, trials: Trials) -> Found:
+def _heads(claim: Claim, trials: Trials) -> Measurement:
     """Which test images each head of one trained model gets right: "conv", "trans", or "both", the mean of logits."""
     labels = trials.data.val.labels
     right: dict[str, list[np.ndarray]] = {}
@@ -89,7 +89,7 @@ def _heads(claim: Claim, trials: Trials) -> Found:
         conv, trans = logits.unbind(1)
         for reading, of_head in (("conv", conv), ("trans", trans), ("both", (conv + trans) / 2)):
             right.setdefault(reading, []).append(of_head.argmax(1).numpy() == labels)
-    return Found({arm.name: np.array(right[arm.reading], dtype=np.float64) for arm in claim.arms}, paired=True)
+    return Measurement({arm.name: np.array(right[arm.reading], dtype=np.float64) for arm in claim.arms}, paired=True)
 
 
 class _Branches(nn.Module):
@@ -103,7 +103,7 @@ class _Branches(nn.Module):
         return torch.stack(self.model.forward_branches(x), dim=1)
 
 
-def _high_frequencies(claim: Claim, trials: Trials) -> Found:
+def _high_frequencies(claim: Claim, trials: Trials) -> Measurement:
     """Change of the log-amplitude at the highest frequency by operations of a kind, mean within and then over models.
 
     Readings are "trained attention", "untrained convolution" and so on.
@@ -135,10 +135,10 @@ def _high_frequencies(claim: Claim, trials: Trials) -> Found:
             for (name, kind), values in single.items()
         ]
     values = {arm.name: np.mean(of_models[arm.reading], axis=0) for arm in claim.arms}
-    return Found(values, details={"blocks": blocks})
+    return Measurement(values, details={"blocks": blocks})
 
 
-def _places(claim: Claim, trials: Trials) -> Found:
+def _places(claim: Claim, trials: Trials) -> Measurement:
     """R^2 of a linear probe of row and column, mean over the depth: readings are "trained zeros" and the like."""
     (model, _), *_ = claim.trained()
     paddings = tuple(dict.fromkeys(arm.reading.split()[1] for arm in claim.arms))
@@ -156,7 +156,7 @@ def _places(claim: Claim, trials: Trials) -> Found:
         {"state": state, "padding": padding, "r2": np.mean(of_seeds, axis=0).tolist()}
         for (state, padding), of_seeds in depth.items()
     ]
-    return Found(values, paired=True, details={"depth": by_depth})
+    return Measurement(values, paired=True, details={"depth": by_depth})
 
 
 def _states(
@@ -197,7 +197,7 @@ def attention_formulas(side: int, chs: int = COST_CHANNELS, window: int = COST_W
     }
 
 
-def _costs(claim: Claim, trials: Trials) -> Found:
+def _costs(claim: Claim, trials: Trials) -> Measurement:
     """Multiply-accumulates over those of global attention by its formula, a column a size of the map.
 
     Readings are "counted msa", "formula ipsa" and so on.
@@ -218,7 +218,7 @@ def _costs(claim: Claim, trials: Trials) -> Found:
             }
         )
     values = {arm.name: np.array([[row[arm.reading] / row["formula msa"] for row in rows]]) for arm in claim.arms}
-    return Found(values, paired=True, exact=True, details={"sizes": rows})
+    return Measurement(values, paired=True, exact=True, details={"sizes": rows})
 
 
 class _OnTokens(nn.Module):
@@ -240,18 +240,18 @@ class _ChannelsLast(_OnTokens):
 
 
 _ACCURACY = ("top-1 accuracy", "points", 100.0, "test images", "is more accurate than")
-MEASURES: Mapping[str, Measure] = {
-    "top1": Measure(*_ACCURACY, _answers),
-    "heads": Measure(*_ACCURACY, _heads),
-    "frequencies": Measure(
+CLAIM_METRICS: Mapping[str, ClaimMetric] = {
+    "top1": ClaimMetric(*_ACCURACY, _answers),
+    "heads": ClaimMetric(*_ACCURACY, _heads),
+    "frequencies": ClaimMetric(
         "change of the log-amplitude at the highest frequency", "nats", 1.0, "groups of test images", "sharpens above",
         _high_frequencies, (-math.inf, math.inf),
     ),
-    "places": Measure(
+    "places": ClaimMetric(
         "share of row and column that a linear probe reads off (R²)", "R²", 1.0, "groups of test images",
         "tells more of the place than", _places, (-math.inf, 1.0),
     ),
-    "costs": Measure(
+    "costs": ClaimMetric(
         "multiply-accumulates, as a share of global attention's", "points", 100.0, "map sizes", "costs more than",
         _costs,
     ),

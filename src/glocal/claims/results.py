@@ -7,17 +7,18 @@ from typing import Any, get_args
 import numpy as np
 
 from glocal.claims.claim import Arm, Claim, Comparison
-from glocal.claims.measures import MEASURES, Found, Measure
+from glocal.claims.measures import CLAIM_METRICS, ClaimMetric, Measurement
 from glocal.claims.verdict import Decision, Verdict, expected_range, together
 from glocal.comparison.statistics import Answers, Interval, score_interval
+from glocal.schema import RecordedRun
 
-Entries = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
+Entries = Mapping[tuple[str, float], Sequence[RecordedRun]]
 """By model and fraction: the entries of its finished runs, in the order of the seeds."""
 
 
 def describe(claim: Claim) -> dict[str, Any]:
     """What a claim says, whether or not it was tested."""
-    measure = MEASURES[claim.measure]
+    metric = CLAIM_METRICS[claim.measure]
     return {
         "id": claim.id,
         "sentence": claim.sentence,
@@ -29,10 +30,10 @@ def describe(claim: Claim) -> dict[str, Any]:
         "published": [{"text": p.text, "second_hand": p.second_hand} for p in claim.published],
         "measure": {
             "key": claim.measure,
-            "name": measure.name,
-            "unit": measure.unit,
-            "factor": measure.factor,
-            "units": measure.units,
+            "name": metric.name,
+            "unit": metric.unit,
+            "factor": metric.factor,
+            "units": metric.units,
         },
     }
 
@@ -47,7 +48,7 @@ def untested(claim: Claim, reason: str) -> dict[str, Any]:
 
 def tested(
     claim: Claim,
-    found: Found,
+    found: Measurement,
     decisions: Sequence[Decision],
     entries: Entries,
     costs: Mapping[str, Mapping[str, Any]],
@@ -63,7 +64,7 @@ def tested(
         costs: by model: ``params`` and ``macs``.
         seeds: that were measured.
     """
-    measure = MEASURES[claim.measure]
+    metric = CLAIM_METRICS[claim.measure]
     verdict = together([decision.verdict for decision in decisions])
     runs = [entry for of_model in entries.values() for entry in of_model]
     here = "" if found.exact else " on this data at this budget"
@@ -72,10 +73,10 @@ def tested(
         "verdict": verdict,
         "exact": found.exact,
         "finding": f"{verdict.capitalize()}{here}: "
-        + "; ".join(_said(decision, found, measure) for decision in _deciding(decisions, verdict))
+        + "; ".join(_said(decision, found, metric) for decision in _deciding(decisions, verdict))
         + "."
         + _parts(decisions),
-        "comparisons": [_comparison(decision, found, measure) for decision in decisions],
+        "comparisons": [_comparison(decision, found, metric) for decision in decisions],
         "arms": [_arm(claim, arm, found, entries, costs) for arm in claim.arms],
         "details": dict(found.details),
         "seeds": list(seeds),
@@ -89,10 +90,10 @@ def macs_of(arm: Arm, costs: Mapping[str, Mapping[str, Any]]) -> float | None:
 
 
 def _arm(
-    claim: Claim, arm: Arm, found: Found, entries: Entries, costs: Mapping[str, Mapping[str, Any]]
+    claim: Claim, arm: Arm, found: Measurement, entries: Entries, costs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     values = found.values[arm.name]
-    interval = _range(values) if found.exact else score_interval(Answers(values), MEASURES[claim.measure].bounds)
+    interval = _range(values) if found.exact else score_interval(Answers(values), CLAIM_METRICS[claim.measure].bounds)
     runs = [run for model in arm.models for run in entries[model, arm.fraction]]
     return {
         "name": arm.name,
@@ -114,7 +115,7 @@ def _range(values: np.ndarray) -> Interval:
     return Interval(float(values.mean()), float(values.min()), float(values.max()), "smallest to largest")
 
 
-def _comparison(decision: Decision, found: Found, measure: Measure) -> dict[str, Any]:
+def _comparison(decision: Decision, found: Measurement, metric: ClaimMetric) -> dict[str, Any]:
     comparison, effect = decision.comparison, decision.effect
     low, high = expected_range(comparison)
     return {
@@ -128,8 +129,8 @@ def _comparison(decision: Decision, found: Found, measure: Measure) -> dict[str,
         "interval": [effect.low, effect.high],
         "method": effect.method,
         "verdict": decision.verdict,
-        "question": _question(comparison, measure),
-        "finding": _said(decision, found, measure),
+        "question": _question(comparison, metric),
+        "finding": _said(decision, found, metric),
     }
 
 
@@ -148,7 +149,7 @@ def _parts(decisions: Sequence[Decision]) -> str:
     return f" Of its {len(of_parts)} parts: {', '.join(counted)}."
 
 
-def _question(comparison: Comparison, measure: Measure) -> str:
+def _question(comparison: Comparison, metric: ClaimMetric) -> str:
     """What is expected, in words."""
     first, second, margin = comparison.first, comparison.second, comparison.margin
     if comparison.of == "macs":
@@ -157,41 +158,41 @@ def _question(comparison: Comparison, measure: Measure) -> str:
         return f"{first} and {second} differ by less than {by}" if equal else f"{first} costs more than {second}"
     if second is None:
         return f"{first} is {'above' if comparison.expected == 'more' else 'below'} 0"
-    by = f" by more than {_number(margin, measure)}" if margin else ""
+    by = f" by more than {_number(margin, metric)}" if margin else ""
     return {
-        "more": f"{first} {measure.more} {second}{by}",
-        "less": f"{second} {measure.more} {first}{by}",
-        "not less": f"{first} is at most {_number(margin, measure)} behind {second}",
-        "equal": f"{first} and {second} differ by less than {_number(margin, measure)}",
+        "more": f"{first} {metric.more} {second}{by}",
+        "less": f"{second} {metric.more} {first}{by}",
+        "not less": f"{first} is at most {_number(margin, metric)} behind {second}",
+        "equal": f"{first} and {second} differ by less than {_number(margin, metric)}",
     }[comparison.expected]
 
 
-def _said(decision: Decision, found: Found, measure: Measure) -> str:
+def _said(decision: Decision, found: Measurement, metric: ClaimMetric) -> str:
     """What was found, in words: ``A 84.1 %, B 82.0 %: 2.1 points more (0.3 to 3.9)``."""
     comparison, effect = decision.comparison, decision.effect
     first, second = comparison.first, comparison.second
     if comparison.of == "macs":
         more = "more" if effect.mean >= 0 else "fewer"
         return f"{first} takes {100 * abs(effect.mean):.0f} % {more} multiply-accumulates than {second}"
-    between = f"({_plain(effect.low, measure)} to {_plain(effect.high, measure)})"
-    mean = _level(float(found.values[first].mean()), measure)
+    between = f"({_plain(effect.low, metric)} to {_plain(effect.high, metric)})"
+    mean = _level(float(found.values[first].mean()), metric)
     if second is None:
         return f"{first} {mean} {between}"
-    difference = _number(abs(effect.mean), measure)
+    difference = _number(abs(effect.mean), metric)
     than = "more" if effect.mean > 0 else "less"
-    apart = f"{difference} {than}" if difference != _number(0, measure) else "no difference"
-    of_second = _level(float(found.values[second].mean()), measure)
+    apart = f"{difference} {than}" if difference != _number(0, metric) else "no difference"
+    of_second = _level(float(found.values[second].mean()), metric)
     return f"{first} {mean}, {second} {of_second}: {apart} {between}"
 
 
-def _level(value: float, measure: Measure) -> str:
-    return f"{_plain(value, measure)} %" if measure.factor == 100 else _number(value, measure)
+def _level(value: float, metric: ClaimMetric) -> str:
+    return f"{_plain(value, metric)} %" if metric.factor == 100 else _number(value, metric)
 
 
-def _number(value: float, measure: Measure) -> str:
-    return f"{_plain(value, measure)} {measure.unit}"
+def _number(value: float, metric: ClaimMetric) -> str:
+    return f"{_plain(value, metric)} {metric.unit}"
 
 
-def _plain(value: float, measure: Measure) -> str:
-    text = f"{measure.factor * value:.{1 if measure.factor == 100 else 2}f}"
+def _plain(value: float, metric: ClaimMetric) -> str:
+    text = f"{metric.factor * value:.{1 if metric.factor == 100 else 2}f}"
     return (text if float(text) else text.removeprefix("-")).replace("-", "\u2212")

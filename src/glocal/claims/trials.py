@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from glocal.claims.claim import Claim
 from glocal.comparison import Run, Settings
 from glocal.comparison.store import Store
 from glocal.data import DataSource
+from glocal.schema import RecordedRun
 from glocal.training import ImageBatches, load_pixels
 
 
@@ -29,7 +29,7 @@ class Trials:
     data: DataSource
     settings: Settings
     store: Store
-    entries: Mapping[Run, Mapping[str, Any]]
+    entries: Mapping[Run, RecordedRun]
 
     @property
     def image_size(self) -> int:
@@ -54,7 +54,7 @@ class Trials:
             if all(self.entry(model, fraction, seed)["status"] == "ok" for model, fraction in claim.trained())
         )
 
-    def entry(self, model: str, fraction: float, seed: int) -> Mapping[str, Any]:
+    def entry(self, model: str, fraction: float, seed: int) -> RecordedRun:
         """Of a run."""
         return self.entries[Run(model, fraction, seed)]
 

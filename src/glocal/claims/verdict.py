@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from glocal.claims.claim import Claim, Comparison
-from glocal.claims.measures import Found
+from glocal.claims.measures import Measurement
 from glocal.comparison.statistics import CONFIDENCE, Answers, Interval, score_difference
 
 Verdict = Literal["supported", "contradicted", "inconclusive"]
@@ -29,7 +29,7 @@ class Decision:
     verdict: Verdict
 
 
-def decide(claim: Claim, found: Found, macs: Mapping[str, float]) -> tuple[Decision, ...]:
+def decide(claim: Claim, found: Measurement, macs: Mapping[str, float]) -> tuple[Decision, ...]:
     """Each comparison of a claim.
 
     The intervals hold together with 95 % confidence: of m comparisons that chance has a part in, each has the
@@ -54,7 +54,7 @@ def decide(claim: Claim, found: Found, macs: Mapping[str, float]) -> tuple[Decis
     return tuple(decisions)
 
 
-def difference(found: Found, first: str, second: str | None, confidence: float) -> Interval:
+def difference(found: Measurement, first: str, second: str | None, confidence: float) -> Interval:
     """One arm minus another, or minus 0.
 
     A paired bootstrap over seeds and units (`glocal.comparison.score_difference`); where both arms are read off the

@@ -1,6 +1,6 @@
 """What a comparison shows on a terminal: its start, its runs going on, its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from glocal.comparison import Run, Settings
     from glocal.comparison.metric import Metric
     from glocal.data import DataSource
+    from glocal.schema import CompareResults, RecordedRun, RunResults
     from glocal.training import CurvePoint, TrainConfig
     from glocal.training import Progress as TrainingProgress
 
@@ -93,17 +94,18 @@ class Watcher:
             if share == 1:
                 self.bars.remove_task(self.tasks.pop(run.id))
 
-    def finish(self, run: "Run", entry: Mapping[str, Any]) -> None:
+    def finish(self, run: "Run", entry: "RecordedRun") -> None:
         self.bars.remove_task(self.tasks.pop(run.id))
         if self.all is not None:
             self.bars.advance(self.all)
         if entry["status"] == "failed":
-            self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error']))}")
+            self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error'] or ''))}")
         else:
+            scores: Mapping[str, Any] = entry
             took = clock(entry["budget"]["seconds_to_budget"])
-            self.console.print(f"{run.id}: {self.metric.name} {100 * entry[self.metric.key]:.1f} % after {took}")
+            self.console.print(f"{run.id}: {self.metric.name} {100 * scores[self.metric.key]:.1f} % after {took}")
 
-    def publish(self, results: dict[str, Any]) -> None:
+    def publish(self, results: Any) -> None:
         self.finished = sum(run["status"] == "ok" for run in results["runs"])
 
     def close(self) -> None:
@@ -160,7 +162,7 @@ class TrainWatcher:
     def close(self) -> None:
         self.bar.stop()
 
-    def conclude(self, results: dict[str, Any], out: Path) -> None:
+    def conclude(self, results: "RunResults", out: Path) -> None:
         if self.task == "classification":
             self._conclude_classifier(results)
         else:
@@ -173,7 +175,7 @@ class TrainWatcher:
             self.out.print(f"[yellow]{results['nan_skips']} steps were left out: loss or gradient not finite.[/]")
         self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
 
-    def _conclude_classifier(self, results: dict[str, Any]) -> None:
+    def _conclude_classifier(self, results: "RunResults") -> None:
         top5 = f", top-5 {100 * results['top5']:.1f} %" if results["top5"] is not None else ""
         self.out.print(
             f"[bold]{results['plan']['model']}[/]: top-1 {100 * results['top1']:.1f} %{top5}, calibration error "
@@ -188,7 +190,7 @@ class TrainWatcher:
         self.out.print("Weakest classes: " + ", ".join(f"{escape(printable(n))} {100 * r:.1f} %" for r, n in worst))
 
 
-def conclude(console: Console, results: dict[str, Any], out: Path, metric: "Metric") -> None:
+def conclude(console: Console, results: "CompareResults", out: Path, metric: "Metric") -> None:
     for fraction in results["settings"]["fractions"]:
         rows = [row for row in results["summary"] if row["fraction"] == fraction]
         if rows:
@@ -202,7 +204,7 @@ def conclude(console: Console, results: dict[str, Any], out: Path, metric: "Metr
     console.print(f"Report: {escape(str(out / 'report.html'))}")
 
 
-def _leaderboard(rows: list[dict[str, Any]], fraction: float, several: bool, metric: "Metric") -> Table:
+def _leaderboard(rows: Sequence[Mapping[str, Any]], fraction: float, several: bool, metric: "Metric") -> Table:
     title = f"trained on {100 * fraction:g} % of the training images" if several else None
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)

@@ -1,6 +1,6 @@
 """Comparison of models under one recipe and budget: runs, records, statistics, verdict."""
 
-from glocal.comparison.job import Observer, Results, compare
+from glocal.comparison.job import Observer, compare
 from glocal.comparison.pictures import pictures, pictures_of_mistakes
 from glocal.comparison.settings import Run, Settings, make_settings
 from glocal.comparison.statistics import Interval, accuracy_interval, paired_difference
@@ -9,7 +9,6 @@ from glocal.comparison.verdict import judge, summarise
 __all__ = [
     "Interval",
     "Observer",
-    "Results",
     "Run",
     "Settings",
     "accuracy_interval",

@@ -26,6 +26,7 @@ from glocal.data import DataSource, ImageError, ImageSet
 from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
 from glocal.models.io import load_model
+from glocal.schema import CompareExtras, CompareResults, ModelAnalysis
 from glocal.training import ImageBatches
 from glocal.training.loader import Batch
 
@@ -41,7 +42,6 @@ FIELD = 16
 """Side of a receptive field in results."""
 
 Part = Callable[[nn.Module, Tensor, Tensor, Progress], Any]
-Results = Mapping[str, Any]
 
 
 class Observer(Protocol):
@@ -83,9 +83,9 @@ def look_into(
     run: Run,
     batch: Batch,
     device: str,
-    before: Mapping[str, Any] | None,
+    before: ModelAnalysis | None,
     progress: Callable[[float], None],
-) -> dict[str, Any]:
+) -> ModelAnalysis:
     """What there is to say of one trained model.
 
     Args:
@@ -101,8 +101,9 @@ def look_into(
         this model, ``failed`` with the reason why a part is not there yet.
     """
     start = perf_counter()
-    before = before or {"parts": {}, "without": {}, "seconds": 0.0}
-    parts, without, failed = dict(before["parts"]), dict(before["without"]), {}
+    parts: dict[str, Any] = dict(before["parts"]) if before else {}
+    without: dict[str, str] = dict(before["without"]) if before else {}
+    failed: dict[str, str] = {}
     missing = [name for name in PARTS if name not in parts and name not in without]
     try:
         saved = load_model(folder, "classification")
@@ -121,13 +122,13 @@ def look_into(
             without[name] = str(error)
         except Exception as error:  # whatever goes wrong in one part of one model, the others go on
             failed[name] = reason_of(error)
-    seconds = before["seconds"] + perf_counter() - start
+    seconds = (before["seconds"] if before else 0.0) + perf_counter() - start
     return {
         "model": run.model, "run": run.id, "seconds": seconds, "parts": parts, "without": without, "failed": failed
     }  # fmt: skip
 
 
-def describe(runs: Sequence[Run], source: DataSource, store: Store) -> dict[str, Any]:
+def describe(runs: Sequence[Run], source: DataSource, store: Store) -> CompareExtras:
     """``analysis`` of the results: what was found of these runs; nothing where none was looked into."""
     models = [entry for run in runs if (entry := store.analysis(run.id)) is not None]
     if not models:
@@ -146,7 +147,7 @@ def describe(runs: Sequence[Run], source: DataSource, store: Store) -> dict[str,
     }
 
 
-def pictures_of_disturbances(results: Results, data: DataSource) -> dict[str, Image.Image]:
+def pictures_of_disturbances(results: CompareResults, data: DataSource) -> dict[str, Image.Image]:
     """The example that ``analysis`` of the results names, under each disturbance, by key; none if it went bad."""
     analysis, settings = results["analysis"], results["settings"]
     try:
@@ -165,7 +166,7 @@ def pictures_of_disturbances(results: Results, data: DataSource) -> dict[str, Im
     return drawn
 
 
-def _is_missing(entry: Mapping[str, Any] | None) -> bool:
+def _is_missing(entry: ModelAnalysis | None) -> bool:
     return entry is None or any(name not in entry["parts"] and name not in entry["without"] for name in PARTS)
 
 

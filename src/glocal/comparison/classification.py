@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from glocal.comparison.statistics import Answers
 from glocal.data import DataSource
 from glocal.errors import GlocalError
 from glocal.metrics.classification import Outcomes
+from glocal.schema import ClassCounts, CompareExtras, Mistake, RunScores
 from glocal.tasks import ClassificationTask, Task
 from glocal.training import FeatureBatches, ImageBatches, predict
-from glocal.training.loader import Batched
+from glocal.training.loader import BatchDataset
 
 
 class Top1(Metric):
@@ -28,10 +29,10 @@ class Top1(Metric):
         **{name: [] for name in ("per_class", "confusion", "curve", "mistakes")},
     }
 
-    def entry(self, task: Task, outcomes: Outcomes) -> dict[str, Any]:
+    def entry(self, task: Task, outcomes: Outcomes) -> RunScores:
         """Scores, and the most confident mistakes."""
         labels, paths = task.data.val.labels, task.data.val.paths
-        mistakes = [
+        mistakes: list[Mistake] = [
             {
                 "path": paths[i],
                 "picture": paths[i],
@@ -41,7 +42,7 @@ class Top1(Metric):
             }
             for i, predicted, confidence in outcomes.mistakes()
         ]
-        return {**task.results(outcomes), "mistakes": mistakes}
+        return cast(RunScores, {**task.results(outcomes), "mistakes": mistakes})
 
     def predictions(self, task: Task, outcomes: Outcomes) -> dict[str, np.ndarray]:
         """Logits and labels of the validation images."""
@@ -57,7 +58,7 @@ class Top1(Metric):
         """Of each run."""
         return Answers(np.stack(runs))
 
-    def data(self, source: DataSource) -> dict[str, Any]:
+    def data(self, source: DataSource) -> ClassCounts:
         """Images of each class."""
         num_classes = len(source.classes)
         return {
@@ -67,7 +68,7 @@ class Top1(Metric):
 
     def about(
         self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: DataSource
-    ) -> dict[str, Any]:
+    ) -> CompareExtras:
         """Accuracy by the distance needed, where the validation images have one."""
         distances = source.val.distances
         return {} if distances is None else {"by_distance": accuracy_by_distance(runs, evidence, distances)}
@@ -106,7 +107,7 @@ class ProbeTask(ClassificationTask):
         self.prepare = nn.Identity()
         return head
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Features."""
         train, val = self.features[self.config.model.name]
         of_train, of_val = self.data.train.labels, self.data.val.labels

@@ -1,12 +1,12 @@
 """Detectors compared by the average precision of their boxes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from glocal.comparison.heads import Examined, HeadMetric, draws
 from glocal.metrics.coco import Matches, match
+from glocal.schema import RunScores
 from glocal.tasks import DetectionTask, Task
 from glocal.tasks.detection import Outcome
 
@@ -22,11 +22,12 @@ class BoxAP(HeadMetric):
     numbers = ("map", "map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold")
     lists = ("per_class",)
 
-    def entry(self, task: Task, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def entry(self, task: Task, outcomes: Sequence[Outcome]) -> RunScores:
         """Average precision; and the score above which detections are drawn, where F1 at an IoU of 0.5 is best."""
         scores = super().entry(task, outcomes)
         threshold = match_all(outcomes, len(task.classes)).best_threshold()
-        return {**scores, "mask_map": scores.get("mask", {}).get("map"), "threshold": threshold}
+        mask = scores.get("mask")
+        return {**scores, "mask_map": None if mask is None else mask["map"], "threshold": threshold}
 
     def predictions(self, task: Task, outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
         """`Matches`, and the boxes and masks of the detections, in their order."""

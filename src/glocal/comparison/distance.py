@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from glocal.comparison.statistics import accuracy_interval
+from glocal.schema import DistanceRow
 
 MOST_BINS = 8
 
 
 def accuracy_by_distance(
     runs: Sequence[Mapping[str, Any]], right: Mapping[str, np.ndarray], distances: np.ndarray
-) -> list[dict[str, Any]]:
+) -> list[DistanceRow]:
     """One row for each model, fraction and bin of distances, near to far.
 
     Args:
@@ -25,7 +26,7 @@ def accuracy_by_distance(
     for run in runs:
         if run["status"] == "ok":
             groups[run["fraction"], run["model"]].append(right[run["id"]])
-    rows = []
+    rows: list[DistanceRow] = []
     for (fraction, model), of_seeds in groups.items():
         stacked = np.stack(of_seeds)
         for low, high in bins(distances):

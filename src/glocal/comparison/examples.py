@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from glocal.schema import Example
+
 MOST = (("differ", 4), ("hard", 4), ("typical", 2))
 """Reasons, in their order, and how many images are shown for each."""
 
 
 def choose(
     runs: Sequence[Mapping[str, Any]], of_image: Mapping[str, np.ndarray], paths: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[Example]:
     """Images to show, each once, with the score of each model on it.
 
     Args:

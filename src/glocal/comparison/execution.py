@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -11,6 +11,7 @@ from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import Run, Settings
 from glocal.comparison.store import Store
 from glocal.errors import GlocalError
+from glocal.schema import CurveRow, RecordedRun, RunIdentity, RunScores, SkippedImage
 from glocal.tasks import Task
 from glocal.training import Progress
 from glocal.training.trainer import Trainer, TrainResult
@@ -28,7 +29,7 @@ class Runner:
     def __init__(self, settings: Settings, tasks: RunTasks, macs: Mapping[str, int]) -> None:
         self.settings, self.tasks, self.macs = settings, tasks, macs
 
-    def execute(self, run: Run, store: Store, progress: Callable[[Progress], None]) -> dict[str, Any]:
+    def execute(self, run: Run, store: Store, progress: Callable[[Progress], None]) -> RecordedRun:
         """Train and evaluate a model and write its record; a run that fails has a record too, which says why.
 
         Returns:
@@ -57,11 +58,9 @@ class Runner:
         trainer = Trainer(task, task.config, self.settings.budget, macs=macs, progress=progress)
         return trainer.fit(model, *task.datasets())
 
-    def _entry(self, run: Run, result: TrainResult, scores: Mapping[str, Any]) -> dict[str, Any]:
+    def _entry(self, run: Run, result: TrainResult, scores: RunScores) -> RecordedRun:
         return {
-            **_identity(run),
-            "status": "ok",
-            "error": None,
+            **_identity(run, "ok"),
             **scores,
             "train_images_per_s": result.images_per_s,
             "budget": {
@@ -72,19 +71,26 @@ class Runner:
                 "flop": result.flop,
                 "seconds_to_budget": result.state.wall,
             },
-            "curve": [dataclasses.asdict(point) for point in result.state.curve],
-            "skipped": [dataclasses.asdict(skipped) for skipped in result.state.skipped],
+            "curve": [cast(CurveRow, dataclasses.asdict(point)) for point in result.state.curve],
+            "skipped": [cast(SkippedImage, dataclasses.asdict(skipped)) for skipped in result.state.skipped],
             "weights": f"runs/{run.id}/model.safetensors",
         }
 
 
-def failed_entry(run: Run, reason: str) -> dict[str, Any]:
+def failed_entry(run: Run, reason: str) -> RecordedRun:
     """The entry of a run that has no result."""
-    return _identity(run) | {"status": "failed", "error": reason}
+    return cast(RecordedRun, _identity(run, "failed", reason))
 
 
-def _identity(run: Run) -> dict[str, Any]:
-    return {"id": run.id, "model": run.model, "seed": run.seed, "fraction": run.fraction}
+def has_finished(entry: RecordedRun | None) -> bool:
+    """Whether a run has a result."""
+    return entry is not None and entry["status"] == "ok"
+
+
+def _identity(run: Run, status: str, error: str | None = None) -> RunIdentity:
+    return {
+        "id": run.id, "model": run.model, "seed": run.seed, "fraction": run.fraction, "status": status, "error": error
+    }  # fmt: skip
 
 
 def reason_of(error: Exception) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from glocal.comparison.examples import choose
 from glocal.comparison.metric import Metric
 from glocal.comparison.statistics import Resampled
+from glocal.schema import ClassCounts, CompareExtras, RunScores
 from glocal.tasks import Task
 
 RESAMPLES = 2_000
@@ -43,23 +44,25 @@ class HeadMetric(Metric):
             **{name: [] for name in (*self.lists, "curve")},
         }
 
-    def entry(self, task: Task, outcomes: Any) -> dict[str, Any]:
+    def entry(self, task: Task, outcomes: Any) -> RunScores:
         """Scores, and whose weights the backbone has."""
-        about = {key: value for key, value in task.about().items() if key not in ("classes", "images")}
-        return {**about, **task.results(outcomes)}
+        about, scores = task.about(), task.results(outcomes)
+        transfer = {"transfer": about["transfer"]} if "transfer" in about else {}
+        return cast(RunScores, {**transfer, **scores})
 
     def gather(self, runs: Sequence[Examined]) -> Resampled:
         """Of each run."""
         return Resampled(np.array([run.score for run in runs]), np.stack([run.drawn for run in runs], axis=1))
 
-    def data(self, source: Any) -> dict[str, Any]:
+    def data(self, source: Any) -> ClassCounts:
         """How often each class is there, where that is known."""
-        counts = {part: source.counts.get(part) for part in ("train", "val")}
+        train, val = (source.counts.get(part) for part in ("train", "val"))
         return {
-            f"{part}_per_class": None if count is None else np.asarray(count).tolist() for part, count in counts.items()
+            "train_per_class": None if train is None else np.asarray(train).tolist(),
+            "val_per_class": None if val is None else np.asarray(val).tolist(),
         }
 
-    def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Examined], source: Any) -> dict[str, Any]:
+    def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Examined], source: Any) -> CompareExtras:
         """What runs are ranked by, and images to show."""
         of_image = {run["id"]: evidence[run["id"]].of_image for run in runs if run["id"] in evidence}
         return {"metric": self.key, "examples": choose(runs, of_image, source.val.paths)}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 
@@ -14,7 +14,7 @@ import glocal
 from glocal.bench import describe_environment
 from glocal.comparison import analysis
 from glocal.comparison.costs import Costs, count_costs, time_inference
-from glocal.comparison.execution import Runner
+from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.run_tasks import RunTasks
@@ -26,11 +26,11 @@ from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
 from glocal.report import write_csv, write_report
+from glocal.schema import CompareExtras, CompareResults, CompareSettings, RecordedRun, RunEntry, SkippedImage
 from glocal.training import Progress
 
 SCHEMA = "glocal.compare/1"
 Source = DataSource | DetectionSource | SegmentationSource
-Results = dict[str, Any]
 
 
 class Observer(Protocol):
@@ -48,10 +48,10 @@ class Observer(Protocol):
     def look(self, run: Run, share: float) -> None:
         """The run's model is looked into, and a share of that, from 0 to 1, is done."""
 
-    def finish(self, run: Run, entry: Mapping[str, Any]) -> None:
+    def finish(self, run: Run, entry: RecordedRun) -> None:
         """The run has its record: ``entry`` of the results."""
 
-    def publish(self, results: Results) -> None:
+    def publish(self, results: CompareResults) -> None:
         """Results so far, which have been written: after each run and at the end."""
 
 
@@ -62,8 +62,8 @@ class _Silent:
     def start(self, run: Run, number: int, total: int) -> None: ...
     def update(self, run: Run, progress: Progress) -> None: ...
     def look(self, run: Run, share: float) -> None: ...
-    def finish(self, run: Run, entry: Mapping[str, Any]) -> None: ...
-    def publish(self, results: Results) -> None: ...
+    def finish(self, run: Run, entry: RecordedRun) -> None: ...
+    def publish(self, results: Any) -> None: ...
 
 
 SILENT: Observer = _Silent()
@@ -79,7 +79,7 @@ def compare(
     analyze: bool = False,
     command: str = "glocal.comparison.compare",
     observer: Observer | None = None,
-) -> Results:
+) -> CompareResults:
     """Train and measure models under one recipe and budget and say which to take.
 
     Writes results.json, results.csv and report.html into ``out``, anew after each run.
@@ -117,10 +117,10 @@ def compare(
         job = _Job(data, settings, tasks, store, measured, command)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
-        missing = [run for run in job.every if job.entries.get(run.id, {}).get("status") != "ok"]
+        missing = [run for run in job.every if not has_finished(job.entries.get(run.id))]
         results = job.results()
 
-        def publish(results: Results) -> None:
+        def publish(results: CompareResults) -> None:
             write_results(results, data, out)
             observer.publish(results)
 
@@ -149,7 +149,7 @@ def compare(
     return results
 
 
-def write_results(results: Results, data: Source, out: Path) -> None:
+def write_results(results: CompareResults, data: Source, out: Path) -> None:
     """Write results.json, results.csv and report.html with its pictures."""
     atomic_write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False))
     write_csv(results, out / "results.csv")
@@ -232,7 +232,7 @@ class _Job:
         self.data, self.settings, self.tasks, self.store = data, settings, tasks, store
         self.measured, self.command = measured, command
         self.every = list(settings.runs())
-        self.entries: dict[str, dict[str, Any]] = {
+        self.entries: dict[str, RecordedRun] = {
             run.id: entry for run in self.every if (entry := store.record(run.id)) is not None
         }
         self.evidence: dict[str, Any] = {}
@@ -248,34 +248,38 @@ class _Job:
         largest = max(self.settings.fractions)
         first: dict[str, Run] = {}
         for run in self.every:
-            if run.fraction == largest and self.entries.get(run.id, {}).get("status") == "ok":
+            if run.fraction == largest and has_finished(self.entries.get(run.id)):
                 first.setdefault(run.model, run)
         return list(first.values())
 
-    def results(self) -> Results:
+    def results(self) -> CompareResults:
         """Of the runs that have an entry."""
         data, settings, metric = self.data, self.settings, self.settings.metric
-        runs, went_bad = [], []
+        runs: list[RunEntry] = []
+        went_bad: list[SkippedImage] = []
         for run in self.every:
             if run.id in self.entries:
-                entry = dict(self.entries[run.id])
-                if entry["status"] != "ok":
+                recorded = self.entries[run.id]
+                entry = dict(recorded)
+                if recorded["status"] != "ok":
                     entry |= metric.unscored
-                went_bad += entry.pop("skipped", [])
-                runs.append(entry | {name: self.measured.costs[run.model][name] for name in metric.costs})
-                if entry["status"] == "ok" and run.id not in self.evidence:
+                entry.pop("skipped", None)
+                went_bad += recorded.get("skipped", [])
+                costs = {name: self.measured.costs[run.model][name] for name in metric.costs}
+                runs.append(cast(RunEntry, entry | costs))
+                if recorded["status"] == "ok" and run.id not in self.evidence:
                     self.evidence[run.id] = metric.load(self.store.runs / run.id)
         summary = summarise(runs, self.evidence, metric)
         described = settings.describe()
         del described["weights"]
-        skipped = [{"path": s.path, "reason": s.reason} for s in data.skipped]
+        skipped: list[SkippedImage] = [{"path": s.path, "reason": s.reason} for s in data.skipped]
         skipped += [s for i, s in enumerate(went_bad) if s not in went_bad[:i]]
         return {
             "schema": SCHEMA,
             "command": self.command,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "glocal": glocal.__version__,
-            "settings": {**described, "confidence": CONFIDENCE, "jobs": self.measured.jobs},
+            "settings": cast(CompareSettings, {**described, "confidence": CONFIDENCE, "jobs": self.measured.jobs}),
             "data": {
                 "name": data.name,
                 "classes": list(data.classes),
@@ -295,7 +299,7 @@ class _Job:
             **self._insides(),
         }
 
-    def _insides(self) -> Results:
+    def _insides(self) -> CompareExtras:
         """What was found in models, where that was asked for."""
         if not isinstance(self.data, DataSource):
             return {}

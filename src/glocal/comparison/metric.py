@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from glocal.comparison.statistics import Evidence
+from glocal.schema import ClassCounts, CompareExtras, RunScores
 from glocal.tasks import Task
 
 PREDICTIONS = "predictions.safetensors"
@@ -37,7 +38,7 @@ class Metric:
         """Keys of what a model costs."""
         return ("params", "macs", "latency_ms_b1", f"images_per_s_b{self.batch}", "peak_memory_mib")
 
-    def entry(self, task: Task, outcomes: Any) -> dict[str, Any]:
+    def entry(self, task: Task, outcomes: Any) -> RunScores:
         """Scores of a run, for its entry in the results."""
         raise NotImplementedError
 
@@ -53,11 +54,11 @@ class Metric:
         """Join the evidence of single runs, seeds of one model."""
         raise NotImplementedError
 
-    def data(self, source: Any) -> dict[str, Any]:
+    def data(self, source: Any) -> ClassCounts:
         """Counts by class, for the results."""
         raise NotImplementedError
 
-    def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: Any) -> CompareExtras:
         """What else the results say; ``evidence`` by the id of a run that has finished."""
         raise NotImplementedError
 

@@ -14,14 +14,14 @@ from glocal.comparison.metric import PREDICTIONS
 from glocal.data import DataSource, DetectionSample, ImageError, SegmentationSample
 from glocal.data.rle import decode_counts, mask_from_counts
 from glocal.data.transforms import resize_labels
+from glocal.schema import CompareResults, RunEntry
 from glocal.tasks.drawing import draw_label_map, draw_objects
 
 SIDE = 256
 """Pixels of the longer side of a picture; names on it can be read then."""
-Results = Mapping[str, Any]
 
 
-def pictures(results: Results, source: Any, out: Path) -> dict[str, Image.Image]:
+def pictures(results: CompareResults, source: Any, out: Path) -> dict[str, Image.Image]:
     """All pictures that the results of a comparison name, by their key; of an image that went bad there is none.
 
     Args:
@@ -52,7 +52,7 @@ def pictures(results: Results, source: Any, out: Path) -> dict[str, Image.Image]
     return drawn
 
 
-def pictures_of_mistakes(results: Results, data: DataSource) -> dict[str, Image.Image]:
+def pictures_of_mistakes(results: CompareResults, data: DataSource) -> dict[str, Image.Image]:
     """The images that ``mistakes`` of the results name, by their key."""
     position = {path: i for i, path in enumerate(data.val.paths)}
     keys = {mistake["picture"] for run in results["runs"] for mistake in run["mistakes"]}
@@ -89,7 +89,7 @@ def _found_objects(
     sample: DetectionSample,
     predictions: Mapping[str, np.ndarray],
     position: int,
-    run: Results,
+    run: RunEntry,
     classes: tuple[str, ...],
 ) -> Image.Image:
     """Those from the run's threshold on, the surest first."""
@@ -118,7 +118,7 @@ def _predicted_pixels(
     sample: SegmentationSample,
     predictions: Mapping[str, np.ndarray],
     position: int,
-    run: Results,
+    run: RunEntry,
     classes: tuple[str, ...],
 ) -> Image.Image:
     start, end = predictions["starts"][position : position + 2]

@@ -19,6 +19,7 @@ from glocal.comparison.execution import Runner, failed_entry
 from glocal.comparison.settings import Run
 from glocal.comparison.store import Store
 from glocal.errors import GlocalError
+from glocal.schema import RecordedRun
 from glocal.training import Progress
 
 PROCESS_MIB = 1024
@@ -28,7 +29,7 @@ MEMORY_SHARE = 0.5
 REPORT_EVERY = 0.2
 """Seconds between two reports of a run's progress."""
 
-Event = Progress | dict[str, Any] | None
+Event = Progress | RecordedRun | None
 """None when a run begins, then its progress, in the end its entry in the results."""
 
 
@@ -114,7 +115,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _died(run: Run, exit_code: int | None, store: Store) -> dict[str, Any]:
+def _died(run: Run, exit_code: int | None, store: Store) -> RecordedRun:
     how = f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
     entry = failed_entry(run, f"its process ended by {how}; was there not enough memory?")
     store.write(run.id, entry, lambda folder: None)

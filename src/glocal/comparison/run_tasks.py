@@ -14,7 +14,7 @@ from glocal.comparison.settings import Run, Settings
 from glocal.models.creation import heads
 from glocal.tasks import TASKS, ClassificationTask, Task
 from glocal.training import CACHE_BYTES, ImageBatches, TrainConfig, load_pixels
-from glocal.training.loader import Batch, Key, epoch_order
+from glocal.training.loader import Batch, BatchIndices, epoch_order
 
 SPLIT_SEED = 0
 """Which images are in a fraction of the training set is the same for every model and seed."""
@@ -109,7 +109,7 @@ class RunTasks:
         train_set, _ = task.datasets()
         parts = recipe.optimizer.grad_accum_steps
         first = epoch_order(train_set, 0, 0, recipe.data.aug_repeats)[: -(-recipe.data.batch_size // parts)]
-        step = _Step(model, task, train_set[Key(0, first)])
+        step = _Step(model, task, train_set[BatchIndices(0, first)])
         return peak_training_memory(step, (1, 3, 1, 1), device, loss=lambda loss: loss)
 
 

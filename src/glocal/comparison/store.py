@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, sha256
 from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing, replacing
+from glocal.schema import ModelAnalysis, Record, RecordedRun
 from glocal.training.config import upgraded
 
 PLAN, COSTS, RECORD, ANALYSIS = "plan.json", "costs.json", "record.json", "analysis.json"
@@ -37,13 +38,13 @@ class Store:
         self.damaged: dict[str, str] = {}
         """Runs whose record is there but not as it was written, with the reason."""
 
-    def record(self, run_id: str) -> dict[str, Any] | None:
+    def record(self, run_id: str) -> RecordedRun | None:
         """The record of a run; None where there is none, or only a damaged one."""
         folder = self.runs / run_id
         if not folder.exists():
             return None
         try:
-            record = json.loads((folder / RECORD).read_text())
+            record: Record = json.loads((folder / RECORD).read_text())
             for name, digest in record["files"].items():
                 if sha256(folder / name) != digest:
                     raise ValueError(f"{name} has changed")
@@ -52,7 +53,7 @@ class Store:
             return None
         return record["run"]
 
-    def write(self, run_id: str, run: Mapping[str, Any], write_files: Callable[[Path], None]) -> None:
+    def write(self, run_id: str, run: RecordedRun, write_files: Callable[[Path], None]) -> None:
         """Put a record into place in one step; one of the same run is replaced.
 
         Args:
@@ -67,11 +68,12 @@ class Store:
             with replacing(self.runs / run_id) as folder:
                 write_files(folder)
                 files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-                (folder / RECORD).write_text(json.dumps({"run": run, "files": files}, indent=1, allow_nan=False))
+                record: Record = {"run": run, "files": files}
+                (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
         except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 
-    def analysis(self, run_id: str) -> dict[str, Any] | None:
+    def analysis(self, run_id: str) -> ModelAnalysis | None:
         """What `save_analysis` was given; None where there is none, or what is there is damaged."""
         try:
             kept = json.loads((self.runs / run_id / ANALYSIS).read_text())
@@ -79,7 +81,7 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def save_analysis(self, run_id: str, analysis: Mapping[str, Any]) -> None:
+    def save_analysis(self, run_id: str, analysis: ModelAnalysis) -> None:
         """Keep what was found in a run's model, as long as the run's record is there."""
         kept = {"schema": ANALYSIS_SCHEMA, "analysis": analysis}
         atomic_write_text(self.runs / run_id / ANALYSIS, json.dumps(kept, indent=1, allow_nan=False))

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,14 +10,13 @@ from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.statistics import Evidence, score_difference, score_interval
 from glocal.formatting import percent
+from glocal.schema import CompareVerdict, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
 """Below this many test images one image is half a point and intervals are wide: the reader is told."""
 
 
-def summarise(
-    runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], metric: Metric = TOP1
-) -> list[dict[str, Any]]:
+def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1) -> list[SummaryRow]:
     """One row for each model and fraction that has a finished run; the largest fraction first, then the best model.
 
     Args:
@@ -26,7 +25,7 @@ def summarise(
             right.
         metric: what runs are ranked by.
     """
-    groups: dict[tuple[float, str], list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[float, str], list[RunEntry]] = defaultdict(list)
     for run in runs:
         if run["status"] == "ok":
             groups[run["fraction"], run["model"]].append(run)
@@ -40,13 +39,11 @@ def summarise(
     return rows
 
 
-def _row(
-    group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence | None, metric: Metric
-) -> dict[str, Any]:
+def _row(group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence | None, metric: Metric) -> SummaryRow:
     score = score_interval(evidence)
     difference = score_difference(evidence, best) if best is not None else None
     first = group[0]
-    return {
+    row = {
         "model": first["model"],
         "fraction": first["fraction"],
         "seeds": len(group),
@@ -61,15 +58,16 @@ def _row(
         "difference_ci": [difference.low, difference.high] if difference else [0.0, 0.0],
         "tied_with_best": difference is None or difference.holds_zero,
     }
+    return cast(SummaryRow, row)  # the metric says which of its fields there are
 
 
 def judge(
-    summary: Sequence[Mapping[str, Any]],
-    runs: Sequence[Mapping[str, Any]],
+    summary: Sequence[SummaryRow],
+    runs: Sequence[RunEntry],
     num_test_images: int,
     num_runs: int,
     metric: Metric = TOP1,
-) -> dict[str, Any]:
+) -> CompareVerdict:
     """Which model to take, judged at the largest fraction of the training set.
 
     Args:
@@ -138,9 +136,7 @@ def _sentence(
     )
 
 
-def _caveats(
-    summary: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], num_test_images: int, num_runs: int
-) -> list[str]:
+def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_test_images: int, num_runs: int) -> list[str]:
     caveats = []
     if any(row["seeds"] == 1 for row in summary):
         caveats.append(

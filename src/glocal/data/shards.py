@@ -65,7 +65,7 @@ class Shards:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ShardImage:
     """A sample that can be used: its path, key, number of its shard, what is in it and its label."""
 
     path: str
@@ -93,7 +93,7 @@ class CheckedShards:
     listed: ShardList
     stamps: tuple[tuple[int, int], ...]
     classes: tuple[str, ...]
-    parts: dict[str, list[Found]]
+    parts: dict[str, list[ShardImage]]
     skipped: tuple[Skipped, ...]
     unusable: dict[str, int]
     unused: list[str]
@@ -156,7 +156,7 @@ def check_shards(name: str, limits: ImageLimits, *, progress: bool = True, worke
 
     skipped: list[Skipped] = []
     unusable = dict.fromkeys(classes, 0)
-    parts: dict[str, list[Found]] = {}
+    parts: dict[str, list[ShardImage]] = {}
     numbers = itertools.count()
     for part, of_part in listed.parts.items():
         seen: dict[str, str] = {}
@@ -177,7 +177,7 @@ def check_shards(name: str, limits: ImageLimits, *, progress: bool = True, worke
                     key = sample.key
                     first = seen.setdefault(key, path)
                     if first is path:
-                        parts[part].append(Found(path, key, shard, sample, label))
+                        parts[part].append(ShardImage(path, key, shard, sample, label))
                         continue
                     reason = f"the same key as {printable(first)}"
                 skipped.append(Skipped(path, reason))
@@ -241,19 +241,21 @@ def split_shards(checked: CheckedShards, *, split_seed: int = 0, val_fraction: f
     )
 
 
-def _image_set(name: str, classes: tuple[str, ...], found: list[Found], store: Shards, rows: np.ndarray) -> ImageSet:
+def _image_set(
+    name: str, classes: tuple[str, ...], found: list[ShardImage], store: Shards, rows: np.ndarray
+) -> ImageSet:
     labels = np.array([one.label for one in found], dtype=np.int64)
     return ImageSet(name, classes, labels, tuple(one.path for one in found), store, rows, groups=store.shard[rows])
 
 
-def _keys(classes: tuple[str, ...], found: list[Found]) -> dict[str, list[str]]:
+def _keys(classes: tuple[str, ...], found: list[ShardImage]) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {cls: [] for cls in classes}
     for one in found:
         keys[classes[one.label]].append(one.key)
     return keys
 
 
-def _fingerprint(classes: tuple[str, ...], parts: dict[str, list[Found]]) -> str:
+def _fingerprint(classes: tuple[str, ...], parts: dict[str, list[ShardImage]]) -> str:
     """By key, so that the same samples in other shards have the same one."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part, found in parts.items():
@@ -383,7 +385,7 @@ def _scan_shards(
         look = partial(scan_member, limits=limits)
         scanned = scan_all(look, tasks, progress=progress, workers=workers)
         for file, of_shard in itertools.groupby(scanned, key=lambda pair: pair[0].file):
-            _take_over(indexes[file], of_shard, caches[file])  # shard by shard: Ctrl-C loses one, not all
+            _merge_scanned(indexes[file], of_shard, caches[file])  # shard by shard: Ctrl-C loses one, not all
         with_tasks = {task.file for task in tasks}
         for file in new:
             if file not in with_tasks:
@@ -401,7 +403,7 @@ def scan_member(task: _Task, *, limits: ImageLimits) -> Scanned:
     return Scanned(None, hashlib.sha256(content).hexdigest())
 
 
-def _take_over(index: Index, scanned: Iterable[tuple[_Task, Scanned]], cache: Path) -> None:
+def _merge_scanned(index: Index, scanned: Iterable[tuple[_Task, Scanned]], cache: Path) -> None:
     again = {}
     for task, found in scanned:
         sample = index.samples[task.number]

@@ -99,19 +99,19 @@ class Normalize(nn.Module):
 # Random numbers of an image
 
 
-def draws(seed: int, epoch: int, slots: np.ndarray) -> np.ndarray:
-    """Random numbers of images: a hash of (seed, epoch, slot), so that no draw depends on another one.
+def draws(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+    """Random numbers of images: a hash of (seed, epoch, index), so that no draw depends on another one.
 
     Args:
         seed: of the run.
         epoch: counted from 0.
-        slots: (B,) the position of each image in its set; repeats of an image in an epoch have slots of their own.
+        indices: (B,) of the images in their set; repeats of an image in an epoch have indices of their own.
 
     Returns:
         (B, 4) uint32.
     """
     key = _mix(_mix(np.array([seed], np.uint64)) + np.uint64(epoch))
-    numbers = slots.astype(np.uint64)[:, None] * np.uint64(4) + np.arange(4, dtype=np.uint64)
+    numbers = indices.astype(np.uint64)[:, None] * np.uint64(4) + np.arange(4, dtype=np.uint64)
     return (_mix(key + _mix(numbers)) >> np.uint64(32)).astype(np.uint32)
 
 

@@ -17,7 +17,7 @@ from glocal.inference.models import Model, reader_for
 from glocal.inference.output import OutputFile, Prediction, open_output
 
 BATCH_SIZE = 64
-Engine = Literal["local", "ray"]
+PredictEngine = Literal["local", "ray"]
 
 
 class HasError(Protocol):
@@ -60,7 +60,7 @@ def predict_files(
     batch_size: int = BATCH_SIZE,
     workers: int | None = None,
     device: str = "cpu",
-    engine: Engine = "local",
+    engine: PredictEngine = "local",
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     take: Callable[[Prediction], None] = lambda _: None,

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
+from glocal.schema import Scores
+
 NUM_BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017, §2."""
 MOST_CONFUSED = 2000
@@ -40,7 +42,7 @@ class Metrics:
     per_class: np.ndarray
     confusion: np.ndarray
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Scores:
         """As JSON: nan, which has no number there, as None."""
         return {
             "top1": self.top1,

@@ -10,11 +10,12 @@ replacement then have weights: how often each was drawn.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from glocal.errors import GlocalError
+from glocal.schema import PrecisionScores
 
 MAX_DETS = 100
 """Detections that count, those with the highest scores: of each class and image (pycocotools' maxDets)."""
@@ -86,9 +87,9 @@ class Precision:
     recall: float
     per_class: tuple[float | None, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PrecisionScores:
         """As JSON."""
-        return {**asdict(self), "per_class": list(self.per_class)}
+        return cast(PrecisionScores, {**asdict(self), "per_class": list(self.per_class)})
 
 
 def encode_masks(masks: np.ndarray) -> list[str]:

@@ -1,11 +1,12 @@
 """Mean IoU and pixel accuracy of label maps, over the classes in the labels or the predictions, as mmsegmentation."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from glocal.data import IGNORE
+from glocal.schema import Scores
 
 
 class Labelled(NamedTuple):
@@ -59,7 +60,7 @@ class Confusion:
         """Of a pixel."""
         return self.loss / max(1, int(self.counts.sum()))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Scores:
         """As JSON."""
         per_class = [None if np.isnan(share) else float(share) for share in self.iou]
         return {

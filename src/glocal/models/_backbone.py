@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         """Output of the stage ``index`` -> its (B, C, h, w) map, for an image of this height and width."""
         return x
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         """Drop the modules of all stages after the first ``count``."""
         raise NotImplementedError
 
@@ -168,7 +168,7 @@ class Backbone(nn.Module):
         taken, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last + 1 < len(self.feature_info)
         if shortened:
-            self.keep_stages(last + 1)
+            self.prune_stages(last + 1)
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
         if shortened or (prune_norm and not self.output_norm):  # the final norm is sized for the last stage
             self.norm = nn.Identity()

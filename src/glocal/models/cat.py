@@ -251,7 +251,7 @@ class CAT(Backbone):
         x = self.head_drop(x.mean((1, 2)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         self.stages = self.stages[:count]
         self.output_norms = self.output_norms[:count]
 

@@ -210,7 +210,7 @@ class Conformer(Backbone):
         """The mean of the two heads' losses (§3.3), as the release trains."""
         return torch.stack([criterion(logits, target) for logits in self.forward_branches(x)]).mean(0)
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         self.conv_trans = self.conv_trans[: self.taps[count - 1]]
 
     def _heads(self) -> list[nn.Module]:

@@ -228,7 +228,7 @@ class CvT(Backbone):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         self.stages = self.stages[:count]
 
     @torch.jit.ignore

@@ -213,7 +213,7 @@ class ResNet(Backbone):
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.fc(x)
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             stage if i < count else nn.Sequential() for i, stage in enumerate(stages)

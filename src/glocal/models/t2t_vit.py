@@ -151,7 +151,7 @@ class T2TViT(Backbone):
         x = self.head_drop(global_pool_nlc(x, pool_type=self.global_pool, num_prefix_tokens=1))
         return x if pre_logits else self.head(x)
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         self.blocks = self.blocks[:count]
 
     @torch.jit.ignore

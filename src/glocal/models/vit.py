@@ -159,7 +159,7 @@ class VisionTransformer(Backbone):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def keep_stages(self, count: int) -> None:
+    def prune_stages(self, count: int) -> None:
         self.blocks = self.blocks[:count]
 
     @torch.jit.ignore

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from glocal.analysis.robustness import shuffle
 from glocal.training import ImageBatches, TrainingBatches
-from glocal.training.loader import Batch, Key
+from glocal.training.loader import Batch, BatchIndices
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class LearnedFrom(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: BatchIndices) -> Batch:
         batch = self.source[key]
         seeds = batch.seeds.numpy()
         images = batch.inputs.clone()
@@ -116,7 +116,7 @@ class TestedOn(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: BatchIndices) -> Batch:
         batch = self.source[key]
-        generator = torch.Generator().manual_seed(int(key.slots[0]))
+        generator = torch.Generator().manual_seed(int(key.indices[0]))
         return batch._replace(inputs=disturb(batch.inputs, self.condition, generator))

@@ -20,7 +20,7 @@ COMMANDS = {
     "glocal.recommend/1": "glocal recommend",
 }
 """By schema: the command whose results these are."""
-_WRITERS: Mapping[str, Callable[[Mapping[str, Any], Path], Path]] = {
+_WRITERS: Mapping[str, Callable[[Any, Path], Path]] = {
     "glocal.claims/1": write_claims,
     "glocal.compare/1": write_report,
     "glocal.recommend/1": write_recommendation,
@@ -75,7 +75,7 @@ def write_pages(folder: Path, out: Path | None = None, *, schemas: Sequence[str]
         ) from error
 
 
-def _read(folder: Path, schemas: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+def _read(folder: Path, schemas: Sequence[str]) -> tuple[Path, Any]:
     """The JSON of a folder and its path."""
     expected = f"expected results of {' or '.join(COMMANDS[schema] for schema in schemas)}"
     source = next((folder / name for name in FILES if (folder / name).is_file()), None)

@@ -18,6 +18,7 @@ from glocal.report import figures
 from glocal.report.insides import insides
 from glocal.report.thumbnails import thumbnail
 from glocal.report.words import WORDS, Words
+from glocal.schema import CompareResults
 
 EXAMPLE = 256  # of a picture with names on it
 SHOWN_SKIPPED = 500
@@ -25,7 +26,7 @@ BUDGETS = (("ep", "epochs"), ("s", "seconds"), ("flop", "FLOP"))
 Results = Mapping[str, Any]
 
 
-def write_report(results: Results, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
+def write_report(results: CompareResults, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
     """Write OUT/report.html, whole or not at all.
 
     Args:
@@ -39,7 +40,7 @@ def write_report(results: Results, out: Path, *, pictures: Mapping[str, Image.Im
     return path
 
 
-def render_report(results: Results, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
+def render_report(results: CompareResults, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
     """The page as text: no script, no request, everything from data escaped."""
     known = {printable(key): image for key, image in (pictures or {}).items()}
     context = _context(shown(results), known)
@@ -47,11 +48,11 @@ def render_report(results: Results, *, pictures: Mapping[str, Image.Image] | Non
     return environment().get_template("compare.html.j2").render(context)
 
 
-def names_pictures(results: Results) -> bool:
+def names_pictures(results: CompareResults) -> bool:
     """Whether the page of the results shows pictures of images, which the results themselves do not hold."""
-    analysis = results.get("analysis") or {}
     mistakes = any(run.get("mistakes") for run in results["runs"])
-    return bool(mistakes or results.get("examples") or analysis.get("disturbed"))
+    analysis = results.get("analysis")
+    return bool(mistakes or results.get("examples") or (analysis and analysis.get("disturbed")))
 
 
 def environment() -> Environment:
@@ -69,7 +70,7 @@ def environment() -> Environment:
     return made
 
 
-def write_csv(results: Results, path: Path) -> None:
+def write_csv(results: CompareResults, path: Path) -> None:
     """Write a row a run. A text that a spreadsheet would take for a formula begins with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -80,7 +81,8 @@ def write_csv(results: Results, path: Path) -> None:
     )  # fmt: skip
     writer.writerow(columns)
     for run in results["runs"]:
-        row = {**run, "budget": (run.get("budget") or {}).get("asked")}
+        budget = run.get("budget")
+        row = {**run, "budget": budget["asked"] if budget else None}
         writer.writerow([_cell(row.get(column)) for column in columns])
     atomic_write_text(path, buffer.getvalue())
 

@@ -10,9 +10,10 @@ from torch import nn
 from glocal.data import Skipped
 from glocal.errors import GlocalError, nearest
 from glocal.models.io import ModelConfig, TaskName, save_model
+from glocal.schema import ImageCounts, Scores, TaskDescription
 from glocal.training.config import TrainConfig
 from glocal.training.evaluation import evaluate_batches, refuse_bad
-from glocal.training.loader import Batch, Batched, Share
+from glocal.training.loader import Batch, BatchDataset
 from glocal.training.trainable import Score
 
 __all__ = ["Score", "Task"]
@@ -55,11 +56,11 @@ class Task(nn.Module):
 
     # Data sets and model.
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Training images as the recipe augments them, and validation images as they are."""
         raise NotImplementedError
 
-    def eval_set(self, images: Any) -> Batched:
+    def eval_set(self, images: Any) -> BatchDataset:
         """Labelled images to evaluate a saved model on; their classes are found among the model's by name."""
         raise NotImplementedError
 
@@ -99,7 +100,7 @@ class Task(nn.Module):
         """Of what `join` gave for the validation set, which has at least one image."""
         raise NotImplementedError
 
-    def results(self, outcomes: Any) -> dict[str, Any]:
+    def results(self, outcomes: Any) -> Scores:
         """All metrics, as JSON."""
         raise NotImplementedError
 
@@ -131,7 +132,7 @@ class Task(nn.Module):
         """
         data, parts, skipped, done = self.eval_set(images), [], list[Skipped](), 0
         with torch.no_grad():
-            for part, batch in evaluate_batches(self, model, data, device, Share()):
+            for part, batch in evaluate_batches(self, model, data, device):
                 if on_error == "stop":
                     refuse_bad(batch)
                 done += len(batch.labels) + len(batch.skipped)
@@ -163,10 +164,10 @@ class Task(nn.Module):
             "data": {"fingerprint": data.fingerprint, "classes": list(data.classes), "images": len(data.train)},
         }
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> TaskDescription:
         """For results.json, beside the metrics: classes, and how many images there are."""
         data = self.data
-        counts = {"train": len(data.train), "val": len(data.val), "skipped": len(data.skipped)}
+        counts: ImageCounts = {"train": len(data.train), "val": len(data.val), "skipped": len(data.skipped)}
         return {"classes": list(self.classes), "images": counts}
 
     def notes(self) -> list[str]:

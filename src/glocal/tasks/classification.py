@@ -19,9 +19,10 @@ from glocal.metrics.classification import Outcomes
 from glocal.models.creation import create, freeze, model_args, starting_normalisation
 from glocal.models.io import ModelConfig, TaskName, save_model
 from glocal.models.names import parse_model
+from glocal.schema import Scores
 from glocal.tasks.base import Score, Task, labels_in_model
 from glocal.training.config import TrainConfig
-from glocal.training.loader import Batch, Batched, ImageBatches, TrainingBatches, load_pixels
+from glocal.training.loader import Batch, BatchDataset, ImageBatches, TrainingBatches, load_pixels
 
 
 class ClassificationTask(Task):
@@ -79,7 +80,7 @@ class ClassificationTask(Task):
         )
         return cls(model_config, config, data, **options)
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Images of one size, augmented and as they are."""
         if self.pixels is None:
             size, crop_pct = self.model_config.image_size, self.config.data.crop_pct
@@ -89,7 +90,7 @@ class ClassificationTask(Task):
             )
         return TrainingBatches(self.pixels[0], self.config, self.config.seed), self.pixels[1]
 
-    def eval_set(self, images: ImageSet) -> Batched:
+    def eval_set(self, images: ImageSet) -> BatchDataset:
         """At the size and crop of the model."""
         labels = np.array(labels_in_model(self.model_config, images.classes))[images.labels]
         relabelled = dataclasses.replace(images, classes=self.classes, labels=labels)
@@ -159,7 +160,7 @@ class ClassificationTask(Task):
             scores.top1, scores.nll, {"val_loss": scores.nll, "val_top1": scores.top1, "val_top5": scores.top5}
         )
 
-    def results(self, outcomes: Outcomes) -> dict[str, Any]:
+    def results(self, outcomes: Outcomes) -> Scores:
         """Accuracy, calibration, confusions."""
         return outcomes.score(len(self.classes)).to_dict()
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from glocal.files import atomic_write_text
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.models.io import ModelConfig, TaskName
+from glocal.schema import Scores
 from glocal.tasks.base import Score, labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
-from glocal.training.loader import Batch, Batched, Key
+from glocal.training.loader import Batch, BatchDataset, BatchIndices
 
 EVALUATION_BATCH = 4
 
@@ -63,16 +64,16 @@ class DetectionBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: BatchIndices) -> Batch:
         """Images that went bad since they were checked are reported and left out."""
         samples, kept, skipped = [], [], []
-        for place, position in enumerate((key.slots % len(self)).tolist()):
+        for place, position in enumerate((key.indices % len(self)).tolist()):
             try:
                 samples.append(self.images[position])
                 kept.append(place)
             except ImageError as error:
                 skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
-        drawn = draws(self.seed, key.epoch, key.slots)[kept]
+        drawn = draws(self.seed, key.epoch, key.indices)[kept]
         labels: list[Any]
         if self.recipe is None:
             images, labels = [sample.image for sample in samples], [self._targets_of(sample) for sample in samples]
@@ -176,12 +177,12 @@ class DetectionTask(HeadTask):
         plan["head"]["preset"] = self.model_config.preset
         return plan
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Augmented images with targets as detectors take them, and plain ones with `Targets`."""
         train_set = DetectionBatches(self.data.train, masks=self.masks, recipe=self.config, seed=self.config.seed)
         return train_set, DetectionBatches(self.data.val, masks=self.masks)
 
-    def eval_set(self, images: DetectionSet) -> Batched:
+    def eval_set(self, images: DetectionSet) -> BatchDataset:
         """Masks are scored where model and images have them."""
         self.masks = self.model_config.has_masks and images[0].masks is not None
         return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.model_config, images.classes))
@@ -221,10 +222,13 @@ class DetectionTask(HeadTask):
             columns |= {"val_mask_map": masks.map, "val_mask_map50": masks.map50}
         return Score(boxes.map, None, columns)
 
-    def results(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def results(self, outcomes: Sequence[Outcome]) -> Scores:
         """Average precision, overall and of each class; that of masks under ``mask``."""
         boxes, masks = self.precision(outcomes)
-        return {**boxes.to_dict(), **({} if masks is None else {"mask": masks.to_dict()})}
+        scores = cast(Scores, boxes.to_dict())
+        if masks is not None:
+            scores["mask"] = masks.to_dict()
+        return scores
 
 
 def _floats(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:

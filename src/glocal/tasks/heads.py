@@ -26,6 +26,7 @@ from glocal.heads.settings import (
 from glocal.models.creation import freeze
 from glocal.models.io import ModelConfig, TaskName, build_head, load_model, triple
 from glocal.rng import isolated_rng
+from glocal.schema import TaskDescription
 from glocal.tasks.base import Task
 from glocal.training.config import TrainConfig, load_recipe
 
@@ -200,9 +201,12 @@ class HeadTask(Task):
         assert self.config.head is not None
         return {"task": self.name, **super().plan(), "head": self.config.head.to_dict()}
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> TaskDescription:
         """And which of the backbone's weights were loaded."""
-        return super().about() | ({} if self.loaded is None else {"transfer": asdict(self.loaded)})
+        about = super().about()
+        if self.loaded is not None:
+            about["transfer"] = asdict(self.loaded)
+        return about
 
     def notes(self) -> list[str]:
         """Which of the backbone's weights were loaded."""

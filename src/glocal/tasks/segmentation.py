@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from glocal.data.transforms import (
 )
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
 from glocal.models.io import ModelConfig, TaskName
+from glocal.schema import Scores
 from glocal.tasks.base import Score, labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
-from glocal.training.loader import Batch, Batched, Key
+from glocal.training.loader import Batch, BatchDataset, BatchIndices
 
 EVALUATION_BATCH = 4
 MOST_LOGITS = 2**28
@@ -71,11 +72,11 @@ class SegmentationBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: BatchIndices) -> Batch:
         """Images that went bad since they were checked are reported and left out."""
-        drawn = draws(self.seed, key.epoch, key.slots)
+        drawn = draws(self.seed, key.epoch, key.indices)
         images, maps, kept, skipped = [], [], [], []
-        for place, position in enumerate((key.slots % len(self)).tolist()):
+        for place, position in enumerate((key.indices % len(self)).tolist()):
             try:
                 sample = self.images[position]
             except ImageError as error:
@@ -126,13 +127,13 @@ class SegmentationTask(HeadTask):
         """For the backbone and head of a configuration."""
         return cls(model_config("segmentation", config, classes=data.classes), config, data)
 
-    def datasets(self) -> tuple[Batched, Batched]:
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Square crops, and whole images."""
         size = self.model_config.image_size
         train_set = SegmentationBatches(self.data.train, size, recipe=self.config, seed=self.config.seed)
         return train_set, SegmentationBatches(self.data.val, size)
 
-    def eval_set(self, images: SegmentationSet) -> Batched:
+    def eval_set(self, images: SegmentationSet) -> BatchDataset:
         """Whole images."""
         labels = labels_in_model(self.model_config, images.classes)
         return SegmentationBatches(images, self.model_config.image_size, labels=labels)
@@ -177,7 +178,7 @@ class SegmentationTask(HeadTask):
         }
         return Score(outcomes.miou, outcomes.mean_loss, columns)
 
-    def results(self, outcomes: Confusion) -> dict[str, Any]:
+    def results(self, outcomes: Confusion) -> Scores:
         """IoU, overall and of each class, and confusions."""
         return outcomes.to_dict()
 

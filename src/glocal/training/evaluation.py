@@ -9,12 +9,18 @@ from torch import nn
 
 from glocal.files import printable
 from glocal.training.errors import TrainingError
-from glocal.training.loader import Batch, Batched, Key, Share, evaluation_batch, evaluation_loader, num_batches
+from glocal.training.loader import Batch, BatchDataset, BatchIndices, evaluation_batch, evaluation_loader, num_batches
 from glocal.training.trainable import Trainable
 
 
 def evaluate_batches(
-    task: Trainable, model: nn.Module, data: Batched, device: str | torch.device, share: Share
+    task: Trainable,
+    model: nn.Module,
+    data: BatchDataset,
+    device: str | torch.device,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[Any, Batch]]:
     """The task's outcomes of each batch that this process reads, and the batch.
 
@@ -28,17 +34,19 @@ def evaluate_batches(
     batch: Batch | None = None
     num = 0
     try:
-        for batch in evaluation_loader(data, share=share):
+        for batch in evaluation_loader(data, rank=rank, world_size=world_size):
             yield task.evaluate_batch(model, batch, device), batch
             num += 1
-        if share.world > 1 and num < -(-num_batches(len(data), evaluation_batch(data)) // share.world):
-            task.evaluate_batch(model, data[Key(0, np.arange(1))] if batch is None else batch, device)
+        if world_size > 1 and num < -(-num_batches(len(data), evaluation_batch(data)) // world_size):
+            task.evaluate_batch(model, data[BatchIndices(0, np.arange(1))] if batch is None else batch, device)
     finally:
         model.train(training)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, prepare: nn.Module, data: Batched, device: str | torch.device = "cpu") -> torch.Tensor:
+def predict(
+    model: nn.Module, prepare: nn.Module, data: BatchDataset, device: str | torch.device = "cpu"
+) -> torch.Tensor:
     """(N, K) outputs of a model for a data set, in its order, on the CPU; the mode of the model is left as it was."""
     training, outputs = model.training, []
     model.to(device).eval()

@@ -26,17 +26,17 @@ CACHE_BYTES = 2 * 2**30
 EVALUATION_BATCH = 128
 
 
-class Key(NamedTuple):
+class BatchIndices(NamedTuple):
     """A batch before it is read.
 
     Attributes:
         epoch: counted from 0.
-        slots: (B,) positions of its images in their set; the r-th repeat of position p in a set of N is p + r N.
+        indices: (B,) of its images in their set; the r-th repeat of image i in a set of N is i + r N.
         weight: of its mean loss in the step it is a part of; above 1 where it has more images than other parts.
     """
 
     epoch: int
-    slots: np.ndarray
+    indices: np.ndarray
     weight: float = 1.0
 
 
@@ -44,10 +44,10 @@ class Batch(NamedTuple):
     """Images of a step, or of the part of a step that one device takes at a time.
 
     Attributes:
-        inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their objective takes.
+        inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their loss takes.
         labels: (B,) int64; likewise, of length B.
         seeds: (B,) int64, of what is drawn for each image on the device.
-        weight: see `Key`.
+        weight: see `BatchIndices`.
         skipped: images that went bad and are left out.
     """
 
@@ -58,22 +58,14 @@ class Batch(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
-class Share(NamedTuple):
-    """What a process reads of each step: part ``rank`` of ``world``, in ``parts`` pieces one after the other."""
-
-    rank: int = 0
-    world: int = 1
-    parts: int = 1
-
-
-class Batched(Protocol):
-    """A set that is read a batch at a time."""
+class BatchDataset(Protocol):
+    """A torch Dataset that gives a whole batch for an index."""
 
     labels: np.ndarray
     num_classes: int
 
     def __len__(self) -> int: ...
-    def __getitem__(self, key: Key, /) -> Batch: ...
+    def __getitem__(self, key: BatchIndices, /) -> Batch: ...
 
 
 class ImageBatches(Dataset[Batch]):
@@ -98,8 +90,8 @@ class ImageBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Batch:
-        return self.read(key.slots)[0]
+    def __getitem__(self, key: BatchIndices) -> Batch:
+        return self.read(key.indices)[0]
 
     def read(
         self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray] | None = None
@@ -156,9 +148,9 @@ class TrainingBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Batch:
-        positions = key.slots % len(self)
-        drawn = draws(self.seed, key.epoch, key.slots)
+    def __getitem__(self, key: BatchIndices) -> Batch:
+        positions = key.indices % len(self)
+        drawn = draws(self.seed, key.epoch, key.indices)
         if self.randaugment is not None:
             randaugment = self.randaugment
             batch, kept = self.source.read(positions, lambda image, place: randaugment(image, drawn[place]))
@@ -192,8 +184,8 @@ class FeatureBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, key: Key) -> Batch:
-        positions = key.slots % len(self)
+    def __getitem__(self, key: BatchIndices) -> Batch:
+        positions = key.indices % len(self)
         labels = torch.from_numpy(self.labels[positions])
         return Batch(self.features[positions], labels, torch.zeros_like(labels), key.weight)
 
@@ -225,10 +217,10 @@ def num_batches(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-def epoch_order(data: Batched, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
-    """(N,) slots of an epoch in their order, a function of the seed and the epoch.
+def epoch_order(data: BatchDataset, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
+    """(N,) indices of an epoch in their order, a function of the seed and the epoch.
 
-    With repeats an epoch is still N slots: the first N / repeats images of the order, each ``repeats`` times in a row,
+    With repeats an epoch still has N: the first N / repeats images of the order, each ``repeats`` times in a row,
     so that the repeats of an image are in one batch (Hoffer et al. 2020).
     """
     rng = np.random.default_rng((seed, epoch, 0))
@@ -240,33 +232,45 @@ def epoch_order(data: Batched, seed: int, epoch: int, repeats: int = 1) -> np.nd
     return order
 
 
-class _Steps(Sampler[Key]):
-    """The parts of each step that a process reads, step after step without end."""
+class _Steps(Sampler[BatchIndices]):
+    """The parts of each step that a process reads, step after step without end; see `training_loader`."""
 
-    def __init__(self, data: Batched, batch_size: int, seed: int, repeats: int, share: Share, start: int) -> None:
+    def __init__(
+        self,
+        data: BatchDataset,
+        batch_size: int,
+        seed: int,
+        *,
+        repeats: int,
+        rank: int,
+        world_size: int,
+        grad_accum_steps: int,
+        start: int,
+    ) -> None:
         self.data, self.batch_size, self.seed, self.repeats = data, batch_size, seed, repeats
-        self.share, self.start = share, start
+        self.rank, self.world_size, self.num_parts, self.start = rank, world_size, world_size * grad_accum_steps, start
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[BatchIndices]:
         steps_per_epoch = num_batches(len(self.data), self.batch_size)
-        pieces = self.share.world * self.share.parts
         first_epoch, first_step = divmod(self.start, steps_per_epoch)
         for epoch in count(first_epoch):
             order = epoch_order(self.data, self.seed, epoch, self.repeats)
             for step in np.array_split(order, steps_per_epoch)[first_step if epoch == first_epoch else 0 :]:
-                for piece in range(self.share.rank, pieces, self.share.world):
-                    slots = step[piece::pieces]  # dealt out in turn, so repeats of an image go to different devices
-                    yield Key(epoch, slots, len(slots) * pieces / len(step))
+                for part in range(self.rank, self.num_parts, self.world_size):
+                    indices = step[part :: self.num_parts]  # in turn, so repeats of an image go to different devices
+                    yield BatchIndices(epoch, indices, len(indices) * self.num_parts / len(step))
 
 
 def training_loader(
-    data: Batched,
+    data: BatchDataset,
     batch_size: int,
     seed: int,
     num_workers: int | None = None,
     *,
     repeats: int = 1,
-    share: Share = Share(),  # noqa: B008 - immutable
+    rank: int = 0,
+    world_size: int = 1,
+    grad_accum_steps: int = 1,
     start: int = 0,
 ) -> DataLoader[Batch]:
     """Endless batches in an order that depends on (seed, epoch) alone.
@@ -277,29 +281,42 @@ def training_loader(
         seed: of the order.
         num_workers: processes that read; by default as many as there are processors, where images are decoded.
         repeats: see `epoch_order`.
-        share: which part of each step this process reads.
+        rank: of this process.
+        world_size: processes; each reads its part of a step.
+        grad_accum_steps: batches that a process reads of a step, one after the other.
         start: steps that are left out, as they were done before.
 
     Raises:
         GlocalError: if a step has fewer images than parts.
     """
-    pieces = share.world * share.parts
     smallest = len(data) // num_batches(len(data), batch_size)
-    if smallest < pieces:
+    if smallest < world_size * grad_accum_steps:
         raise GlocalError(
-            f"batch_size: expected an image for each of {share.world} devices x {share.parts} parts of a step, got "
-            f"steps of {smallest} images; raise batch_size, or lower --devices or grad_accum_steps"
+            f"batch_size: expected an image for each of {world_size} devices x {grad_accum_steps} parts of a step, "
+            f"got steps of {smallest} images; raise batch_size, or lower --devices or grad_accum_steps"
         )
-    return _loader(data, _Steps(data, batch_size, seed, repeats, share, start), num_workers)
+    steps = _Steps(
+        data,
+        batch_size,
+        seed,
+        repeats=repeats,
+        rank=rank,
+        world_size=world_size,
+        grad_accum_steps=grad_accum_steps,
+        start=start,
+    )
+    return _loader(data, steps, num_workers)
 
 
-def evaluation_loader(data: Batched, num_workers: int | None = None, share: Share = Share()) -> DataLoader[Batch]:  # noqa: B008
-    """All images once, in their order; of several processes each reads every ``share.world``-th batch."""
-    positions = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
-    return _loader(data, [Key(0, part) for part in positions[share.rank :: share.world]], num_workers)
+def evaluation_loader(
+    data: BatchDataset, num_workers: int | None = None, *, rank: int = 0, world_size: int = 1
+) -> DataLoader[Batch]:
+    """All images once, in their order; of several processes each reads every ``world_size``-th batch."""
+    indices = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
+    return _loader(data, [BatchIndices(0, part) for part in indices[rank::world_size]], num_workers)
 
 
-def evaluation_batch(data: Batched) -> int:
+def evaluation_batch(data: BatchDataset) -> int:
     """Images of a batch without gradients: `EVALUATION_BATCH`, where a set does not say otherwise."""
     return getattr(data, "evaluation_batch", EVALUATION_BATCH)
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from glocal.bench import copy_on_meta, count_params, describe_environment
 from glocal.errors import CheckpointError, GlocalError
 from glocal.files import atomic_write_text, printable, sha256
 from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing
+from glocal.schema import CurveRow, RunResults, SkippedImage
 from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.checkpoint import Checkpointer
 from glocal.training.config import TrainConfig, upgraded
@@ -50,7 +51,7 @@ def train_run(
     stop: StopRequest | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[Progress], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> RunResults:
     """Train a model for a task and keep everything about it in a folder.
 
     Args:
@@ -98,7 +99,7 @@ def _plan(task: Trainable) -> dict[str, Any]:
     }
 
 
-def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[str], None]) -> dict[str, Any] | None:
+def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[str], None]) -> RunResults | None:
     """Write or compare the plan; the results, if the run is finished already."""
     path, checkpoint = out / PLAN, config.checkpoint
     if path.exists() and _trained_nothing(out):
@@ -113,7 +114,7 @@ def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[
     results = out / RESULTS
     if results.exists() and not changes:
         try:
-            finished: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+            finished: RunResults = json.loads(results.read_text(encoding="utf-8"))
         except ValueError as error:
             raise GlocalError(f"out: {results} is damaged ({error}); delete it to finish the run anew") from error
         return finished
@@ -140,7 +141,7 @@ def _train(
     stop: StopRequest | None,
     say: Callable[[str], None],
     progress: Callable[[Progress], None],
-) -> dict[str, Any]:
+) -> RunResults:
     config = task.config
     model = task.create_model()
     for note in task.notes():
@@ -270,7 +271,7 @@ def _cell(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
-def _results(task: Trainable, plan: dict[str, Any], result: TrainResult, macs: int) -> dict[str, Any]:
+def _results(task: Trainable, plan: dict[str, Any], result: TrainResult, macs: int) -> RunResults:
     hardware, metric = task.config.hardware, task.metric
     return {
         "schema": SCHEMA,
@@ -291,8 +292,8 @@ def _results(task: Trainable, plan: dict[str, Any], result: TrainResult, macs: i
         "flop": result.flop,
         "images_per_s": result.images_per_s,
         "nan_skips": result.state.nan_skips,
-        "curve": [_finite(asdict(point)) for point in result.state.curve],
-        "skipped": [asdict(skipped) for skipped in (*task.skipped, *result.state.skipped)],
+        "curve": [cast(CurveRow, _finite(asdict(point))) for point in result.state.curve],
+        "skipped": [cast(SkippedImage, asdict(skipped)) for skipped in (*task.skipped, *result.state.skipped)],
     }
 
 

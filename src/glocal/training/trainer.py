@@ -34,7 +34,7 @@ from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.faults import explained
 from glocal.training.hardware import HardwareConfig
-from glocal.training.loader import Batch, Batched, Key, Share, num_batches, training_loader
+from glocal.training.loader import Batch, BatchDataset, BatchIndices, num_batches, training_loader
 from glocal.training.nan_guard import NaNGuard
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
@@ -109,7 +109,7 @@ class Trainer:
         self.saved_step = -1 if resume is None else self.state.step
         self.rank = 0
 
-    def fit(self, model: nn.Module, train_set: Batched, val_set: Batched) -> TrainResult:
+    def fit(self, model: nn.Module, train_set: BatchDataset, val_set: BatchDataset) -> TrainResult:
         """Train a model; its parameters are changed in place.
 
         Args:
@@ -188,7 +188,7 @@ class Trainer:
 
     # The parts of a step, in the order of the loop.
 
-    def _setup(self, model: nn.Module, train_set: Batched) -> None:
+    def _setup(self, model: nn.Module, train_set: BatchDataset) -> None:
         """Model, optimizer and schedule on their devices, as they were at the checkpoint."""
         config, hardware = self.config, self.config.hardware
         self.steps_per_epoch = num_batches(len(train_set), config.data.batch_size)
@@ -222,17 +222,18 @@ class Trainer:
         self.nan_guard = NaNGuard(self.model, config.optimizer.nan_skips, self.state.nan_skips)
         self.state.start_clock()
 
-    def _batches(self, train_set: Batched) -> Generator[Batch]:
+    def _batches(self, train_set: BatchDataset) -> Generator[Batch]:
         """Endless batches of this process from the next step on; bad images end the run or are noted."""
         config = self.config
-        share = Share(self.rank, self.config.hardware.world_size, config.optimizer.grad_accum_steps)
         for batch in training_loader(
             train_set,
             config.data.batch_size,
             self.config.seed,
             self.config.data.num_workers,
             repeats=config.data.aug_repeats,
-            share=share,
+            rank=self.rank,
+            world_size=config.hardware.world_size,
+            grad_accum_steps=config.optimizer.grad_accum_steps,
             start=self.state.step,
         ):
             if self.config.data.on_error == "stop" or not len(batch.labels):
@@ -295,7 +296,7 @@ class Trainer:
         every = self.config.checkpoint.checkpoint_every_steps
         return bool(every) and self.state.step % every == 0
 
-    def _evaluate(self, val_set: Batched) -> Any:
+    def _evaluate(self, val_set: BatchDataset) -> Any:
         """Add a point to the curve; the time it takes is not time of training."""
         start = self.state.seconds()
         outcomes, score = self._outcomes(val_set)
@@ -304,15 +305,16 @@ class Trainer:
         self._log_row(score.columns)
         return outcomes
 
-    def _outcomes(self, val_set: Batched) -> tuple[Any, Score]:
+    def _outcomes(self, val_set: BatchDataset) -> tuple[Any, Score]:
         """Outcomes and score of the validation set, of which each process evaluates a part."""
         task, world_size, mine = self.task, self.config.hardware.world_size, []
         with torch.no_grad(), self.fabric.autocast():
             if world_size > 1:  # each process has seen other images: evaluate what the first one saves
                 for buffer in self.evaluated.buffers():
                     torch.distributed.broadcast(buffer, 0)
-            share = Share(self.rank, world_size)
-            for part, batch in evaluate_batches(task, self.evaluated, val_set, self.fabric.device, share):
+            for part, batch in evaluate_batches(
+                task, self.evaluated, val_set, self.fabric.device, rank=self.rank, world_size=world_size
+            ):
                 if self.config.data.on_error == "stop" or task.needs_every_image:
                     refuse_bad(batch)
                 self.state.skipped |= dict.fromkeys(batch.skipped)
@@ -403,8 +405,8 @@ class Trainer:
             images_per_s=state.images / state.trained,
         )
 
-    def _find_unused(self, train_set: Batched) -> bool:
-        return self.task.has_unused_parameters(self.model, train_set[Key(0, np.arange(1))])
+    def _find_unused(self, train_set: BatchDataset) -> bool:
+        return self.task.has_unused_parameters(self.model, train_set[BatchIndices(0, np.arange(1))])
 
     def _shard(self, criterion: "Criterion", mesh: Any) -> nn.Module:
         """FSDP2: model and EMA over the processes."""

@@ -1,0 +1,338 @@
+"""Fields of the published JSON: results.json of `glocal train` and `glocal compare`, record.json of a run.
+
+Writers return these types and readers take them; docs/results-schema.md and docs/training.md list the same fields.
+"""
+
+from typing import Any, NotRequired, Required, TypedDict
+
+
+class SkippedImage(TypedDict):
+    """An image, or an annotated object, that was left out."""
+
+    path: str
+    reason: str
+    annotation: NotRequired[int | str]
+
+
+class CurveRow(TypedDict):
+    """An evaluation during training."""
+
+    epoch: float
+    step: int
+    seconds: float
+    train_loss: float | None
+    val_loss: float | None
+    val_score: float
+
+
+class PrecisionScores(TypedDict):
+    """COCO's average precision, of boxes or of masks."""
+
+    map: float
+    map50: float
+    map75: float
+    small: float | None
+    medium: float | None
+    large: float | None
+    recall: float
+    per_class: list[float | None]
+
+
+class Scores(TypedDict, total=False):
+    """Scores of a model; each task has its own."""
+
+    # classification
+    top1: float
+    top5: float | None
+    ece: float
+    nll: float
+    # detection
+    map: float
+    map50: float
+    map75: float
+    small: float | None
+    medium: float | None
+    large: float | None
+    recall: float
+    mask: PrecisionScores
+    # segmentation
+    miou: float
+    pixel_accuracy: float
+    loss: float
+    # several tasks
+    per_class: list[float | None]
+    confusion: list[list[int]]
+
+
+# glocal train
+
+
+class ImageCounts(TypedDict):
+    """How many images a run had."""
+
+    train: int
+    val: int
+    skipped: int
+
+
+class TaskDescription(TypedDict):
+    """What results.json of a training run says of its data."""
+
+    classes: list[str]
+    images: ImageCounts
+    transfer: NotRequired[dict[str, Any]]
+
+
+class RunResults(Scores, TaskDescription):
+    """results.json of `glocal train`, `glocal detect train` and `glocal segment train`."""
+
+    schema: str
+    command: str
+    plan: dict[str, Any]
+    device: str
+    processes: int
+    environment: dict[str, Any]
+    params: int
+    macs: int
+    metric: str
+    best: dict[str, float]
+    steps: int
+    epochs: float
+    seconds: float
+    flop: float
+    images_per_s: float
+    nan_skips: int
+    curve: list[CurveRow]
+    skipped: list[SkippedImage]
+
+
+# glocal compare
+
+
+class BudgetUsed(TypedDict):
+    """The budget of a run, and what was used of it."""
+
+    asked: str
+    epochs: float
+    steps: int
+    seconds: float
+    flop: float
+    seconds_to_budget: float
+
+
+class Mistake(TypedDict):
+    """A confident mistake of a classifier."""
+
+    path: str
+    picture: str
+    true: int
+    predicted: int
+    confidence: float
+
+
+class ModelCosts(TypedDict, total=False):
+    """What a model costs; throughput of classifiers at batch 32, of others at 8."""
+
+    params: Required[int]
+    macs: Required[int]
+    latency_ms_b1: Required[float]
+    images_per_s_b32: float
+    images_per_s_b8: float
+    peak_memory_mib: Required[float]
+
+
+class RunScores(Scores, total=False):
+    """Scores of a run in a comparison, and what its page shows."""
+
+    mask_map: float | None
+    threshold: float
+    transfer: dict[str, Any]
+    mistakes: list[Mistake]
+
+
+class RunIdentity(TypedDict):
+    """Which run, and whether it has finished."""
+
+    id: str
+    model: str
+    seed: int
+    fraction: float
+    status: str
+    error: str | None
+
+
+class RecordedRun(RunIdentity, RunScores, total=False):
+    """A run in its record.json; of one that failed its identity alone."""
+
+    train_images_per_s: float
+    budget: BudgetUsed
+    curve: list[CurveRow]
+    skipped: list[SkippedImage]
+    weights: str
+
+
+class Record(TypedDict):
+    """record.json: a run, and the SHA-256 of each file beside it."""
+
+    run: RecordedRun
+    files: dict[str, str]
+
+
+class RunEntry(RunIdentity, RunScores, ModelCosts):
+    """A run in results.json of a comparison; the scores of one that failed are null."""
+
+    train_images_per_s: float | None
+    budget: BudgetUsed | None
+    curve: list[CurveRow]
+    weights: str | None
+
+
+class SummaryRow(ModelCosts, total=False):
+    """Means over the seeds of a model and fraction."""
+
+    model: Required[str]
+    fraction: Required[float]
+    seeds: Required[int]
+    ci_method: Required[str]
+    train_images_per_s: Required[float]
+    seconds_to_budget: Required[float]
+    difference_to_best: Required[float]
+    difference_ci: Required[list[float]]
+    tied_with_best: Required[bool]
+    # classification
+    top1_mean: float
+    top1_ci: list[float]
+    top5_mean: float | None
+    ece_mean: float | None
+    # detection
+    map_mean: float
+    map_ci: list[float]
+    map50_mean: float | None
+    map75_mean: float | None
+    mask_map_mean: float | None
+    # segmentation
+    miou_mean: float
+    miou_ci: list[float]
+    pixel_accuracy_mean: float | None
+
+
+class CompareVerdict(TypedDict):
+    """Which model to take."""
+
+    most_accurate: str | None
+    cheapest_tied: str | None
+    fastest: str | None
+    sentence: str
+    caveats: list[str]
+
+
+class CompareSettings(TypedDict):
+    """What was asked of a comparison."""
+
+    task: NotRequired[str]
+    head: NotRequired[dict[str, Any]]
+    models: list[str]
+    budget: str
+    seeds: list[int]
+    mode: str
+    image_size: int
+    fractions: list[float]
+    device: str
+    recipe: dict[str, Any]
+    confidence: float
+    jobs: int
+
+
+class ClassCounts(TypedDict):
+    """How often each class is in the images; null where that is not known."""
+
+    train_per_class: list[int] | None
+    val_per_class: list[int] | None
+
+
+class CompareData(ClassCounts):
+    """The images of a comparison."""
+
+    name: str
+    classes: list[str]
+    train: int
+    val: int
+    split: str
+    fingerprint: str
+    skipped: list[SkippedImage]
+    warnings: list[str]
+
+
+class DistanceRow(TypedDict):
+    """Accuracy of a model in a bin of distances."""
+
+    model: str
+    fraction: float
+    distance: list[float]
+    images: int
+    top1_mean: float
+    top1_ci: list[float]
+
+
+class Example(TypedDict):
+    """An image that is shown with what each model predicts."""
+
+    why: str
+    path: str
+    scores: dict[str, float | None]
+    truth: str
+    predictions: dict[str, str]
+
+
+class ModelAnalysis(TypedDict):
+    """What was found in a trained model."""
+
+    model: str
+    run: str
+    seconds: float
+    parts: dict[str, Any]
+    without: dict[str, str]
+    failed: dict[str, str]
+
+
+class Disturbed(TypedDict):
+    """The example under a disturbance."""
+
+    name: str
+    level: float
+    picture: str
+
+
+class Analysis(TypedDict):
+    """What was found in the models of a comparison."""
+
+    images: int
+    inside: int
+    seed: int
+    example: str
+    disturbed: list[Disturbed]
+    models: list[ModelAnalysis]
+
+
+class CompareExtras(TypedDict, total=False):
+    """What only some comparisons have: of a task, of data, or of ``--analyze``."""
+
+    metric: str
+    examples: list[Example]
+    by_distance: list[DistanceRow]
+    analysis: Analysis
+
+
+class CompareResults(CompareExtras):
+    """results.json of `glocal compare`."""
+
+    schema: str
+    command: str
+    created: str
+    glocal: str
+    settings: CompareSettings
+    data: CompareData
+    runs: list[RunEntry]
+    summary: list[SummaryRow]
+    verdict: CompareVerdict
+    environment: dict[str, Any]

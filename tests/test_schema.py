@@ -1,0 +1,74 @@
+"""The fields of published JSON: types, pages and files say the same."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import get_type_hints, is_typeddict
+
+import pytest
+
+from glocal import schema
+from glocal.data.objects import SkippedObject
+from glocal.metrics.coco import Precision
+from glocal.training import CurvePoint
+from tests.fields import faults, parts_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("results-schema.md", "training.md")}
+TABLE = re.compile(r"<!-- fields: (\w+) -->\n\| key .*\n\| --- .*\n((?:\|.*\n)+)")
+TABLES = {
+    name: re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in rows.splitlines()))
+    for text in PAGES.values()
+    for name, rows in TABLE.findall(text)
+}
+FRAGMENTS = {"Scores", "RunScores", "RunIdentity", "ModelCosts", "ClassCounts", "CompareExtras", "TaskDescription"}
+"""Types that others extend; their fields are in the tables of those."""
+
+
+def nested(field):
+    """The keys that the pages list for a field, as in ``field: [{a, b}]``."""
+    listed = re.findall(rf"`{field}: \[?{{([\w,\s]+)}}", "".join(PAGES.values()))
+    return [set(re.split(r",\s*", keys)) for keys in listed]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_page_lists_the_fields_of_its_type_each_once(name):
+    fields = TABLES[name]
+    hints = get_type_hints(getattr(schema, name))
+    assert sorted(fields) == sorted(hints)
+    for field, hint in hints.items():
+        for part in parts_of(hint):
+            if part.__name__ not in TABLES and part is not schema.RecordedRun:
+                assert nested(field), field
+                assert all(keys == set(get_type_hints(part)) for keys in nested(field)), field
+
+
+def test_every_type_is_on_a_page():
+    types = {name: of for name, of in vars(schema).items() if is_typeddict(of)}
+    inside = {part.__name__ for of in types.values() for hint in get_type_hints(of).values() for part in parts_of(hint)}
+    assert set(types) == set(TABLES) | inside | FRAGMENTS
+
+
+def test_a_record_has_its_run_without_costs():
+    of_record, of_entry = (set(get_type_hints(of)) for of in (schema.RecordedRun, schema.RunEntry))
+    assert of_record == of_entry - set(get_type_hints(schema.ModelCosts)) | {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("row", "written"),
+    [
+        (schema.CurveRow, CurvePoint),
+        (schema.PrecisionScores, Precision),
+        (schema.SkippedImage, SkippedObject),
+    ],
+)
+def test_rows_have_the_fields_of_what_they_are_written_from(row, written):
+    assert set(get_type_hints(row)) == {field.name for field in dataclasses.fields(written)}
+
+
+def test_a_published_comparison_has_these_fields():
+    results = json.loads((DOCS / "results" / "fashion-mnist" / "results.json").read_text(encoding="utf-8"))
+    assert faults(results, schema.CompareResults) == []
+    results["runs"][0]["top_1"] = results["runs"][0].pop("model")
+    assert faults(results, schema.CompareResults) == [".runs[0].top_1: unknown", ".runs[0].model: missing"]
