@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from glocal.data import Prediction, write_label_map
 from glocal.data.predictions import coco_results
-from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
+from glocal.data.workers import WORKER_ERRORS, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_bytes, atomic_write_text, printable
 from glocal.models.io import SavedModel
@@ -282,7 +282,7 @@ def _read(images: Images, start: int, workers: int | None) -> Iterator[tuple[int
             for image in read_in_order(reader, range(start, len(reader)), workers, collate_fn=_as_it_is):
                 yield start, image
                 start += 1
-        except LOST as error:
+        except WORKER_ERRORS as error:
             if not worker_died(error):
                 raise
             with ProcessPoolExecutor(1) as pool:
