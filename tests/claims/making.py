@@ -6,7 +6,7 @@ import numpy as np
 
 from glocal.claims import Claim, Comparison
 from glocal.claims.claim import arm
-from glocal.claims.measures import Found
+from glocal.claims.measures import Measurement
 
 SOURCE = {"source": "nobody 2026, §0", "url": "https://example.org/"}
 
@@ -31,7 +31,7 @@ def swapped(claim: Claim, first: str, second: str) -> Claim:
     return dataclasses.replace(claim, arms=tuple(exchanged.get(arm.name, arm) for arm in claim.arms))
 
 
-def planted(claim: Claim, gap: float = 0.2, seeds: int = 3, units: int = 2000) -> Found:
+def planted(claim: Claim, gap: float = 0.2, seeds: int = 3, units: int = 2000) -> Measurement:
     """Measurements by which the first arm of each comparison is ahead by ``gap`` (as expected), with noise.
 
     Rates of right answers where images are measured; of arms that should be equal the same.
@@ -49,13 +49,17 @@ def planted(claim: Claim, gap: float = 0.2, seeds: int = 3, units: int = 2000) -
             levels[part.first] = gap if part.expected == "more" else -gap
     rng = np.random.default_rng(0)
     if claim.measure == "costs":
-        return Found({name: np.full((1, 4), 0.1 + level) for name, level in levels.items()}, paired=True, exact=True)
+        return Measurement(
+            {name: np.full((1, 4), 0.1 + level) for name, level in levels.items()}, paired=True, exact=True
+        )
     if claim.measure in ("top1", "heads"):
         luck = rng.random((seeds, units))
         chance = {name: 0.1 + level for name, level in levels.items()}
-        return Found({name: (luck < rate).astype(float) for name, rate in chance.items()}, claim.measure == "heads")
+        return Measurement(
+            {name: (luck < rate).astype(float) for name, rate in chance.items()}, claim.measure == "heads"
+        )
     noise = {name: 0.05 * rng.standard_normal((seeds, 8)) for name in levels}
-    return Found({name: level + noise[name] for name, level in levels.items()}, claim.measure == "places")
+    return Measurement({name: level + noise[name] for name, level in levels.items()}, claim.measure == "places")
 
 
 def macs(claim: Claim) -> dict[str, float]:

@@ -6,8 +6,8 @@ import torch
 
 from glocal.bench import count_macs
 from glocal.claims import CLAIMS, choose
-from glocal.claims.catalogue import HYBRIDS, words
-from glocal.claims.measures import MEASURES
+from glocal.claims.catalogue import HYBRIDS, models_by_fraction
+from glocal.claims.measures import METRICS
 from glocal.errors import GlocalError
 from glocal.models.creation import check_model
 from glocal.models.micro import MICRO_MODELS
@@ -18,7 +18,7 @@ IDS = (
     "t2t-tokens", "bot-position", "bot-where", "cat-embedding", "cat-shift", "cat-position", "cost", "low-pass",
     "padding-position", "small-patches",
 )  # fmt: skip
-MODELS = sorted({model for models in words(CLAIMS).values() for model in models})
+MODELS = sorted({model for models in models_by_fraction(CLAIMS).values() for model in models})
 
 
 def macs(word):
@@ -45,7 +45,7 @@ def test_a_claim_says_what_a_newcomer_needs(claim):
     assert all(len(text) > 40 for text in (claim.background, claim.differ))
     assert re.search(r"\d{4}", claim.source)
     assert claim.url.startswith("https://arxiv.org/abs/")
-    assert claim.measure in MEASURES
+    assert claim.measure in METRICS
     judged = {name for part in claim.comparisons for name in (part.first, part.second)}
     assert judged - {None} <= {arm.name for arm in claim.arms}
     for arm in claim.arms:
@@ -70,10 +70,10 @@ def test_small_patches_are_compared_at_about_the_same_cost():
 
 
 def test_arms_that_claims_share_are_trained_once():
-    assert sum(len(claim.trained()) for claim in CLAIMS) > sum(map(len, words(CLAIMS).values()))
-    assert words(choose("coupling,two-heads")) == words(choose("coupling"))
-    assert words(choose("cost")) == {}
-    assert list(words(choose("small-data"))) == [1.0, 0.3, 0.1]
+    assert sum(len(claim.trained()) for claim in CLAIMS) > sum(map(len, models_by_fraction(CLAIMS).values()))
+    assert models_by_fraction(choose("coupling,two-heads")) == models_by_fraction(choose("coupling"))
+    assert models_by_fraction(choose("cost")) == {}
+    assert list(models_by_fraction(choose("small-data"))) == [1.0, 0.3, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_shared_arms_are_trained_once(whole):
     started = [run_id for run_id, *_ in whole[2].started]
     assert len(started) == len(set(started)) == 4
     assert [number for _, number, _ in whole[2].started] == [1, 2, 3, 4]
-    assert any("4 of 4 runs are to be trained" in said for said in whole[2].said)
+    assert any("Training 4 of 4 runs" in said for said in whole[2].said)
 
 
 def test_the_same_call_trains_nothing_again(whole, data, tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from glocal.claims import CLAIMS, choose
 from glocal.claims.claim import Arm, arm
-from glocal.claims.measures import COST_SIZES, MEASURES, attention_formulas
+from glocal.claims.measures import COST_SIZES, METRICS, attention_formulas
 from glocal.models.creation import create, model_args
 from glocal.models.io import ModelConfig, save_model
 from glocal.training import load_pixels
@@ -51,7 +51,7 @@ def trials(tmp_path_factory):
 
 
 def read(tested, trials):
-    found = MEASURES[tested.measure].read(tested, trials)
+    found = METRICS[tested.measure].read(tested, trials)
     assert set(found.values) == {arm.name for arm in tested.arms}
     assert len({values.shape for values in found.values.values()}) == 1
     json.dumps(found.details, allow_nan=False)
@@ -122,4 +122,4 @@ def test_borders_tell_an_untrained_network_its_place(trials):
 
 
 def test_every_measure_has_a_claim():
-    assert {claim.measure for claim in CLAIMS} == set(MEASURES)
+    assert {claim.measure for claim in CLAIMS} == set(METRICS)

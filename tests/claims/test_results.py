@@ -34,7 +34,7 @@ def minutes(budget):
 def estimate(ids, budget, measured, there=()):
     """Minutes that the command says before it starts, from training steps that were measured; some models are there."""
     experiment = Experiment(choose(ids), load_data("fashion-mini"), budget=budget)
-    runs = [run for fraction in experiment.words for run in experiment.of_fraction(fraction).runs()]
+    runs = [run for fraction in experiment.models_by_fraction for run in experiment.of_fraction(fraction).runs()]
     runs = [run for run in runs if run.model not in there]
     costs = Costs(**load(measured, "costs.json"))
     return round(seconds_needed(runs, experiment.settings, experiment.data, costs) / 60)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glocal.claims import CLAIMS, Comparison
-from glocal.claims.measures import Found
+from glocal.claims.measures import Measurement
 from glocal.claims.results import tested as described
 from glocal.claims.verdict import decide, difference, together, verdict_of
 from glocal.comparison import Interval
@@ -141,7 +141,7 @@ def test_readings_of_one_network_are_paired_by_seed():
     rates = np.array([0.5, 0.7, 0.9])[:, None]
     luck = rng.random((3, 2000))
     one, other = (luck < rates + 0.01).astype(float), (luck < rates).astype(float)
-    pairs = Found({"a": one, "b": other}, paired=True)
-    apart = Found({"a": one, "b": other})
+    pairs = Measurement({"a": one, "b": other}, paired=True)
+    apart = Measurement({"a": one, "b": other})
     assert difference(pairs, "a", "b", 0.95).low > 0
     assert difference(apart, "a", "b", 0.95).low < 0

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from glocal.claims import CLAIMS
-from glocal.claims.measures import MEASURES
+from glocal.claims.measures import METRICS
 from glocal.claims.results import tested, untested
 from glocal.claims.verdict import decide
 from glocal.models.micro import MICRO_MODELS
@@ -67,7 +67,7 @@ def _run(model: str, fraction: float, seed: int) -> dict[str, Any]:
 def _details(claim: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     if claim.measure == "costs":
-        return dict(MEASURES["costs"].read(claim, None).details)
+        return dict(METRICS["costs"].read(claim, None).details)
     if claim.measure == "places":
         return {
             "depth": [

@@ -1,6 +1,6 @@
-"""The claims: one row each, with what its paper says and the experiment that tests it.
+"""The claims: one entry each, with the statement of the paper and the experiment that tests it.
 
-Arms are the micro models, of which each differs from its neighbours in one keyword wherever the paper's do.
+Arms are micro models that differ in one keyword where the models of the paper do.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from glocal.errors import GlocalError, nearest
 from glocal.models.micro import MICRO_MODELS
 
 MARGIN = 0.02
-"""Accuracies less than two points apart are equal here: about what 2,000 test images can tell."""
+"""Accuracies less than two points apart count as equal: about the resolution of 2,000 test images."""
 SAME_NETWORK = 0.005
-"""Of two readings of one trained network, whose noise is the same."""
+"""For two readings of one trained network, with common noise."""
 
 CONFORMER = ("Peng et al. 2021, Conformer", "https://arxiv.org/abs/2105.03889")
 CVT = ("Wu et al. 2021, CvT", "https://arxiv.org/abs/2103.15808")
@@ -24,7 +24,7 @@ CAT = ("Lin et al. 2021, CAT", "https://arxiv.org/abs/2106.05786")
 FRACTIONS = (1.0, 0.3, 0.1)
 HYBRIDS = ("t2t_vit_micro", "cvt_micro", "conformer_micro", "cat_micro", "botnet_micro")
 _BOTNET: dict[str, Any] = {"widths": (8, 16, 32, 64), "depths": (1, 1, 2, 3)}
-"""Attends on maps of 16x16 and 8x8 pixels; those of `botnet_micro`, half as large, leave little to attend to."""
+"""Attention on maps of 16x16 and 8x8 pixels; those of `botnet_micro` are half as large."""
 
 
 def _on(fraction: float) -> str:
@@ -402,10 +402,10 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def choose(ids: str) -> tuple[Claim, ...]:
-    """``all``, or claims by their ids, with commas between; each once, in the order of the catalogue.
+    """``all``, or comma-separated ids -> claims, each once, in the order of the catalogue.
 
     Raises:
-        GlocalError: for an id that no claim has, or where none is given.
+        GlocalError: for an unknown id, or none.
     """
     known = {claim.id: claim for claim in CLAIMS}
     asked = list(known) if ids.strip() == "all" else [name.strip() for name in ids.split(",") if name.strip()]
@@ -417,8 +417,8 @@ def choose(ids: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if claim.id in asked)
 
 
-def words(claims: Sequence[Claim]) -> dict[float, tuple[str, ...]]:
-    """What is to be trained, by fraction of the training images, the largest first: each model once."""
+def models_by_fraction(claims: Sequence[Claim]) -> dict[float, tuple[str, ...]]:
+    """Models to train, by fraction of the training images, the largest first."""
     by_fraction: dict[float, dict[str, None]] = {}
     for claim in claims:
         for model, fraction in claim.trained():

@@ -1,4 +1,4 @@
-"""A published claim as an experiment: arms that differ in a keyword, what is measured on them, and what is expected."""
+"""A published claim as an experiment: arms that differ in a keyword, a metric, and the expected differences."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,10 +14,10 @@ class Arm:
     """One side of an experiment.
 
     Attributes:
-        name: what the pages call it.
-        models: what is trained, from every seed, as words (`glocal.models.names`); of several the mean counts.
+        name: on the pages.
+        models: trained from every seed, with keywords (`glocal.models.names`); several are averaged.
         fraction: of the training images.
-        reading: which of the values that the measurement takes from a trained model; "" where there is one.
+        reading: one of several values measured on a trained model; "" if there is only one.
     """
 
     name: str
@@ -33,14 +33,14 @@ def arm(name: str, model: str, *, fraction: float = 1.0, reading: str = "", **ke
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a claim says of two of its arms.
+    """A claimed relation between two arms.
 
     Attributes:
         first: name of an arm.
-        second: name of another one; None for the number 0.
+        second: name of another arm; None for 0.
         expected: see `Expected`.
-        margin: in the unit of what is compared; differences up to it do not count.
-        of: "value", what the claim measures; or "macs", by which share the first arm costs more than the second.
+        margin: smaller differences do not count.
+        of: "value" for the metric of the claim, or "macs" for the relative extra cost of the first arm.
     """
 
     first: str
@@ -52,7 +52,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of a paper, for orientation; ``second_hand`` where it was not read off its source."""
+    """A published number, for orientation; ``second_hand`` if not taken from its source."""
 
     text: str
     second_hand: bool = False
@@ -63,17 +63,17 @@ class Claim:
     """A claim and the experiment that tests it.
 
     Attributes:
-        id: what the command line calls it.
-        sentence: the claim, for one who has not read the paper.
-        background: what its words mean.
-        differ: what the arms differ in.
-        measure: how it is measured: a name of `glocal.claims.measures.MEASURES`.
-        arms: in the order in which they are shown.
-        comparisons: the claim holds if all of them do. Arms without one are shown beside.
+        id: on the command line.
+        sentence: the claim, for readers who do not know the paper.
+        background: explanation of its terms.
+        differ: the difference between the arms.
+        measure: name of its metric, in `glocal.claims.measures.METRICS`.
+        arms: in display order.
+        comparisons: the claim holds if all of them do. Arms without one are shown for reference.
         source: paper, section or table.
         url: of the paper.
-        published: figures.
-        note: what else a reader must know.
+        published: numbers of the paper.
+        note: further remarks.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What models cost, measured before anything is trained, and from it how long the training will take."""
+"""Costs of models, measured before training, and the expected training time."""
 
 import time
 from collections.abc import Iterable
@@ -16,19 +16,19 @@ from glocal.data import DataSource
 
 TIMED_STEPS = 5
 RUN_SECONDS = 3.0
-"""Of a run beside its steps and tests: a process, the model, its record. Measured: docs/claims.md."""
+"""Overhead of a run besides training steps and evaluation (docs/claims.md)."""
 FORWARD = 1 / 3
-"""A test's share of the time of a training step, of as many images."""
+"""Time of a forward pass relative to a training step."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What models cost, and how the cores are shared.
+    """Costs of models, and the use of CPU cores.
 
     Attributes:
         costs: by model: ``params``, ``macs``, ``peak_memory_mib`` and ``step_seconds``.
-        jobs: runs at a time.
-        threads: of each.
+        jobs: concurrent runs.
+        threads: per run.
     """
 
     costs: dict[str, dict[str, Any]]
@@ -42,10 +42,10 @@ class Costs:
 
 
 def measure_costs(settings: Settings, tasks: RunTasks, store: Store, side_by_side: bool, observer: Observer) -> Costs:
-    """Measure the models that a folder does not know yet.
+    """Measure the models that are not in the folder yet.
 
-    How cores are shared stays as it was when the folder was begun: a run must have as many threads after a stop as
-    before, to be the same.
+    The number of jobs and threads is fixed when the folder is created: a resumed run needs the same number of threads
+    to be bit-identical.
     """
     saved = store.costs()
     known = Costs(**saved) if saved is not None else None
@@ -85,7 +85,7 @@ def _share(
 
 
 def step_seconds(model: Any, settings: Settings) -> float:
-    """The fastest of a few training steps, without the optimizer's."""
+    """Seconds of the fastest of a few training steps, without the optimizer."""
     size, device = settings.image_size, torch.device(settings.device)
     model = model.to(device=device, memory_format=torch.channels_last).train()
     images = torch.randn(settings.recipe.data.batch_size, 3, size, size, device=device)
@@ -100,11 +100,11 @@ def step_seconds(model: Any, settings: Settings) -> float:
 
 
 def seconds_needed(runs: Iterable[Run], settings: Settings, data: DataSource, costs: Costs) -> float:
-    """What runs will take, by the clock.
+    """Expected wall-clock seconds of some runs.
 
     Args:
         runs: to be trained.
-        settings: of those on all training images; on a share a run takes as many steps.
+        settings: of runs on all training images; runs on a fraction have as many steps.
         data: images.
         costs: measured.
     """

@@ -1,4 +1,4 @@
-"""Claims from request to results: what they need is trained once, on the comparison's engine, and then measured."""
+"""Run claims: train the required models once, with the comparison's runner, and measure them."""
 
 import dataclasses
 import json
@@ -9,10 +9,10 @@ from typing import Any
 
 import glocal
 from glocal.bench import describe_environment
-from glocal.claims.catalogue import CLAIMS, words
+from glocal.claims.catalogue import CLAIMS, models_by_fraction
 from glocal.claims.claim import Claim
 from glocal.claims.costs import Costs, measure_costs, seconds_needed
-from glocal.claims.measures import MEASURES
+from glocal.claims.measures import METRICS
 from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
@@ -34,7 +34,7 @@ FILE = "claims.json"
 BUDGETS = {"quick": "1.5ep", "default": "20ep"}
 """Of each run on all training images; sized for fashion-mini and two cores, see docs/claims.md."""
 GROWS = ("models", "seeds", "fractions", "weights")
-"""What may differ from call to call in one folder: claims share the runs that they have in common."""
+"""Settings that may differ between calls for one folder, where claims share runs."""
 
 
 def run_claims(
@@ -50,29 +50,29 @@ def run_claims(
     command: str = "glocal.claims.run_claims",
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Train what the claims need, measure it, and say what became of each.
+    """Train the models of some claims, measure them, and decide each claim.
 
-    A model of the same keywords, images and seed is trained once for all claims of a folder, now or earlier: the same
-    call goes on after a stop, and another claim adds what it lacks.
+    A model with the same keywords, images and seed is trained once for all claims of a folder, so the same call resumes
+    after an interruption, and further claims train only what is missing.
 
     Args:
-        claims: of `glocal.claims.choose`.
+        claims: from `glocal.claims.choose`.
         data: from `glocal.data.load_data`.
         out: folder for runs and results.
         budget: ``quick``, ``default``, or an amount of training of each run (`glocal.training.Budget`). A budget in
-            epochs is of all training images: on a share of them a run takes as many steps.
-        seeds: how many; 3 means 0, 1 and 2.
+            epochs refers to all training images: runs on a fraction of them have as many steps.
+        seeds: number of seeds; 3 means 0, 1 and 2.
         image_size: side in pixels; by default that of the micro models.
         device: see `glocal.comparison.make_settings`.
         side_by_side: see `glocal.comparison.compare`.
-        command: what to call this in the results.
-        observer: is told of runs; its ``publish`` of the results, once, at the end. By default nobody is.
+        command: for the results.
+        observer: callbacks for runs; its ``publish`` is called once with the results.
 
     Returns:
-        What ``claims.json`` holds, see docs/claims.md.
+        The contents of ``claims.json``, see docs/claims.md.
 
     Raises:
-        GlocalError: for whatever cannot be done.
+        GlocalError: for invalid arguments or data.
     """
     observer = observer or SILENT
     experiment = Experiment(claims, data, budget=budget, seeds=seeds, image_size=image_size, device=device)
@@ -87,7 +87,7 @@ def run_claims(
 
 
 def read_results(out: Path) -> dict[str, Any]:
-    """What ``claims.json`` of a folder holds.
+    """The contents of ``claims.json`` in a folder.
 
     Raises:
         GlocalError: if there is none, or it is damaged.
@@ -100,16 +100,16 @@ def read_results(out: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GlocalError(
             f"out: expected results of claims in {path}, got a damaged or another file ({error}); remove it (the runs "
-            "are kept and measured again) or choose another --out"
+            "are kept and evaluated again) or choose another --out"
         ) from error
     return results
 
 
 class Experiment:
-    """What some claims need: settings and runs.
+    """Settings and runs of some claims.
 
     Args:
-        claims: to be tested.
+        claims: to test.
         data: images.
         budget, seeds, image_size, device: see `run_claims`.
     """
@@ -125,13 +125,13 @@ class Experiment:
         device: str = "auto",
     ) -> None:
         self.claims, self.data = tuple(claims), data
-        self.words = words(claims)
-        models = dict.fromkeys(model for models in self.words.values() for model in models)
+        self.models_by_fraction = models_by_fraction(claims)
+        models = dict.fromkeys(model for models in self.models_by_fraction.values() for model in models)
         self.settings = make_settings(
             list(models) or MICRO_MODELS[:1],
             budget=BUDGETS.get(budget, budget),
             seeds=seeds,
-            fractions=list(self.words) or [1.0],
+            fractions=list(self.models_by_fraction) or [1.0],
             image_size=image_size,
             device=device,
         )
@@ -141,39 +141,39 @@ class Experiment:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What must be the same in every call for a folder."""
+        """Settings that must be equal in every call for a folder."""
         settings = {key: value for key, value in self.settings.describe().items() if key not in GROWS}
         return {"schema": "glocal.claims-plan/1", "data": self.data.fingerprint, **settings}
 
     def of_fraction(self, fraction: float) -> Settings:
-        """Settings of the runs on a share of the training images: as many steps and tests as on all of them."""
+        """Settings of the runs on a fraction of the training images: as many steps and evaluations as on all."""
         budget, recipe = self.settings.budget, self.settings.recipe
         if budget.unit == "ep" and fraction < 1:
             size = recipe.data.batch_size
             every = num_batches(len(self.data.train), size)
-            some = num_batches(len(self.data.train.fraction(fraction, SPLIT_SEED)), size)
-            budget = Budget((budget.steps(len(self.data.train), every, 0) or 1) / some, "ep")
-            recipe = recipe.replace(evaluate_every_epochs=recipe.checkpoint.evaluate_every_epochs * every / some)
+            fewer = num_batches(len(self.data.train.fraction(fraction, SPLIT_SEED)), size)
+            budget = Budget((budget.steps(len(self.data.train), every, 0) or 1) / fewer, "ep")
+            recipe = recipe.replace(evaluate_every_epochs=recipe.checkpoint.evaluate_every_epochs * every / fewer)
         return dataclasses.replace(
-            self.settings, models=self.words[fraction], fractions=(fraction,), budget=budget, recipe=recipe
+            self.settings, models=self.models_by_fraction[fraction], fractions=(fraction,), budget=budget, recipe=recipe
         )
 
     def train(self, store: Store, costs: Costs, side_by_side: bool, observer: Observer) -> Trials:
-        """Execute the runs that have no record, or a failed one."""
-        groups = [self.of_fraction(fraction) for fraction in self.words]
+        """Execute the runs without a finished record."""
+        groups = [self.of_fraction(fraction) for fraction in self.models_by_fraction]
         every = [run for settings in groups for run in settings.runs()]
         entries = {run: entry for run in every if (entry := store.record(run.id)) is not None}
         for run_id, reason in store.damaged.items():
-            observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
+            observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         missing = [run for run in every if entries.get(run, {}).get("status") != "ok"]
         if missing:
             needed = seconds_needed(missing, self.settings, self.data, costs)
             observer.say(
-                f"{len(missing)} of {len(every)} runs are to be trained, {costs.jobs} at a time. By the measured time "
-                f"of a training step this takes about {duration(needed)} on this machine when nothing else runs."
+                f"Training {len(missing)} of {len(every)} runs, {costs.jobs} at a time. By the measured time of a "
+                f"training step this takes about {duration(needed)} on this machine when idle."
             )
 
-        def tell(run: Run, event: Any) -> None:
+        def report(run: Run, event: Any) -> None:
             if event is None:
                 observer.start(run, len(every) - len(missing) + missing.index(run) + 1, len(every))
             elif isinstance(event, Progress):
@@ -186,11 +186,11 @@ class Experiment:
             runs = [run for run in settings.runs() if run in missing]
             if runs:
                 runner = Runner(settings, RunTasks(settings, self.data), costs.macs)
-                execute_all(runner, runs, store, costs.jobs, costs.threads, side_by_side, tell)
+                execute_all(runner, runs, store, costs.jobs, costs.threads, side_by_side, report)
         return Trials(self.data, self.settings, store, entries)
 
     def results(self, trials: Trials, costs: Costs, earlier: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
-        """Measure each claim, and put it beside those that the folder has from earlier calls."""
+        """Measure each claim, and merge it with those of earlier calls."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         claims = {claim["id"]: claim for claim in (earlier or {}).get("claims", ())}
         for claim in self.claims:
@@ -223,12 +223,12 @@ class Experiment:
 
 
 def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
-    """Measure a claim; one that cannot be measured does not stop the others."""
+    """Measure a claim; one that cannot be measured does not stop others."""
     seeds, failures = trials.seeds(claim), trials.failures(claim)
     if not seeds:
         return untested(claim, failures[0])
     try:
-        found = MEASURES[claim.measure].read(claim, trials)
+        found = METRICS[claim.measure].read(claim, trials)
     except GlocalError as error:
         return untested(claim, str(error))
     macs = {arm.name: value for arm in claim.arms if (value := macs_of(arm, costs.costs)) is not None}
@@ -238,6 +238,6 @@ def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
 
 
 def _order(claim_id: str) -> tuple[int, str]:
-    """As in the catalogue; what it no longer has, last."""
+    """Order of the catalogue; claims no longer in it come last."""
     ids = [claim.id for claim in CLAIMS]
     return (ids.index(claim_id) if claim_id in ids else len(ids)), claim_id

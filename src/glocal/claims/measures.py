@@ -1,7 +1,7 @@
-"""What is measured on the arms of a claim: answers of trained models, their insides, and what attention costs.
+"""Metrics of claims: predictions of trained models, analyses of them, and costs of attention.
 
-A measurement gives each arm an array of values, a row a seed and a column a unit: a test image, or a group of images
-where one image is too little. Rows of arms that come from the same trained models belong together.
+A measurement gives each arm an array of values with a row per seed and a column per unit: a test image, or a group of
+test images. Rows of arms from the same trained models are paired.
 """
 
 import math
@@ -24,18 +24,18 @@ from glocal.models.io import load_model
 from glocal.training import predict
 
 GROUPS = 8
-"""Of test images, for measurements that a single image is too little for."""
+"""Groups of test images, for metrics that need several images."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What was measured.
+class Measurement:
+    """Measured values of a claim.
 
     Attributes:
         values: (seeds, units) by name of the arm.
-        paired: whether the rows of all arms are of the same trained models.
-        exact: whether nothing is drawn by chance: another seed or image would give the same.
-        details: what the claim's page shows beside, as JSON.
+        paired: whether the rows of all arms are from the same trained models.
+        exact: whether the values are deterministic, the same for any seed or image.
+        details: additional data for the claim's page, as JSON.
     """
 
     values: Mapping[str, np.ndarray]
@@ -45,17 +45,17 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A way to measure.
+class ClaimMetric:
+    """A metric of claims.
 
     Attributes:
-        name: of what is measured.
+        name: for pages.
         unit: of its values on a page.
         factor: from values to that unit.
-        units: what the columns of the values are.
-        more: what it means that an arm has more of it, between two names.
+        units: meaning of the columns of the values.
+        more: verb phrase for a larger value, between two names.
         read: measures the arms of a claim.
-        bounds: between which any value lies.
+        bounds: smallest and largest possible value.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Measure:
     factor: float
     units: str
     more: str
-    read: Callable[[Claim, Trials], Found]
+    read: Callable[[Claim, Trials], Measurement]
     bounds: tuple[float, float] = (0.0, 1.0)
 
 
-def _answers(claim: Claim, trials: Trials) -> Found:
-    """Which test images each run got right; of several models the mean."""
+def _top1(claim: Claim, trials: Trials) -> Measurement:
+    """Correctness of each run on each test image, mean over several models."""
     seeds, values, models = trials.seeds(claim), {}, []
     for arm in claim.arms:
         right = np.array([[trials.right(model, arm.fraction, seed) for model in arm.models] for seed in seeds], float)
@@ -76,11 +76,11 @@ def _answers(claim: Claim, trials: Trials) -> Found:
         if len(arm.models) > 1:
             means = right.mean(axis=(0, 2)).tolist()
             models += [{"arm": arm.name, "model": m, "mean": v} for m, v in zip(arm.models, means, strict=True)]
-    return Found(values, details={"models": models} if models else {})
+    return Measurement(values, details={"models": models} if models else {})
 
 
-def _heads(claim: Claim, trials: Trials) -> Found:
-    """Which test images each head of one trained model gets right: "conv", "trans", or "both", the mean of logits."""
+def _heads(claim: Claim, trials: Trials) -> Measurement:
+    """Correctness of each head of one trained model: "conv", "trans", or "both", the mean of logits."""
     labels = trials.data.val.labels
     right: dict[str, list[np.ndarray]] = {}
     for seed in trials.seeds(claim):
@@ -89,11 +89,11 @@ def _heads(claim: Claim, trials: Trials) -> Found:
         conv, trans = logits.unbind(1)
         for reading, of_head in (("conv", conv), ("trans", trans), ("both", (conv + trans) / 2)):
             right.setdefault(reading, []).append(of_head.argmax(1).numpy() == labels)
-    return Found({arm.name: np.array(right[arm.reading], dtype=np.float64) for arm in claim.arms}, paired=True)
+    return Measurement({arm.name: np.array(right[arm.reading], dtype=np.float64) for arm in claim.arms}, paired=True)
 
 
 class _Branches(nn.Module):
-    """A model of two heads -> (B, 2, K), their logits."""
+    """Wrapper of a two-headed model that returns the logits of both heads, (B, 2, K)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -103,8 +103,8 @@ class _Branches(nn.Module):
         return torch.stack(self.model.forward_branches(x), dim=1)
 
 
-def _high_frequencies(claim: Claim, trials: Trials) -> Found:
-    """Change of the log-amplitude at the highest frequency by operations of a kind, mean within and then over models.
+def _high_frequencies(claim: Claim, trials: Trials) -> Measurement:
+    """Change of the log-amplitude at the highest frequency by kind of operation, mean by model, then over models.
 
     Readings are "trained attention", "untrained convolution" and so on.
     """
@@ -135,10 +135,10 @@ def _high_frequencies(claim: Claim, trials: Trials) -> Found:
             for (name, kind), values in single.items()
         ]
     values = {arm.name: np.mean(of_models[arm.reading], axis=0) for arm in claim.arms}
-    return Found(values, details={"blocks": blocks})
+    return Measurement(values, details={"blocks": blocks})
 
 
-def _places(claim: Claim, trials: Trials) -> Found:
+def _places(claim: Claim, trials: Trials) -> Measurement:
     """R^2 of a linear probe of row and column, mean over the depth: readings are "trained zeros" and the like."""
     (model, _), *_ = claim.trained()
     paddings = tuple(dict.fromkeys(arm.reading.split()[1] for arm in claim.arms))
@@ -156,13 +156,13 @@ def _places(claim: Claim, trials: Trials) -> Found:
         {"state": state, "padding": padding, "r2": np.mean(of_seeds, axis=0).tolist()}
         for (state, padding), of_seeds in depth.items()
     ]
-    return Found(values, paired=True, details={"depth": by_depth})
+    return Measurement(values, paired=True, details={"depth": by_depth})
 
 
 def _states(
     model: str, seed: int, trials: Trials, per_group: int = 8
 ) -> Iterator[tuple[str, nn.Module, tuple[Tensor, ...]]]:
-    """A model "trained" and "untrained", and `GROUPS` groups of test images, spread over the set, as it takes them."""
+    """A model "trained" and "untrained", and `GROUPS` groups of random test images, preprocessed for it."""
     source, size = trials.data.val, trials.image_size
     count = min(len(source), GROUPS * per_group)
     rows = np.random.default_rng(0).permutation(len(source))[:count]
@@ -197,8 +197,8 @@ def attention_formulas(side: int, chs: int = COST_CHANNELS, window: int = COST_W
     }
 
 
-def _costs(claim: Claim, trials: Trials) -> Found:
-    """Multiply-accumulates over those of global attention by its formula, a column a size of the map.
+def _costs(claim: Claim, trials: Trials) -> Measurement:
+    """Multiply-accumulates over those of global attention by its formula, one column per map size.
 
     Readings are "counted msa", "formula ipsa" and so on.
     """
@@ -218,7 +218,7 @@ def _costs(claim: Claim, trials: Trials) -> Found:
             }
         )
     values = {arm.name: np.array([[row[arm.reading] / row["formula msa"] for row in rows]]) for arm in claim.arms}
-    return Found(values, paired=True, exact=True, details={"sizes": rows})
+    return Measurement(values, paired=True, exact=True, details={"sizes": rows})
 
 
 class _OnTokens(nn.Module):
@@ -240,18 +240,18 @@ class _ChannelsLast(_OnTokens):
 
 
 _ACCURACY = ("top-1 accuracy", "points", 100.0, "test images", "is more accurate than")
-MEASURES: Mapping[str, Measure] = {
-    "top1": Measure(*_ACCURACY, _answers),
-    "heads": Measure(*_ACCURACY, _heads),
-    "frequencies": Measure(
+METRICS: Mapping[str, ClaimMetric] = {
+    "top1": ClaimMetric(*_ACCURACY, _top1),
+    "heads": ClaimMetric(*_ACCURACY, _heads),
+    "frequencies": ClaimMetric(
         "change of the log-amplitude at the highest frequency", "nats", 1.0, "groups of test images", "sharpens above",
         _high_frequencies, (-math.inf, math.inf),
     ),
-    "places": Measure(
+    "places": ClaimMetric(
         "share of row and column that a linear probe reads off (R²)", "R²", 1.0, "groups of test images",
         "tells more of the place than", _places, (-math.inf, 1.0),
     ),
-    "costs": Measure(
+    "costs": ClaimMetric(
         "multiply-accumulates, as a share of global attention's", "points", 100.0, "map sizes", "costs more than",
         _costs,
     ),

@@ -1,4 +1,4 @@
-"""What is said of a claim that was measured, as JSON: verdict, effects, arms, costs."""
+"""Results of a claim as JSON: verdict, effects, arms, costs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from glocal.claims.claim import Arm, Claim, Comparison
-from glocal.claims.measures import MEASURES, Found, Measure
+from glocal.claims.measures import METRICS, ClaimMetric, Measurement
 from glocal.claims.verdict import Decision, Verdict, expected_range, together
 from glocal.comparison.statistics import Answers, Interval, score_interval
 
@@ -16,8 +16,8 @@ Entries = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
 
 
 def describe(claim: Claim) -> dict[str, Any]:
-    """What a claim says, whether or not it was tested."""
-    measure = MEASURES[claim.measure]
+    """The description of a claim, tested or not."""
+    measure = METRICS[claim.measure]
     return {
         "id": claim.id,
         "sentence": claim.sentence,
@@ -47,7 +47,7 @@ def untested(claim: Claim, reason: str) -> dict[str, Any]:
 
 def tested(
     claim: Claim,
-    found: Found,
+    found: Measurement,
     decisions: Sequence[Decision],
     entries: Entries,
     costs: Mapping[str, Mapping[str, Any]],
@@ -56,14 +56,14 @@ def tested(
     """A claim with its verdict.
 
     Args:
-        claim: it.
-        found: what was measured.
+        claim: the claim.
+        found: its measurement.
         decisions: of its comparisons.
-        entries: of the runs it needs.
+        entries: of its runs.
         costs: by model: ``params`` and ``macs``.
-        seeds: that were measured.
+        seeds: measured ones.
     """
-    measure = MEASURES[claim.measure]
+    measure = METRICS[claim.measure]
     verdict = together([decision.verdict for decision in decisions])
     runs = [entry for of_model in entries.values() for entry in of_model]
     here = "" if found.exact else " on this data at this budget"
@@ -72,7 +72,7 @@ def tested(
         "verdict": verdict,
         "exact": found.exact,
         "finding": f"{verdict.capitalize()}{here}: "
-        + "; ".join(_said(decision, found, measure) for decision in _deciding(decisions, verdict))
+        + "; ".join(_finding(decision, found, measure) for decision in _deciding(decisions, verdict))
         + "."
         + _parts(decisions),
         "comparisons": [_comparison(decision, found, measure) for decision in decisions],
@@ -84,15 +84,15 @@ def tested(
 
 
 def macs_of(arm: Arm, costs: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Multiply-accumulates of an arm for an image, mean over its models."""
+    """MACs of an arm per image, mean over its models."""
     return float(np.mean([costs[model]["macs"] for model in arm.models])) if arm.models else None
 
 
 def _arm(
-    claim: Claim, arm: Arm, found: Found, entries: Entries, costs: Mapping[str, Mapping[str, Any]]
+    claim: Claim, arm: Arm, found: Measurement, entries: Entries, costs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     values = found.values[arm.name]
-    interval = _range(values) if found.exact else score_interval(Answers(values), MEASURES[claim.measure].bounds)
+    interval = _range(values) if found.exact else score_interval(Answers(values), METRICS[claim.measure].bounds)
     runs = [run for model in arm.models for run in entries[model, arm.fraction]]
     return {
         "name": arm.name,
@@ -114,7 +114,7 @@ def _range(values: np.ndarray) -> Interval:
     return Interval(float(values.mean()), float(values.min()), float(values.max()), "smallest to largest")
 
 
-def _comparison(decision: Decision, found: Found, measure: Measure) -> dict[str, Any]:
+def _comparison(decision: Decision, found: Measurement, measure: ClaimMetric) -> dict[str, Any]:
     comparison, effect = decision.comparison, decision.effect
     low, high = expected_range(comparison)
     return {
@@ -129,18 +129,18 @@ def _comparison(decision: Decision, found: Found, measure: Measure) -> dict[str,
         "method": effect.method,
         "verdict": decision.verdict,
         "question": _question(comparison, measure),
-        "finding": _said(decision, found, measure),
+        "finding": _finding(decision, found, measure),
     }
 
 
 def _deciding(decisions: Sequence[Decision], verdict: str) -> Sequence[Decision]:
-    """What a reader should hear of first: of two comparisons those that decide, of more the first that does."""
+    """The comparisons to mention first: of two the deciding ones, of more the first deciding one."""
     deciding = [decision for decision in decisions if decision.verdict == verdict]
     return deciding if len(decisions) == 2 else deciding[:1]
 
 
 def _parts(decisions: Sequence[Decision]) -> str:
-    """How many parts of a claim have which verdict, where they differ."""
+    """Number of parts by verdict, if they differ."""
     of_parts = [decision.verdict for decision in decisions]
     if len(set(of_parts)) == 1:
         return ""
@@ -148,8 +148,8 @@ def _parts(decisions: Sequence[Decision]) -> str:
     return f" Of its {len(of_parts)} parts: {', '.join(counted)}."
 
 
-def _question(comparison: Comparison, measure: Measure) -> str:
-    """What is expected, in words."""
+def _question(comparison: Comparison, measure: ClaimMetric) -> str:
+    """The expectation in words."""
     first, second, margin = comparison.first, comparison.second, comparison.margin
     if comparison.of == "macs":
         by = f"{100 * margin:.0f} % of multiply-accumulates"
@@ -166,8 +166,8 @@ def _question(comparison: Comparison, measure: Measure) -> str:
     }[comparison.expected]
 
 
-def _said(decision: Decision, found: Found, measure: Measure) -> str:
-    """What was found, in words: ``A 84.1 %, B 82.0 %: 2.1 points more (0.3 to 3.9)``."""
+def _finding(decision: Decision, found: Measurement, measure: ClaimMetric) -> str:
+    """The result in words: ``A 84.1 %, B 82.0 %: 2.1 points more (0.3 to 3.9)``."""
     comparison, effect = decision.comparison, decision.effect
     first, second = comparison.first, comparison.second
     if comparison.of == "macs":
@@ -184,14 +184,14 @@ def _said(decision: Decision, found: Found, measure: Measure) -> str:
     return f"{first} {mean}, {second} {of_second}: {apart} {between}"
 
 
-def _level(value: float, measure: Measure) -> str:
+def _level(value: float, measure: ClaimMetric) -> str:
     return f"{_plain(value, measure)} %" if measure.factor == 100 else _number(value, measure)
 
 
-def _number(value: float, measure: Measure) -> str:
+def _number(value: float, measure: ClaimMetric) -> str:
     return f"{_plain(value, measure)} {measure.unit}"
 
 
-def _plain(value: float, measure: Measure) -> str:
+def _plain(value: float, measure: ClaimMetric) -> str:
     text = f"{measure.factor * value:.{1 if measure.factor == 100 else 2}f}"
     return (text if float(text) else text.removeprefix("-")).replace("-", "\u2212")

@@ -1,4 +1,4 @@
-"""Trained models as measurements see them: which there are, what they answered, and where they lie."""
+"""The trained models of an experiment, their predictions and folders."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from glocal.training import ImageBatches, load_pixels
 
 @dataclass
 class Trials:
-    """The runs of a folder, and the images that they were tested on.
+    """The runs of a folder, and their test images.
 
     Attributes:
         data: images.
         settings: of all runs.
-        store: where they are.
-        entries: of the runs that were begun, ever.
+        store: of the runs.
+        entries: of all runs ever started.
     """
 
     data: DataSource
@@ -38,7 +38,7 @@ class Trials:
 
     @property
     def device(self) -> str:
-        """On which models run."""
+        """Device of the models."""
         return self.settings.device
 
     @cached_property
@@ -47,7 +47,7 @@ class Trials:
         return load_pixels(self.data.val, self.image_size, crop_pct=self.settings.recipe.data.crop_pct)
 
     def seeds(self, claim: Claim) -> tuple[int, ...]:
-        """From which all runs of the claim are finished."""
+        """Seeds for which all runs of the claim are finished."""
         return tuple(
             seed
             for seed in self.settings.seeds
@@ -55,19 +55,19 @@ class Trials:
         )
 
     def entry(self, model: str, fraction: float, seed: int) -> Mapping[str, Any]:
-        """Of a run."""
+        """Record of a run."""
         return self.entries[Run(model, fraction, seed)]
 
     def folder(self, model: str, fraction: float, seed: int) -> Path:
-        """Of a run."""
+        """Folder of a run."""
         return self.store.runs / Run(model, fraction, seed).id
 
     def right(self, model: str, fraction: float, seed: int) -> np.ndarray:
-        """(images,) booleans."""
+        """(images,) booleans, whether each prediction is correct."""
         correct: np.ndarray = self.settings.metric.load(self.folder(model, fraction, seed))
         return correct
 
     def failures(self, claim: Claim) -> list[str]:
-        """Runs of the claim that failed, each with its reason."""
+        """Failed runs of the claim, with reasons."""
         runs = [Run(model, fraction, seed) for model, fraction in claim.trained() for seed in self.settings.seeds]
         return [f"{run.id} failed: {self.entries[run]['error']}" for run in runs if self.entries[run]["status"] != "ok"]

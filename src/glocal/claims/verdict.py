@@ -1,4 +1,4 @@
-"""Whether measurements agree with a claim: effects with intervals, and a verdict from where these lie."""
+"""The verdict on a claim: effects with intervals, compared with the expected ranges."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from glocal.claims.claim import Claim, Comparison
-from glocal.claims.measures import Found
+from glocal.claims.measures import Measurement
 from glocal.comparison.statistics import CONFIDENCE, Answers, Interval, score_difference
 
 Verdict = Literal["supported", "contradicted", "inconclusive"]
@@ -16,10 +16,10 @@ Verdict = Literal["supported", "contradicted", "inconclusive"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the measurements say of one comparison.
+    """The result of one comparison.
 
     Attributes:
-        comparison: it.
+        comparison: the comparison.
         effect: the first arm minus the second, with its interval.
         verdict: see `verdict_of`.
     """
@@ -29,15 +29,15 @@ class Decision:
     verdict: Verdict
 
 
-def decide(claim: Claim, found: Found, macs: Mapping[str, float]) -> tuple[Decision, ...]:
-    """Each comparison of a claim.
+def decide(claim: Claim, found: Measurement, macs: Mapping[str, float]) -> tuple[Decision, ...]:
+    """Decide each comparison of a claim.
 
-    The intervals hold together with 95 % confidence: of m comparisons that chance has a part in, each has the
-    confidence 1 - 0.05 / m (Bonferroni). So a claim of many parts is not contradicted by the one that chance took.
+    The intervals hold jointly with 95 % confidence: each of m random comparisons has the confidence 1 - 0.05 / m
+    (Bonferroni), so a claim of many parts is not contradicted by chance in one of them.
 
     Args:
-        claim: what is to be decided.
-        found: what was measured on its arms.
+        claim: to decide.
+        found: measurement of its arms.
         macs: multiply-accumulates by arm.
     """
     by_chance = sum(not found.exact and comparison.of == "value" for comparison in claim.comparisons)
@@ -54,12 +54,12 @@ def decide(claim: Claim, found: Found, macs: Mapping[str, float]) -> tuple[Decis
     return tuple(decisions)
 
 
-def difference(found: Found, first: str, second: str | None, confidence: float) -> Interval:
+def difference(found: Measurement, first: str, second: str | None, confidence: float) -> Interval:
     """One arm minus another, or minus 0.
 
-    A paired bootstrap over seeds and units (`glocal.comparison.score_difference`); where both arms are read off the
-    same trained models the pairs are of seeds too. Where nothing is drawn by chance the interval is from the smallest
-    to the largest difference.
+    A paired bootstrap over seeds and units (`glocal.comparison.score_difference`); if both arms are from the
+    same trained models, seeds are paired too. For deterministic values the interval is from the smallest to the largest
+    difference.
     """
     one = found.values[first]
     other = found.values[second] if second is not None else np.zeros((1, one.shape[1]))
@@ -72,7 +72,7 @@ def difference(found: Found, first: str, second: str | None, confidence: float) 
 
 
 def verdict_of(effect: Interval, comparison: Comparison) -> Verdict:
-    """Supported where the whole interval is as expected, contradicted where none of it is, else inconclusive."""
+    """Supported if the whole interval is in the expected range, contradicted if none of it is, else inconclusive."""
     low, high = expected_range(comparison)
     if low < effect.low and effect.high < high:
         return "supported"
@@ -82,7 +82,7 @@ def verdict_of(effect: Interval, comparison: Comparison) -> Verdict:
 
 
 def expected_range(comparison: Comparison) -> tuple[float, float]:
-    """Between which values the effect should be."""
+    """The expected range of the effect."""
     margin = comparison.margin
     return {
         "more": (margin, math.inf),
