@@ -401,7 +401,7 @@ def _map_size(root: Path, rng: Rng) -> None:
     label_png(file, np.zeros(size[::-1], np.uint8))
 
 
-@way("label map: values that are no classes", "maps")
+@way("label map: values without a class", "maps")
 def _map_values(root: Path, rng: Rng) -> None:
     file = root / MAP
     values = np.asarray(Image.open(file)).copy()

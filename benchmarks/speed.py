@@ -39,7 +39,7 @@ from benchmarks.baselines import plain
 
 import glocal
 from glocal.bench import Row, compare, count_macs, describe_environment, measure_limits, peak_inference_memory
-from glocal.bench.peers import is_installed, make_peer, peers_of, stir
+from glocal.bench.peers import is_installed, make_peer, peers_of, randomize_weights
 from glocal.export import export_model, load_exported
 from glocal.files import atomic_write_text
 from glocal.report.figures import STYLE, Looks, stand_alone
@@ -72,7 +72,7 @@ def ours(name: str, image_size: int = 224) -> nn.Module:
     """Our model with weights and statistics drawn anew, so that no part of it is idle."""
     torch.manual_seed(0)
     model = glocal.create_model(name, img_size=image_size).eval()
-    stir(model, image_size)
+    randomize_weights(model, image_size)
     return model
 
 

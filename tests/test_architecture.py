@@ -169,7 +169,7 @@ def test_every_dependency_is_imported():
     modules = {"pillow": "PIL"}
     names = {re.match(r"[a-z0-9-]+", requirement)[0] for requirement in needed}
     source = "\n".join(path.read_text(encoding="utf-8") for path in FILES.values())
-    imported = set(re.findall(r"^ *(?:from|import) (\w+)|need\(\"(\w+)", source, re.MULTILINE))
+    imported = set(re.findall(r"^ *(?:from|import) (\w+)|require\(\"(\w+)", source, re.MULTILINE))
     imported = {module for pair in imported for module in pair}
     unused = {name for name in names if modules.get(name, name.replace("-", "_")) not in imported}
     assert unused == {"tensorboard"}

@@ -77,7 +77,7 @@ def test_the_notebook_equals_its_definition(side):
 
 
 def test_the_notebook_refuses_what_it_does_not_define():
-    with pytest.raises(GlocalError, match="square maps, got 4x6; take rings"):
+    with pytest.raises(GlocalError, match="square maps, got 4x6; use rings"):
         notebook_spectrum(torch.randn(1, 1, 4, 6))
     with pytest.raises(GlocalError, match="at least 2x2"):
         spectrum(torch.randn(1, 1, 1, 6))

@@ -122,8 +122,8 @@ def test_peers_stand_beside_ours_and_another_function_is_never_the_best():
     assert other["note"] == "a gain"
     assert results["rows"][1]["difference"] < 1e-6
     assert results["notes"] == [
-        "small: nowhere has it and is not installed; pip install nowhere",
-        "large: no peer is known",
+        "small: nowhere is not installed; pip install nowhere",
+        "large: no known peer",
     ]
 
 
@@ -140,7 +140,7 @@ def test_runtimes_are_compared_with_the_first_of_the_model(monkeypatch):
     ]
     assert results["rows"][1]["difference"] < 1e-6
     assert results["rows"][0]["difference"] is None
-    assert results["notes"] == ["training steps are torch's: other runtimes have no rows of them"]
+    assert results["notes"] == ["training runs only in torch: other runtimes have no training rows"]
     inference, training = results["rows"][2], results["rows"][5]
     assert training["share_of_limit"] == pytest.approx(3 * inference["share_of_limit"])
 
@@ -219,7 +219,7 @@ def test_threads_are_set_and_put_back():
         ({"precision": "16"}, "precision: expected one of 32, bf16, fp16, got '16'"),
         ({"runtimes": ("onnx",)}, "runtime: expected one of eager, compile, onnxruntime, openvino, got 'onnx'"),
         ({"runtimes": ("onnxruntime",), "precision": "bf16"}, "onnxruntime runs 32 or fp16"),
-        ({"runtimes": ("onnxruntime",), "device": "cuda"}, "onnxruntime is measured on the CPU"),
+        ({"runtimes": ("onnxruntime",), "device": "cuda"}, "onnxruntime runs on the CPU"),
         ({"reference": "b"}, "reference: expected one of a, got 'b'"),
     ],
 )

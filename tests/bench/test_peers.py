@@ -11,7 +11,15 @@ from torch import nn
 
 import glocal
 from glocal.bench import peers
-from glocal.bench.peers import Peer, copy_weights, is_installed, make_peer, peers_of, relative_difference, stir
+from glocal.bench.peers import (
+    Peer,
+    copy_weights,
+    is_installed,
+    make_peer,
+    peers_of,
+    randomize_weights,
+    relative_difference,
+)
 from glocal.errors import GlocalError
 
 
@@ -57,7 +65,7 @@ def test_a_checkpoint_of_theirs_read_backwards():
     ("theirs", "message"),
     [
         (Theirs(width=2), r"qk.weight is \(4, 4\), ours \(6, 4\)"),
-        (Theirs(extra=True), "some that ours has not"),
+        (Theirs(extra=True), "values missing in ours"),
     ],
 )
 def test_what_does_not_fit_is_said(theirs, message):
@@ -68,7 +76,7 @@ def test_what_does_not_fit_is_said(theirs, message):
 def test_names_that_do_not_fit_are_said():
     with pytest.raises(GlocalError, match=r"no 0\.weight"):
         copy_weights(nn.Sequential(nn.Linear(2, 2)), nn.ModuleDict({"fc": nn.Linear(2, 2)}))
-    with pytest.raises(GlocalError, match=r"1\.weight, which ours has not"):
+    with pytest.raises(GlocalError, match=r"1\.weight, missing in ours"):
         copy_weights(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
 
 
@@ -80,7 +88,7 @@ def made():
     def make(name):
         if name not in models:
             models[name] = glocal.create_model(name, img_size=64)
-            stir(models[name], 64)
+            randomize_weights(models[name], 64)
         return models[name]
 
     return make
@@ -191,7 +199,7 @@ def test_other_weights_are_another_function(made):
 def test_stirred_models_have_no_idle_branch_and_rounding_stays_small():
     model = glocal.create_model("glocal_resnet50")
     assert not model.layer1[0].bn3.weight.any()  # as it is made
-    stir(model, 64)
+    randomize_weights(model, 64)
     floats = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
     assert all(x.any() and x.isfinite().all() for x in floats.values())
     assert all(norm.momentum == 0.1 for norm in model.modules() if isinstance(norm, nn.BatchNorm2d))

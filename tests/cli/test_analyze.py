@@ -73,7 +73,7 @@ def test_the_default_folder_is_named_after_kind_and_model(call, place):
 def test_help_shows_kinds_and_examples(call):
     code, out, _ = call("--help")
     assert code == 0
-    for text in ("receptive-field", "glocal analyze fourier run", "Exit codes", "how much of the image a unit sees"):
+    for text in ("receptive-field", "glocal analyze fourier run", "Exit codes", "effective receptive field"):
         assert text in out
 
 
@@ -111,5 +111,5 @@ def test_bad_calls_say_so_and_exit_with_2(call, place, arguments, message):
 def test_labels_count_only_where_the_model_knows_them(call, tmp_path):
     assert call("robustness", "run", "--images", "plain", "--out", tmp_path)[0] == 0
     assert not json.loads((tmp_path / "results.json").read_text())["result"]["labelled"]
-    assert "answers that stay" in (tmp_path / "report.html").read_text()
+    assert "unchanged predictions" in (tmp_path / "report.html").read_text()
     assert len(CLASSES) == 3

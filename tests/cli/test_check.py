@@ -39,7 +39,7 @@ def test_damaged_files_are_counted_and_listed(tmp_path):
     bad = damage(root, ["ant", "bee"], count=20)
     result = glocal("check", str(root), "--out", str(tmp_path / "bad.jsonl"), "--workers", "2")
     assert result.returncode == 1
-    assert f"Files that cannot be used: 20, each with its reason in {tmp_path / 'bad.jsonl'}" in result.stdout
+    assert f"Unusable files: 20, listed with reasons in {tmp_path / 'bad.jsonl'}" in result.stdout
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [entry["path"] for entry in listed] == bad
     assert all(entry["reason"] for entry in listed)
@@ -80,7 +80,7 @@ def test_an_unwritable_list_is_named(tmp_path):
     (root / "ant" / "bad.png").write_bytes(b"x")
     result = glocal("check", str(root), "--out", str(tmp_path / "no" / "where.jsonl"))
     assert result.returncode == 2
-    assert "--out: expected a place to write to" in result.stderr
+    assert "--out: expected a writable path" in result.stderr
 
 
 def test_the_list_goes_into_a_folder_and_duplicates_are_noted(tmp_path):
@@ -129,7 +129,7 @@ def test_shards_are_counted_and_what_is_bad_in_them_listed(tmp_path):
         ["no label", "1"],
         ["empty file", "1"],
     ]
-    assert "18 train and 10 val images: train and val as the shards have them" in result.stdout
+    assert "18 train and 10 val images: train and val as in the shards" in result.stdout
     assert [json.loads(line)["path"] for line in Path("skipped.jsonl").read_text().splitlines()] == [
         "train-000.tar/0004.png",
         "train-001.tar/0013.png",
@@ -143,7 +143,7 @@ def test_help_shows_examples_and_exit_codes():
     lines = [line.strip() for line in glocal("check", "--help").stdout.splitlines()]
     assert "Examples:" in lines
     assert "glocal check photos --max-pixels 100000000" in lines
-    assert "Exit code 0 if every file is an image, 1 if some are not, 2 if DATA cannot be used" in " ".join(lines)
+    assert "Exit code 0 if every file is usable, 1 if some are not, 2 if DATA is unusable" in " ".join(lines)
 
 
 def test_builtin_names_are_answered():

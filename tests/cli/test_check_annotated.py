@@ -38,8 +38,8 @@ def test_objects_are_counted_and_what_is_bad_is_listed(command, tmp_path):
     assert sum(int(row[1]) for row in table[:3]) == 5
     assert sum(int(row[2]) for row in table[:3]) == 2
     assert sorted(table[3:]) == [["box outside the image", "1"], ["box without area", "1"], ["empty file", "1"]]
-    assert "Files and objects that cannot be used: 3, each with its reason in skipped.jsonl" in out
-    assert "2 train and 1 val images: train and val as the data has them" in out
+    assert "Unusable files and objects: 3, listed with reasons in skipped.jsonl" in out
+    assert "2 train and 1 val images: train and val as in the data" in out
     listed = [json.loads(line) for line in Path("skipped.jsonl").read_text().splitlines()]
     assert [entry["path"] for entry in listed] == ["train2017/001.png", "train2017/001.png", "train2017/003.png"]
     assert [entry.get("annotation") for entry in listed] == [1000, 1001, None]
@@ -51,7 +51,7 @@ def test_voc_and_its_notes(command, tmp_path):
     picture().save(root / "JPEGImages" / "spare.png")
     code, out, _ = command("check", root, "--task", "detect")
     assert code == 0
-    assert "Note: not used, as no list of ImageSets/Main has them: 1 (JPEGImages/spare.png)" in out
+    assert "Note: ignored, not listed in ImageSets/Main: 1 (JPEGImages/spare.png)" in out
     assert Path("skipped.jsonl").read_text() == ""
 
 
@@ -65,7 +65,7 @@ def test_label_maps_are_counted(command, tmp_path):
     assert code == 1
     table = rows(out)
     assert sum(int(row[1]) + int(row[2]) for row in table[:2]) == 9
-    assert table[2] == ["label map of another size than its image", "1"]
+    assert table[2] == ["label map size differs from its image", "1"]
     assert "7 train and 2 val images: 20% of the images held out for val, split seed 3" in out
 
 
@@ -73,7 +73,7 @@ def test_label_maps_are_counted(command, tmp_path):
 def test_the_generated_set(command, task):
     code, out, _ = command("check", "items-on-photos", "--task", task)
     assert code == 0
-    assert "4800 train and 200 val images: drawn, with items and parts of photographs for val that train has not" in out
+    assert "4800 train and 200 val images: generated; train and val share no items and no parts of photographs" in out
 
 
 @pytest.mark.parametrize(

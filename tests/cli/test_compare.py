@@ -69,7 +69,7 @@ def test_analyze_says_why_too(call, tmp_path):
         assert re.search(rf"{model}-f1-s0: looked into for \d+\.\d s", err)
     assert [model["failed"] for model in results_of(tmp_path / "out")["analysis"]["models"]] == [{}, {}]
     page = (tmp_path / "out/report.html").read_text()
-    assert "Why: how the models look at these images" in page
+    assert "Why: analysis of the models" in page
     assert page.count("data:image/png") >= 2 * 3 + 4 * 2
     assert out.rstrip().endswith("Report: out/report.html")
 

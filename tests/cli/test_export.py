@@ -98,11 +98,11 @@ def test_what_is_shown(call, files, tmp_path):
     assert (
         "vit_micro (random weights) for 32 x 32 images, or any height and width of multiples of 32, any number" in out
     )
-    assert "as the model in onnxruntime (tolerance 0.0001)" in out
+    assert "verified in onnxruntime (tolerance 0.0001)" in out
     digests = (tmp_path / "m.onnx").read_bytes()
     code, _, err = call("export", "vit_micro", "--to", "onnx", "--out", tmp_path / "m.onnx")
     assert (code, (tmp_path / "m.onnx").read_bytes()) == (2, digests)
-    assert "is there already; --force replaces it" in err
+    assert "already exists; --force replaces it" in err
 
 
 def test_a_wrong_file_is_exit_code_1(call, place, monkeypatch, tmp_path):
@@ -116,7 +116,7 @@ def test_a_wrong_file_is_exit_code_1(call, place, monkeypatch, tmp_path):
     code, out, err = call("export", "run", "--to", "onnx", "--out", tmp_path / "m.onnx")
     assert code == 1
     assert "Error: " in err
-    assert "its logits are not the model's: they differ by" in err
+    assert "its logits differ from the model's by" in err
     assert float(out.splitlines()[1].split()[-1]) > 1e-4
     assert os.listdir(tmp_path) == []
 
@@ -143,17 +143,17 @@ def test_the_name_of_the_file_is_the_models(call, tmp_path, monkeypatch):
         (("export", "photos", "--to", "onnx"), "expected a folder with model.safetensors, got one without"),
         (("export", "run", "--to", "onnx", "--size", "big"), "size: expected pixels such as 224, 224x288"),
         (("export", "run", "--to", "onnx", "--size", "32,64"), "size: expected one, or --dynamic"),
-        (("export", "run", "--to", "onnx", "--weights", "w.pth"), "--weights: expected the name of a model beside it"),
+        (("export", "run", "--to", "onnx", "--weights", "w.pth"), "--weights: expected the name of a model"),
         (("export", "run", "--to", "onnx", "--batch", "0"), "batch: expected at least 1, got 0"),
         (("export", "run", "--to", "onnx", "--images", "nothing"), "got nothing, which is not there"),
         (("export", "run", "--to", "onnx", "--images", "photos"), "photos/002.png: not a readable"),
         (("export", "run", "--to", "onnx", "--out", "photos"), "out: expected a file that ends in .onnx"),
-        (("predict", "model.pt2", "photos"), "torch runs code that it finds in such a file"),
+        (("predict", "model.pt2", "photos"), "loading a .pt2 can execute code"),
         (("predict", "run", "photos", "--runtime", "openvino"), "runtime: expected torch for run, got openvino"),
         (("predict", "model.onnx", "photos", "--runtime", "torch"), "expected onnxruntime or openvino for model.onnx"),
         (("predict", "model.onnx", "photos", "--device", "cuda"), "device: expected cpu for model.onnx, an exported"),
         (("eval", "model.onnx", "photos", "--runtime", "x"), "runtime: expected one of onnxruntime, openvino, torch"),
-        (("eval", "cut.onnx", "fashion-mini"), "cut.onnx: is damaged or no ONNX; export it again"),
+        (("eval", "cut.onnx", "fashion-mini"), "cut.onnx: is damaged or not ONNX; export it again"),
     ],
 )
 def test_bad_calls_say_so_and_exit_with_2(call, files, arguments, message):

@@ -88,7 +88,7 @@ def test_all_bad_is_exit_code_1(call, tmp_path):
         (("missing", "photos"), "missing: no such file or folder; check the path"),
         (("photos", "photos"), "expected a folder with model.safetensors, got one without"),
         (("photos/000.png", "photos"), "expected a .safetensors file, got another"),
-        (("cut.safetensors", "photos"), "is damaged or no safetensors file"),
+        (("cut.safetensors", "photos"), "is damaged or not a safetensors file"),
         (("run", "nothing"), "got nothing, which is not there"),
         (("run", "photos", "--out", "o.txt"), "expected a name that ends in .jsonl or .csv"),
         (("run", "photos", "--out", "no/o.csv"), "expected a folder that is there, got no"),

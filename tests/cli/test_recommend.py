@@ -87,7 +87,7 @@ def test_damaged_files_stop_it_or_are_skipped_and_counted(call, tmp_path):
     bad = damage(tmp_path / "data", list(CLASSES))
     code, _, err = call("data", *QUICK, "--out", "stopped")
     assert code == 2
-    assert f"files that cannot be used: {len(bad)}" in err
+    assert f"got {len(bad)} unreadable" in err
     assert not (tmp_path / "stopped").exists()
     code, _, err = call("data", *QUICK, "--out", "out", "--on-error", "skip")
     assert code == 0, err

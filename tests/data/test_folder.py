@@ -60,7 +60,7 @@ def test_train_alone_is_split(tmp_path):
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [
-        ({"a": 2, "b": 2}, {"a": 1, "c": 1}, "val has classes that train has not: c; val lacks classes of train: b"),
+        ({"a": 2, "b": 2}, {"a": 1, "c": 1}, "val has classes missing in train: c; val lacks classes of train: b"),
         ({"a": 2, "b": 2}, {"a": 1}, "val lacks classes of train: b"),
         ({"a": 2, "b": 0}, {"a": 1, "b": 1}, r"at least 1 readable image in each class of train, got b \(0\)"),
         ({"a": 2, "b": 1}, {"a": 1, "b": 0}, r"at least 1 readable image in each class of val, got b \(0\)"),
@@ -130,14 +130,14 @@ def test_what_is_in_no_class_is_told(tmp_path):
     (tmp_path / "data" / "README.md").write_text("about")
     picture().save(tmp_path / "data" / "train" / "lost.png")
     unused = ", ".join(["README.md", os.path.join("test", ""), os.path.join("train", "lost.png")])
-    assert load(tmp_path / "data").warnings[0] == f"not used, as they are in no class folder: 3 ({unused})"
+    assert load(tmp_path / "data").warnings[0] == f"ignored, outside the class folders: 3 ({unused})"
 
 
 def test_20_damaged_files_among_300(tmp_path):
     """Exactly those 20 are listed, and what is left is what the cleaned folder gives."""
     root = folder(tmp_path / "data", {"a": 100, "b": 90, "c": 90})
     bad = damage(root, ["a", "b", "c"])
-    with pytest.raises(GlocalError, match=r"nothing but images in .*, got files that cannot be used: 20") as error:
+    with pytest.raises(GlocalError, match=r"only readable images in .*, got 20 unreadable") as error:
         load(root)
     assert "and 15 more" in str(error.value)
     assert "--on-error skip" in str(error.value)
@@ -208,7 +208,7 @@ def test_links_are_not_followed_unless_asked_and_loops_end(tmp_path):
     assert followed.classes == ("a", "b", "c")
     assert len(followed.train) + len(followed.val) == 16
     assert [(bad.path, bad.reason) for bad in followed.skipped] == [
-        (os.path.join("a", "loop"), "cannot be read (Too many levels of symbolic links)"),
+        (os.path.join("a", "loop"), "unreadable (Too many levels of symbolic links)"),
         (os.path.join("b", "twin.png"), f"the same file as {os.path.join('b', '000.png')}"),
     ]
 
@@ -298,9 +298,9 @@ def test_workers_and_cache_find_the_same(tmp_path, monkeypatch):
 def test_a_decoder_that_crashes_its_process_is_a_bad_file(tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "CHUNK", 4)
     paths = [f"{i}" for i in range(scan.FEW + 2)]
-    found = list(scan._scan(partial(crashing.look, culprit="5"), paths, 2))
+    found = list(scan._scan_items(partial(crashing.look, culprit="5"), paths, 2))
     assert [path for path, _ in found] == paths
-    assert {path: scanned.reason for path, scanned in found if scanned.reason} == {"5": "the decoder crashed on it"}
+    assert {path: scanned.reason for path, scanned in found if scanned.reason} == {"5": "crashed the decoder"}
 
 
 def test_an_image_that_goes_bad_later_is_named(tmp_path):

@@ -115,7 +115,7 @@ def test_a_folder_of_the_same_name_is_mentioned(tmp_path, monkeypatch):
     assert load_data("mix").warnings == ()
     (tmp_path / "mix").mkdir()
     assert load_data("mix").warnings == (
-        "mix is the built-in probe; a folder or file of that name is here too, and would be ./mix",
+        "mix is the built-in probe; for the folder or file of that name here, use ./mix",
     )
     with pytest.raises(GlocalError, match="a folder without class folders"):
         load_data("./mix")

@@ -88,7 +88,7 @@ def test_what_webdataset_writes_is_read_as_webdataset_reads_it(tmp_path):
     source = load(root / "train-{000000..000002}.tar")
     assert source.skipped == source.warnings == ()
     assert source.classes == ("0", "1", "2")
-    assert source.split == "train and val as the shards have them"
+    assert source.split == "train and val as in the shards"
     for part, pattern in ((source.train, "train-{000000..000002}.tar"), (source.val, "val-000000.tar")):
         theirs = list(
             webdataset.WebDataset(str(root / pattern), shardshuffle=False, empty_check=False)
@@ -156,7 +156,7 @@ def test_braces_are_expanded_as_by_the_shell(pattern, names):
     "pattern", ["{5..2}.tar", "{0..1000000}.tar", "{0..99999999999999999999}.tar", "{0..9999}" * 9]
 )
 def test_ranges_that_fall_or_are_endless_are_refused(pattern):
-    with pytest.raises(GlocalError, match=r"expected a range that rises|expected at most 1,000,000 shards"):
+    with pytest.raises(GlocalError, match=r"expected an ascending range|expected at most 1,000,000 shards"):
         expand_braces(pattern)
 
 
@@ -169,7 +169,7 @@ def test_missing_shards_are_named(tmp_path):
         load(tmp_path / "t-{00..09}.tar")
     with pytest.raises(GlocalError, match=r"expected 1 shard, got 0; missing: 1 \(.*no.tar\)"):
         load(tmp_path / "no.tar")
-    with pytest.raises(GlocalError, match=r"got no file that .*u-\*.tar matches"):
+    with pytest.raises(GlocalError, match=r"got no match for .*u-\*.tar"):
         load(tmp_path / "u-*.tar")
     assert len(list_shards(str(tmp_path / "t-*.tar")).parts[""]) == 4
     assert len(list_shards(str(tmp_path / "t-{00,04}.tar")).parts[""]) == 2
@@ -185,7 +185,7 @@ def test_val_is_looked_for_beside_train(tmp_path):
         assert {part: [os.path.basename(file) for file in files] for part, files in found.parts.items()} == names
     source = load(tmp_path)
     assert (len(source.train), len(source.val)) == (18, 12)
-    assert source.warnings == ("not used, as they belong to no part: 1 (test-000000.tar)",)
+    assert source.warnings == ("ignored, in neither train nor val: 1 (test-000000.tar)",)
     assert source.val.paths[6] == "val-000001.tar/0120.png"
     one = load(tmp_path / "train-000001.tar")  # whatever number
     assert (len(one.train), len(one.val)) == (6, 12)
@@ -227,7 +227,7 @@ def test_what_is_no_shard_is_said(tmp_path):
             load(tmp_path / name)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "train-0.tar").write_bytes(gzip.compress(plain.read_bytes()))
-    with pytest.raises(GlocalError, match=r"train-0.tar: no plain tar but one compressed with gzip \(unpack it\)"):
+    with pytest.raises(GlocalError, match=r"train-0.tar: not a plain tar but one compressed with gzip \(unpack it\)"):
         load(tmp_path / "b")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "train-0.tar.xz").touch()
@@ -237,7 +237,7 @@ def test_what_is_no_shard_is_said(tmp_path):
         with pytest.raises(GlocalError, match="local or mounted file system"):
             load(url)
     tar(tmp_path / "d" / "val-0.tar", samples(0, 4))
-    with pytest.raises(GlocalError, match=r"rename what to learn from to train-\*.tar"):
+    with pytest.raises(GlocalError, match=r"rename the training shards to train-\*.tar"):
         load(tmp_path / "d")
     folder(tmp_path / "e", {"ant": 5, "bee": 5})
     tar(tmp_path / "e" / "train-0.tar", samples(0, 4))
@@ -334,7 +334,7 @@ def test_names_that_do_not_fit_are_an_error(tmp_path, metas, message):
         (b"cat\n\ndog\n", "class name in each line of .*classes.txt, got nothing in line 2"),
         (b"cat\ndog\ncat", "each class once in .*, got cat 2 times"),
         (b"cat\n\xff\n", "expected UTF-8 in .*, got other bytes at 4"),
-        (b"", "expected images with labels in the shards, got none"),
+        (b"", "expected images with labels in the shards, got no usable ones"),
     ],
 )
 def test_a_class_file_that_cannot_be_used_is_named(tmp_path, content, message):
@@ -369,7 +369,7 @@ def test_samples_that_cannot_be_used_are_listed_with_reasons(tmp_path):
     source = load(tmp_path / "a.tar", on_error="skip")
     assert listed(source) == {
         "a.tar/n1.cls": "no image (only n1.cls)",
-        "a.tar/n2.png": "no label (expected .cls or .json of the same key right beside it)",
+        "a.tar/n2.png": "no label (expected .cls or .json of the same key next to it)",
         "a.tar/n3.png": "label out of range (7, there are 2 classes)",
         "a.tar/n4.png": "no label (.cls: expected a decimal number, got '-1')",
         "a.tar/n5.png": "no label (.cls: expected at most 64 bytes, got 5,000)",
@@ -384,9 +384,9 @@ def test_samples_that_cannot_be_used_are_listed_with_reasons(tmp_path):
         "a.tar/0003.png": "the same key as a.tar/0003.png",
     }
     assert [bad.path for bad in source.skipped] == sorted(listed(source))
-    assert source.warnings[0] == "not used, as they belong to no sample: 2 (a.tar/README, a.tar/._0001.png)"
+    assert source.warnings[0] == "ignored, in no sample: 2 (a.tar/README, a.tar/._0001.png)"
     assert len(source.train) + len(source.val) == 10
-    with pytest.raises(GlocalError, match=r"files that cannot be used: 14\n.*a.tar/0003.png: the same key"):
+    with pytest.raises(GlocalError, match=r"got 14 unreadable\n.*a.tar/0003.png: the same key"):
         load(tmp_path / "a.tar")
 
 
@@ -413,7 +413,7 @@ def test_empty_classes_and_empty_shards(tmp_path):
     with pytest.raises(GlocalError, match=r"at least 2 readable images in each class, got 2 \(0\), 3 \(0\)"):
         load(tmp_path / "a")
     tar(tmp_path / "b" / "b.tar", [])
-    with pytest.raises(GlocalError, match="expected images with labels in the shards, got none that can be used"):
+    with pytest.raises(GlocalError, match="expected images with labels in the shards, got no usable ones"):
         load(tmp_path / "b")
     tar(tmp_path / "b" / "c.tar", samples(0, 8))
     assert load(tmp_path / "b").skipped == ()  # a tar without members is whole
@@ -439,7 +439,7 @@ def test_20_damaged_images_among_300(tmp_path):
     for at in range(3):
         tar(tmp_path / "data" / f"{at}.tar", [one for both in members[100 * at : 100 * at + 100] for one in both])
     tar(tmp_path / "clean" / "0.tar", [one for i, both in enumerate(members) if i % 15 != 4 for one in both])
-    with pytest.raises(GlocalError, match=r"files that cannot be used: 20\n") as error:
+    with pytest.raises(GlocalError, match=r"got 20 unreadable\n") as error:
         load(tmp_path / "data" / "{0..2}.tar")
     assert f"`glocal check '{tmp_path}/data/{{0..2}}.tar'` lists all" in str(error.value)
     source, clean = load(tmp_path / "data", on_error="skip"), load(tmp_path / "clean")
@@ -477,8 +477,12 @@ def test_a_truncated_shard_is_used_up_to_the_damage(tmp_path):
     root.mkdir()
     shard = root / "a.tar"
     for end, used, names in [
-        (at["0007.png"] + 20, 7, {"a.tar": "inside 0007.png", "a.tar/0007.png": "is cut off (it claims"}),
-        (at["0007.cls"], 7, {"a.tar": "inside 0007.cls", "a.tar/0007.cls": "is cut", "a.tar/0007.png": "no label"}),
+        (at["0007.png"] + 20, 7, {"a.tar": "inside 0007.png", "a.tar/0007.png": "is truncated (it claims"}),
+        (
+            at["0007.cls"],
+            7,
+            {"a.tar": "inside 0007.cls", "a.tar/0007.cls": "is truncated", "a.tar/0007.png": "no label"},
+        ),
         (
             at["0007.cls"] - 300,
             7,
@@ -509,10 +513,10 @@ def test_a_damaged_header_and_joined_shards_are_told(tmp_path):
     assert listed(source) == {"a.tar": f"shard damaged (at byte {at}: no valid header)"}
     assert len(source.train) + len(source.val) == 8
     (tmp_path / "a.tar").write_bytes((tmp_path / "w" / "w.tar").read_bytes() * 2)
-    assert "goes on behind its end mark" in listed(load(tmp_path / "a.tar", on_error="skip"))["a.tar"]
+    assert "continues after its end mark" in listed(load(tmp_path / "a.tar", on_error="skip"))["a.tar"]
     (tmp_path / "a.tar").write_bytes(b"hello" * 1000)
     checked = check_folder(tmp_path / "a.tar", progress=False)
-    assert [bad.reason for bad in checked.skipped] == ["no tar (its first header is damaged)"]
+    assert [bad.reason for bad in checked.skipped] == ["not a tar (its first header is damaged)"]
     (tmp_path / "p.tar").unlink(missing_ok=True)
     os.mkfifo(tmp_path / "p.tar")
     assert [bad.reason for bad in check_folder(tmp_path / "p.tar", progress=False).skipped] == [
@@ -539,14 +543,14 @@ def test_hostile_members_do_nothing(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     tar(tmp_path / "s" / "a.tar", members)
     source = load(tmp_path / "s" / "a.tar", on_error="skip")
-    no_file = "(of a shard, only files are read)"
+    no_file = "(only files are supported)"
     assert listed(source) == {
         "a.tar/l1.png": f"is a link {no_file}",
         "a.tar/l2.png": f"is a link {no_file}",
         "a.tar/l3.png": f"is a device {no_file}",
         "a.tar/l4.png": f"is a pipe {no_file}",
         "a.tar/l5.cls": f"is a link {no_file}",
-        "a.tar/l5.png": "no label (expected .cls or .json of the same key right beside it)",
+        "a.tar/l5.png": "no label (expected .cls or .json of the same key next to it)",
         "a.tar/l6.txt": f"is a link {no_file}",
     }
     names = {path.removeprefix("a.tar/") for part in (source.train, source.val) for path in part.paths}
@@ -657,8 +661,8 @@ def test_what_gnu_tar_writes_is_read(tmp_path):
         source = load(shard, on_error="skip")
         prefix = f"{kind}.tar/./{root.name}"
         assert listed(source) == {
-            f"{prefix}/0007.png": "is a sparse file (of which a shard has only pieces)",
-            f"{prefix}/0008.png": "is a link (of a shard, only files are read)",
+            f"{prefix}/0007.png": "is a sparse file (not supported)",
+            f"{prefix}/0008.png": "is a link (only files are supported)",
         }
         assert len(source.train) + len(source.val) == 6
         assert np.array_equal(np.asarray(source.val.image(0)), np.asarray(picture(int(source.val.paths[0][-8:-4]))))
@@ -812,9 +816,7 @@ def test_a_shard_that_changed_since_is_an_error_of_its_images(tmp_path):
     shard_index._opened.cache_clear()
     content = shard.read_bytes()
     tar(shard, samples(20, 10))
-    with pytest.raises(
-        ImageError, match=r"a.tar/\d+.png: cannot be read \(the shard has changed since it was checked\)"
-    ):
+    with pytest.raises(ImageError, match=r"a.tar/\d+.png: unreadable \(the shard has changed since it was checked\)"):
         source.train.image(0)
     shard.unlink()
     with pytest.raises(ImageError, match="No such file"):
@@ -893,7 +895,7 @@ def test_what_failed_for_want_of_memory_or_disk_is_tried_again(tmp_path, monkeyp
     scan_member = shards.scan_member
 
     def fails(task, *, limits):
-        reasons = {2: "cannot be read (Input/output error)", 5: "cannot be decoded (MemoryError: )"}
+        reasons = {2: "unreadable (Input/output error)", 5: "cannot be decoded (MemoryError: )"}
         return shards.Scanned(reasons[task.number]) if task.number in reasons else scan_member(task, limits=limits)
 
     monkeypatch.setattr(shards, "scan_member", fails)

@@ -54,9 +54,7 @@ def test_parts_come_from_the_lists(tmp_path):
     (lists / "train.txt").write_text("train_0001 -1\ntrain_0003  1\r\n\n")
     source = load(root)
     assert source.train.paths == ("JPEGImages/train_0001.jpg", "JPEGImages/train_0003.jpg")
-    assert source.warnings[0].startswith(
-        "not used, as no list of ImageSets/Main has them: 4 (JPEGImages/train_0000.jpg"
-    )
+    assert source.warnings[0].startswith("ignored, not listed in ImageSets/Main: 4 (JPEGImages/train_0000.jpg")
     (lists / "trainval.txt").write_text("".join(f"train_{i:04d}\n" for i in range(1, 6)))
     assert (len(load(root).train), len(load(root).val)) == (2, 4)  # train and val go first
     (lists / "val.txt").unlink()
@@ -129,10 +127,10 @@ FILE = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><file
         (b"<!DOCTYPE annotation><annotation/>", "XML with a document type"),
         (b"<annotation>&x;</annotation>", "damaged XML (undefined entity"),
         (b"<a>" * 5000, "XML nested more than 30 deep"),
-        (b"<a/>" * 1_100_000, "cannot be read, or is too large"),
-        (voc_xml((10, 10), []), "another size than its annotation says"),
-        (voc_xml(("ten", 10), []), "width and height that are no sizes"),
-        (voc_xml(("-10", 10), []), "width and height that are no sizes"),
+        (b"<a/>" * 1_100_000, "unreadable, or too large"),
+        (voc_xml((10, 10), []), "size differs from its annotation"),
+        (voc_xml(("ten", 10), []), "invalid width or height"),
+        (voc_xml(("-10", 10), []), "invalid width or height"),
     ],
 )
 def test_a_bad_file_of_annotations_is_named(tmp_path, xml, reason):
@@ -163,11 +161,11 @@ def test_files_that_are_missing_or_listed_twice_are_named(tmp_path):
         file.write("train_0005\n../../secret\nfile\0name\n")
     source = load(tmp_path, on_error="skip")
     assert [(bad.path, bad.reason) for bad in source.skipped] == [
-        ("Annotations/../../secret.xml", "a file outside the folder of images (../../secret.xml)"),
-        ("Annotations/file\0name.xml", "no name of a file (it has a zero byte)"),
+        ("Annotations/../../secret.xml", "a file outside the image folder (../../secret.xml)"),
+        ("Annotations/file\0name.xml", "not a file name (it has a zero byte)"),
         ("Annotations/train_0001.xml", "no such file"),
-        ("Annotations/train_0004.xml", "cannot be read, or is too large"),
-        ("Annotations/train_0005.xml", "listed a second time"),
+        ("Annotations/train_0004.xml", "unreadable, or too large"),
+        ("Annotations/train_0005.xml", "listed twice"),
         ("JPEGImages/train_0002", "no such file (in JPEGImages, with any extension)"),
         ("JPEGImages/train_0003.jpg", "not a readable JPEG, PNG, WebP, BMP, TIFF or GIF"),
     ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from glocal.data.workers import LOST, read_in_order, worker_died
+from glocal.data.workers import WORKER_ERRORS, read_in_order, worker_died
 
 
 class Numbers:
@@ -67,7 +67,7 @@ def test_all_is_read_in_order_and_the_global_generator_is_left_alone(workers):
 
 
 def test_a_dead_process_is_told_from_what_one_raises():
-    with pytest.raises(LOST) as caught:
+    with pytest.raises(WORKER_ERRORS) as caught:
         list(read_in_order(Numbers(die_at=3), range(9), 2))
     assert worker_died(caught.value)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from glocal.export.description import Description, Unusable
+from glocal.export.description import Description, InvalidFileError
 
 PLAIN = Description(
     format="onnx",
@@ -42,20 +42,20 @@ def test_what_is_said_comes_back():
     ],
 )  # fmt: skip
 def test_values_of_no_sense_are_refused(key, value):
-    with pytest.raises(Unusable):
+    with pytest.raises(InvalidFileError):
         Description.of(json.dumps({**json.loads(PLAIN.text()), key: value}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{", "[" * 100_000, b"\xff\xfe", '{"version": 1}'])
 def test_what_is_no_description_is_refused(text):
-    with pytest.raises(Unusable):
+    with pytest.raises(InvalidFileError):
         Description.of(text)
 
 
 def test_each_key_is_needed():
     whole = json.loads(PLAIN.text())
     for key in whole:
-        with pytest.raises(Unusable):
+        with pytest.raises(InvalidFileError):
             Description.of(json.dumps({k: v for k, v in whole.items() if k != key}))
 
 

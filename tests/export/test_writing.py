@@ -102,7 +102,7 @@ def test_a_folder_of_safetensors(tmp_path):
         export_model(
             model, tmp_path / "n", to="safetensors", image_size=64, interpolation="bicubic", mean=(0.1, 0.2, 0.3)
         )
-    with pytest.raises(GlocalError, match=r"resized bicubic, got bilinear"):
+    with pytest.raises(GlocalError, match=r"bicubic resize, got bilinear"):
         export_model(model, tmp_path / "n", to="safetensors", image_size=64, interpolation="bilinear")
 
 
@@ -147,7 +147,7 @@ def test_another_function_is_removed_and_the_difference_told(factor, tmp_path, m
     before = made.onnx.path.read_bytes()
     target.write_bytes(before)
     monkeypatch.setitem(formats.WRITERS, "onnx", wrong(factor))
-    with pytest.raises(VerificationError, match=r"its logits are not the model's: they differ by") as caught:
+    with pytest.raises(VerificationError, match=r"its logits differ from the model's by") as caught:
         export_model(made.model, target, to="onnx", image_size=32, overwrite=True)
     assert caught.value.checks[0].relative > TOLERANCE
     assert os.listdir(tmp_path) == ["m.onnx"]
@@ -173,7 +173,7 @@ def test_an_operator_without_a_rule_is_an_error_of_the_user(tmp_path, made):
         def forward(self, x):
             return torch.linalg.svd(x.mean(1))[1]
 
-    with pytest.raises(GlocalError, match=r"Odd cannot be written as onnx"):
+    with pytest.raises(GlocalError, match=r"Odd cannot be exported as onnx"):
         export_model(Odd(), tmp_path / "m.onnx", to="onnx", image_size=32)
     assert os.listdir(tmp_path) == []
 
@@ -186,7 +186,7 @@ def test_only_an_export_of_the_same_kind_is_replaced(tmp_path, made):
         return export_model(made.model, tmp_path / name, to=to, image_size=32, **kwargs)
 
     export("m.onnx")
-    with pytest.raises(GlocalError, match=r"m.onnx is there already; --force replaces it"):
+    with pytest.raises(GlocalError, match=r"m.onnx already exists; --force replaces it"):
         export("m.onnx")
     assert export("m.onnx", overwrite=True, batch_size=2).path.exists()
     (tmp_path / "foreign.onnx").write_bytes(b"something else")
@@ -196,10 +196,10 @@ def test_only_an_export_of_the_same_kind_is_replaced(tmp_path, made):
     (tmp_path / "folder.onnx").mkdir()
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for name, to, message in (
-        ("foreign.onnx", "onnx", "is not replaced, as it is no whole file of `glocal export --to onnx`"),
+        ("foreign.onnx", "onnx", "is not replaced: it is not a complete file of `glocal export --to onnx`"),
         ("cut.onnx", "onnx", "is not replaced"),
-        ("torch.pt2", "aoti", "it is of the format torch-export"),
-        ("alone.xml", "openvino", "alone.bin is there, but no"),
+        ("torch.pt2", "aoti", "its format is torch-export"),
+        ("alone.xml", "openvino", "alone.bin exists without"),
         ("folder.onnx", "onnx", "expected a file that ends in .onnx"),
     ):
         with pytest.raises(GlocalError, match=message):
@@ -218,9 +218,9 @@ def test_only_an_export_of_the_same_kind_is_replaced(tmp_path, made):
         ("m", {"to": "safetensors", "image_size": (32, 64)}, "size: expected a square"),
         ("m.onnx", {"image_size": 7}, "size: expected 8 to 4096 pixels, got 7"),
         ("m.onnx", {"other_sizes": (64,)}, "size: expected one, or --dynamic"),
-        ("m.onnx", {"image_size": 40, "other_sizes": (64,), "dynamic": True}, "40 is no multiple of 32"),
+        ("m.onnx", {"image_size": 40, "other_sizes": (64,), "dynamic": True}, "40 is not a multiple of 32"),
         ("m.onnx", {"batch_size": 0}, "batch: expected at least 1, got 0"),
-        ("m.onnx", {"classes": ("a",)}, "classes: expected 3 names, one for each logit, got 1"),
+        ("m.onnx", {"classes": ("a",)}, "classes: expected 3 names, one per logit, got 1"),
         ("m.onnx", {"classes": ("a", "a", "b")}, "no sensible classes"),
         ("m.onnx", {"mean": (1e9, 0, 0)}, "no sensible mean"),
     ],

@@ -119,7 +119,7 @@ def test_weights_that_are_not_there():
 
 
 def test_a_module_keeps_its_own_settings():
-    with pytest.raises(GlocalError, match="pretrained, depth: only for a backbone by name; make the module with it"):
+    with pytest.raises(GlocalError, match="pretrained, depth: only for a backbone by name; pass it when you create"):
         create_backbone(extractor(), pretrained=True, depth=3)
 
 

@@ -13,7 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from glocal.errors import GlocalError
 from glocal.heads import Detector, create_detector, create_segmenter
 from glocal.heads.detection import DETECTORS, KINDS, detector_spec
-from glocal.heads.transform import of_any_proportions
+from glocal.heads.transform import of_any_aspect_ratio
 from tests.heads.scenes import RESNET, extractor, scene, tiny
 
 MASKS = ("mask_rcnn", "cascade_mask_rcnn")
@@ -296,7 +296,7 @@ def test_masks_are_decided_as_torchvision_pastes_them():
     boxes = torch.cat((corner, corner + 1 + torch.rand(9, 2, generator=generator) * 30), dim=1)
     small = torch.rand(9, 1, 28, 28, generator=generator)
     theirs = GeneralizedRCNNTransform(48, 64, [0.5] * 3, [0.2] * 3).eval()
-    ours = of_any_proportions(theirs).eval()
+    ours = of_any_aspect_ratio(theirs).eval()
     for number in (9, 0):
         found = [{"boxes": boxes[:number], "masks": small[:number]}]
         expected, got = (
@@ -308,7 +308,7 @@ def test_masks_are_decided_as_torchvision_pastes_them():
 
 def test_images_of_common_proportions_are_resized_as_torchvision_does():
     theirs = GeneralizedRCNNTransform(48, 64, [0.5] * 3, [0.2] * 3)
-    ours = of_any_proportions(theirs)
+    ours = of_any_aspect_ratio(theirs)
     for size in ((40, 60), (64, 64), (7, 400), (333, 21)):
         image, target = scene(*size)
         (a, of_a), (b, of_b) = theirs([image], [dict(target)]), ours([image], [dict(target)])
@@ -322,7 +322,7 @@ def test_images_of_common_proportions_are_resized_as_torchvision_does():
     [
         ({"labels": torch.tensor([1, 3])}, "labels: expected 0 to 2, got 1 to 3; there is no background class"),
         ({"labels": torch.tensor([-1, 0])}, "labels: expected 0 to 2, got -1 to 0"),
-        ({"labels": torch.tensor([1])}, "expected a label a box, got 1 labels of 2 boxes"),
+        ({"labels": torch.tensor([1])}, "expected one label per box, got 1 labels of 2 boxes"),
         (
             {"boxes": torch.tensor([[0.0, 0, 4, 4], [9, 9, 9, 20]])},
             r"boxes: expected x1 < x2 and y1 < y2 in pixels, got \[",
@@ -336,7 +336,7 @@ def test_wrong_targets_are_named(change, message):
 
 
 def test_training_asks_for_targets():
-    with pytest.raises(GlocalError, match="targets: expected one an image in training, got none"):
+    with pytest.raises(GlocalError, match="targets: expected one per image in training, got none"):
         tiny("fcos")([scene()[0]])
     with pytest.raises(GlocalError, match="got 1 for 2 images"):
         tiny("fcos")([scene()[0]] * 2, [scene()[1]])

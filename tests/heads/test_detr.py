@@ -352,7 +352,7 @@ def test_the_best_pair_of_query_and_class_comes_first():
     logits = torch.full((1, 8, 3), -9.0)
     logits[0, 4, 2], logits[0, 4, 1], logits[0, 0, 0] = 3.0, 1.0, 2.0
     boxes = torch.rand(1, 8, 4) * 0.2 + 0.4
-    (found,) = network._found(logits, boxes, [torch.tensor([64.0, 32, 64, 32])], [(32, 64)])
+    (found,) = network._to_detections(logits, boxes, [torch.tensor([64.0, 32, 64, 32])], [(32, 64)])
     assert found["labels"][:3].tolist() == [2, 0, 1]
     assert torch.equal(found["boxes"][0], found["boxes"][2])
     assert len(found["scores"]) == 5

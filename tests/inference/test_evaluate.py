@@ -146,7 +146,7 @@ def test_bad_images_stop_or_are_listed(trained, tmp_path):
     write_folder(tmp_path / "bad", 12, seed=3)
     (tmp_path / "bad" / "down" / "bad.png").write_bytes(b"no image")
     for part in ("all", "val"):
-        with pytest.raises(GlocalError, match=r"files that cannot be used: 1\n  down/bad\.png"):
+        with pytest.raises(GlocalError, match=r"got 1 unreadable\n  down/bad\.png"):
             measured(model, tmp_path / "bad", part=part)
     results = measured(model, tmp_path / "bad", part="all", on_error="skip")
     assert results["images"] == 12

@@ -158,7 +158,7 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         save(tmp_path, wider)
     with pytest.raises(GlocalError, match="expected float32"):
         save(tmp_path, model_of().half())
-    with pytest.raises(GlocalError, match="one of timm's factory"):
+    with pytest.raises(GlocalError, match="one created by timm"):
         save(tmp_path, torch.nn.Linear(2, 2))
     model.layer1[0].bn2.running_var[3] = float("inf")
     with pytest.raises(GlocalError, match=r"NaN or infinity in layer1\.0\.bn2\.running_var"):
@@ -184,7 +184,7 @@ def test_files_of_timm_load_without_a_digest(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert load_model(tmp_path).classes == ("0", "1", "2", "3")
     (tmp_path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no config\.json is beside it"):
+    with pytest.raises(CheckpointError, match=r"there is no config\.json beside it"):
         load_model(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_what_is_not_there_is_said(tmp_path):
         (tmp_path / "missing", "no such file or folder; check the path"),
         (tmp_path, r"expected a folder with model\.safetensors, got one without"),
         (tmp_path / "a\x1b.pth", r"a\\x1b\.pth: expected a \.safetensors file, got another; `glocal convert`"),
-        (tmp_path / "pipe.safetensors", "is no regular file"),
+        (tmp_path / "pipe.safetensors", "is not a regular file"),
     ]:
         if path.suffix == ".pth":
             path.write_bytes(b"x")

@@ -48,7 +48,7 @@ def test_a_value_that_would_be_read_otherwise_is_not_spelt(value):
     [
         ("vit_micro:depth", "expected keyword=value"),
         ("vit_micro:", "expected keyword=value"),
-        ("vit_micro:depth=2:depth=3", "named twice"),
+        ("vit_micro:depth=2:depth=3", "given twice"),
         ("vit_micro:dept=2", "vit_micro has no keyword 'dept'; nearest: depth"),
         ("vit_micro:num_classes=2", "has no keyword 'num_classes'"),
         ("vit_mikro:depth=2", "unknown model 'vit_mikro'; nearest: vit_micro"),

@@ -40,7 +40,7 @@ def results(
 ) -> dict[str, Any]:
     """What `recommend` gives for such answers; nothing is trained or timed."""
     source = replace(data_source(), name=name, warnings=(f"links were not followed: 1 ({name})",))
-    known = mock.patch.object(job, "ask_references", return_value=answers(right, **kwargs))
+    known = mock.patch.object(job, "train_references", return_value=answers(right, **kwargs))
     costs = mock.patch.object(job, "measure_costs", lambda models, *_: dict.fromkeys(models, COSTS))
     with known, costs:
         return job.recommend(source, seeds=kwargs.get("seeds", 3), device="cpu", command=command)

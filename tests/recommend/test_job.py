@@ -25,7 +25,7 @@ def found():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("glocal.recommend.job.TIMING_SECONDS", 0.02)
         made = recommend(
-            data_source(60, 30), budget="1ep", seeds=2, tell=lambda share, what: told.append((share, what))
+            data_source(60, 30), budget="1ep", seeds=2, progress=lambda share, what: told.append((share, what))
         )
     return made, told
 
@@ -77,14 +77,14 @@ def test_caveats_follow_from_what_was_done():
     assert not any("one seed" in caveat or "only" in caveat for caveat in plain["caveats"])
     assert any("one seed" in caveat for caveat in few["caveats"])
     assert any("only 150 test images" in caveat for caveat in few["caveats"])
-    assert any("A share of each class" in caveat for caveat in plain["caveats"])  # 6000 of 60
+    assert any("A fraction of each class" in caveat for caveat in plain["caveats"])  # 6000 of 60
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"seeds": 0}, "from 1 to 20; got 0"),
-        ({"seeds": 21}, "from 1 to 20; got 21"),
+        ({"seeds": 0}, "from 1 to 20, got 0"),
+        ({"seeds": 21}, "from 1 to 20, got 21"),
         ({"image_size": 31}, "expected 32 to 1024 pixels, got 31"),
         ({"budget": "soon"}, "budget"),
         ({"device": "tpu"}, "device: expected"),

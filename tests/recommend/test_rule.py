@@ -41,7 +41,7 @@ def test_the_sentence_has_the_numbers_and_what_is_unsure():
     assert "5 % (0 to 10) when images are blurred by 1/8 of the side" in finding(NO, YES).sentence
     assert finding(OPEN, YES).sentence.startswith("Whether detail is needed is uncertain")
     assert finding(OPEN, OPEN).sentence.startswith("Whether layout and detail are needed is uncertain")
-    assert "not better than guessing" in finding(None, None).sentence
+    assert "not better than chance" in finding(None, None).sentence
 
 
 @pytest.mark.parametrize("kind", RULE)

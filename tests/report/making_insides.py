@@ -8,9 +8,9 @@ from PIL import Image
 from tests.report.making import picture, results
 
 CURVES = (
-    ("low-frequency noise", "noise / deviation of the image", (0.25, 0.5, 1.0, 2.0), 0.30, 0.12),
-    ("high-frequency noise", "noise / deviation of the image", (0.25, 0.5, 1.0, 2.0), 0.20, 0.12),
-    ("occlusion", "share of the patches", (0.25, 0.5, 0.75), 0.25, 0.15),
+    ("low-frequency noise", "noise / std of the image", (0.25, 0.5, 1.0, 2.0), 0.30, 0.12),
+    ("high-frequency noise", "noise / std of the image", (0.25, 0.5, 1.0, 2.0), 0.20, 0.12),
+    ("occlusion", "fraction of the patches", (0.25, 0.5, 0.75), 0.25, 0.15),
     ("shuffled patches", "patches along a side", (2.0, 4.0, 8.0), 0.40, 0.12),
 )
 """Name, unit and levels of a disturbance, what the first model loses as it is shown, and each next one more."""

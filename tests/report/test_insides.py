@@ -37,8 +37,10 @@ def test_the_panel_has_what_the_results_have(page):
         scores = [curve["score"][-2] for curve in parts["robustness"]["curves"]]
         shown = " ".join(f"{100 * score:.1f}" for score in (parts["robustness"]["clean"], *scores))
         assert f"{shown} {model['seconds']:.1f}" in text
-    assert "on 256 test images (drawn once for all; what is inside a model, on 32 of them), in 12 s" in text
-    assert "that this is what makes one of them better is not shown" in text
+    assert (
+        "on 256 random test images (the same for all; attention, features and gradients on 32 of them), in 12 s" in text
+    )
+    assert "not why one of them is better" in text
 
 
 def test_what_was_found_is_said_in_a_sentence_for_each_panel(page):
@@ -75,7 +77,9 @@ def test_figures_and_pictures_are_there_once_and_described(page):
     tags = Text(section(page)).tags
     labels = [attributes["aria-label"] for tag, attributes in tags if tag == "svg" and "role" in attributes]
     assert len(labels) == 3 + 4 + 1
-    assert labels[0].startswith("Answers that change without a kind of operation, %: resnet_micro without convolution")
+    assert labels[0].startswith(
+        "Predictions that change without a kind of operation, %: resnet_micro without convolution"
+    )
     images = [attributes for tag, attributes in tags if tag == "img"]
     assert len(images) == 3 * 3 + 4 * 2
     assert len({attributes["src"] for attributes in images}) == 3 * 3 + 1 + 4
@@ -95,13 +99,13 @@ def test_parts_that_are_missing_are_listed_and_take_nothing_else_away():
     text = text_of(section(page))
     assert "resnet_micro fine detail <script>alert(1)</script>" in text
     assert "<script" not in page
-    assert "botnet_micro what answers survive \\u202egnp" in text
-    assert "vit_micro what answers rest on no residual sums" in text
+    assert "botnet_micro robustness \\u202egnp" in text
+    assert "vit_micro ablation no residual sums" in text
     assert "With 50 % of the image hidden resnet_micro loses least" in text
     assert "vit_micro sees" not in text
     for model in made["analysis"]["models"]:
         model["parts"] = {"receptive_field": model["parts"]["receptive_field"]}
-    assert "How much does one place see?" in section(render_report(made))
+    assert "Effective receptive field" in section(render_report(made))
     for model in made["analysis"]["models"]:
         model["parts"] = {}
     assert "<svg role" not in section(render_report(made))

@@ -172,13 +172,13 @@ def test_failed_runs_one_seed_and_fractions():
     assert "Seeds were not varied." in text
     assert "With fewer images" in text
     assert "10 %" in text
-    assert "Runs that failed" in text
+    assert "Failed runs" in text
     assert "2 failed" in text
     whole, pictures = results()
     assert "With fewer images" not in text_of(render_report(whole, pictures=pictures))
     nothing, _ = results(failed=("resnet_micro", "botnet_micro", "vit_micro"))
     assert "Leaderboard" not in text_of(render_report(nothing))
-    assert "Runs that failed" in text_of(render_report(nothing))
+    assert "Failed runs" in text_of(render_report(nothing))
 
 
 def test_a_hundred_classes_and_ten_models():

@@ -1,7 +1,7 @@
-"""Any vision model seen from outside, by hooks: what its features, attentions and decisions are made of.
+"""Analyses of any vision model by hooks: features, attention maps, predictions.
 
-Each kind is a function of a model and a batch of normalised images that leaves the model as it was and gives a frozen
-dataclass of numbers and numpy arrays.
+Each analysis is a function of a model and a batch of normalised images that leaves the model unchanged and returns a
+frozen dataclass of numbers and numpy arrays.
 """
 
 from glocal.analysis.attention import Attention, attention

@@ -1,4 +1,4 @@
-"""What attention maps say: distance, entropy, position, rollout."""
+"""Statistics of attention maps: distance, entropy, position bias, rollout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from glocal.errors import GlocalError
 
 @dataclass(frozen=True, eq=False)
 class AttentionPoint:
-    """What is measured at one attention.
+    """Statistics of one attention layer.
 
     Attributes:
-        name: the module it is in.
-        heads: how many.
-        queries, keys: how many tokens, prefix tokens included.
-        windows: attentions that are computed apart for one image: windows, or channels.
-        distance: (n,) by head, pixels of the image between a query and what it attends to, weighted by the map; None
-            where it is not known where tokens lie.
-        uniform_distance: what maps that weigh all keys the same would give.
-        entropy: (n,) by head, of the rows of the map in nats: 0 is one key, log(keys) all of them.
-        bias_share: (n,) share of the variance of a row's logits that comes from what is added to q k: cov(bias, logits)
-            / var(logits). None where nothing is added, or logits were not seen.
-        error: largest difference between the model's output and that of the recomputed maps, relative to the largest
-            output.
+        name: of its module.
+        heads: number of heads.
+        queries, keys: number of tokens, including prefix tokens.
+        windows: separate attentions per image: windows, or channels.
+        distance: (n,) by head, mean attention distance in pixels of the image; None if the positions of tokens are
+            unknown.
+        uniform_distance: the distance for uniform attention.
+        entropy: (n,) by head, of the rows of the map in nats: from 0 (one key) to log(keys) (uniform).
+        bias_share: (n,) fraction of the variance of a row's logits due to the bias: cov(bias, logits) / var(logits).
+            None without a bias, or if logits are not accessible.
+        error: largest difference between the model's output and the output of the recomputed maps, relative to the
+            largest output.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Attention:
     """Result of `attention`.
 
     Attributes:
-        images: how many.
-        points: each attention, in the order of the pass.
-        rolled: names of the attentions that the rollout goes through; empty where there is none.
-        rollout: (K, h, w) for the first K images, how much of each place reaches the output (Abnar and Zuidema 2020):
-            the class token, or the mean of all tokens. Sums to 1.
-        focus: for each attention over the whole image that can be shown, its name, and (K, h, w) mean over heads of the
-            map of the class token, or where there is none of the token in the centre.
+        images: number of images.
+        points: one per attention layer, in execution order.
+        rolled: names of the attention layers in the rollout; empty if there is none.
+        rollout: (K, h, w) for the first K images, the contribution of each place to the output (Abnar and Zuidema
+            2020): the class token, or the mean of all tokens. Sums to 1.
+        focus: by name of each global attention layer, the (K, h, w) map of the class token, or else of the central
+            token, mean over heads.
     """
 
     images: int
@@ -67,17 +67,17 @@ class Attention:
 def attention(
     model: nn.Module, images: Tensor, *, shown: int = 4, batch_size: int = 8, progress: Progress = silent
 ) -> Attention:
-    """Where the attentions of a model look.
+    """Statistics of all attention layers of a model.
 
     Args:
-        model: any module that takes images; left as it was.
+        model: any module on images; left unchanged.
         images: (B, 3, H, W) normalised images.
-        shown: K, images whose maps are kept.
-        batch_size: images that are run at once.
-        progress: told how many images are done.
+        shown: K, number of images whose maps are returned.
+        batch_size: images per forward pass.
+        progress: called with the number of images done.
 
     Raises:
-        GlocalError: if no attention is found.
+        GlocalError: if the model has no attention.
     """
     points: list[AttentionPoint] = []
     shown = min(shown, len(images), batch_size)
@@ -128,13 +128,13 @@ def _measure(call: AttentionCall, num_images: int) -> AttentionPoint:
 
 
 def bias_share(content: Tensor, bias: Tensor) -> np.ndarray:
-    """(n,) share of the variance of a row's logits that comes from the bias: cov(bias, logits) / var(logits), by head.
+    """(n,) fraction of the variance of a row's logits due to the bias, by head: cov(bias, logits) / var(logits).
 
-    What does not differ within a row is left out, as the softmax does not see it; so are keys that are masked.
+    Row means are removed, as the softmax ignores them; masked keys are left out.
 
     Args:
         content: (B', n, N, M) logits from q and k.
-        bias: what is added to them, broadcastable to that; -inf masks.
+        bias: added to them, broadcastable; -inf masks.
     """
     content, bias = torch.broadcast_tensors(content.double(), bias.double())
     seen = bias.isfinite()
@@ -152,7 +152,7 @@ def bias_share(content: Tensor, bias: Tensor) -> np.ndarray:
 
 
 def _mean(one: AttentionPoint, weight: int, other: AttentionPoint, weight_of_other: int) -> AttentionPoint:
-    """The mean of what two batches gave."""
+    """The mean of the results of two batches."""
     share = weight_of_other / (weight + weight_of_other)
 
     def between(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
@@ -175,7 +175,7 @@ def _mean(one: AttentionPoint, weight: int, other: AttentionPoint, weight_of_oth
 
 
 def _rollout(calls: Sequence[AttentionCall], num_images: int, shown: int) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Attention rollout (Abnar and Zuidema 2020, §4) over the last attentions that share one grid over the image."""
+    """Attention rollout (Abnar and Zuidema 2020, §4) over the last attention layers with one common token grid."""
     run: list[AttentionCall] = []
     for call in reversed(calls):
         same = call.layout is not None and call.layout.whole and call.layout.queries == call.layout.keys
@@ -198,7 +198,7 @@ def _rollout(calls: Sequence[AttentionCall], num_images: int, shown: int) -> tup
 
 
 def _focus(call: AttentionCall, num_images: int, shown: int) -> np.ndarray:
-    """(K, h, w) where the class token looks, or the token in the centre: mean over heads."""
+    """(K, h, w) attention of the class token, or else of the central token, mean over heads."""
     assert call.layout is not None
     queries, keys = call.layout.queries, call.layout.keys
     query = 0 if queries.prefix else (queries.rows // 2) * queries.columns + queries.columns // 2

@@ -1,8 +1,8 @@
-"""Attention maps, recomputed beside the model: its output from its maps, and where queries and keys lie.
+"""Attention maps, recomputed beside the model, with the positions of queries and keys.
 
-No model hands its maps out, for fused attention never makes them. Each attention is met where its queries, keys and
-values are: at `Attend` by a hook; elsewhere at torch's functions, `scaled_dot_product_attention`,
-`multi_head_attention_forward`, or a softmax whose result is multiplied with values.
+Fused attention never materialises its maps. Each attention is intercepted at its queries, keys and values: at `Attend`
+by a hook; elsewhere at torch's functions `scaled_dot_product_attention`, `multi_head_attention_forward`, or a softmax
+whose result is multiplied with values.
 """
 
 import inspect
@@ -27,16 +27,16 @@ FUNCTIONS = frozenset((
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """One attention of a forward pass. B' is the batch, times windows or channels where these attend apart.
+    """One attention of a forward pass. B' is the batch size, times the number of separate windows or channels.
 
     Attributes:
-        name: the module it is in.
+        name: of its module.
         weights: (B', n, N, M) attention maps; rows sum to 1.
-        content: (B', n, N, M) logits from q and k alone, scaled; None where only the maps could be seen.
-        bias: what was added to them, broadcastable to the same shape, or None.
-        output: what the model computed.
-        recomputed: the same from the maps.
-        layout: where queries and keys lie in the image, or None where that is not clear.
+        content: (B', n, N, M) logits from q and k alone, scaled; None if only the maps are accessible.
+        bias: added to them, broadcastable, or None.
+        output: of the model.
+        recomputed: output from the maps.
+        layout: positions of queries and keys in the image, or None if unknown.
     """
 
     name: str
@@ -50,14 +50,14 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of an attention lie.
+    """Positions of the tokens of an attention.
 
     Attributes:
         queries: their grid.
         keys: their grid.
         query_step: pixels of the image from one query to the next, down and across.
         key_step: the same of keys.
-        whole: whether the grid covers the image, and not a window of it.
+        whole: whether the grid covers the whole image, not a window.
     """
 
     queries: Grid
@@ -78,30 +78,30 @@ def _centres(grid: Grid, step: tuple[float, float]) -> np.ndarray:
 
 
 def attention_calls(model: nn.Module, images: Tensor) -> list[AttentionCall]:
-    """Every attention of one forward pass in evaluation mode, in the order of the pass.
+    """Every attention of one forward pass in eval mode, in execution order.
 
     Args:
-        model: any module that takes images; left as it was.
+        model: any module on images; left unchanged.
         images: (B, 3, H, W).
     """
     calls: list[AttentionCall] = []
     waiting: dict[int, tuple[Tensor, Tensor]] = {}  # softmax results by identity, with their logits
     recomputing = False
 
-    def note(name: str, frames: Sequence[Frame], **parts: Any) -> None:
+    def record(name: str, frames: Sequence[Frame], **parts: Any) -> None:
         weights = parts["weights"]
         parts["weights"] = weights.reshape(-1, *weights.shape[-3:]) if weights.ndim > 3 else weights[:, None]
         calls.append(AttentionCall(name, layout=_layout(parts["weights"], frames, images), **parts))
 
-    def see(call: FunctionCall) -> None:
+    def on_call(call: FunctionCall) -> None:
         frames = call.frames
         if recomputing or any(isinstance(frame.module, Attend) for frame in frames):
             return
         name = frames[-1].name if frames else ""
         if call.name == "scaled_dot_product_attention":
-            note(name, frames, **_fused(call.output, *call.args, **call.kwargs))
+            record(name, frames, **_fused(call.output, *call.args, **call.kwargs))
         elif call.name == "multi_head_attention_forward":
-            note(name, frames, **_multi_head(call))
+            record(name, frames, **_multi_head(call))
         elif call.name == "softmax":
             if _is_last(call) and call.output.ndim >= 3:
                 waiting[id(call.output)] = (call.output, call.args[0])
@@ -109,14 +109,16 @@ def attention_calls(model: nn.Module, images: Tensor) -> list[AttentionCall]:
             if found := waiting.pop(id(call.args[0]), None):
                 weights, logits = found
                 recomputed = logits.softmax(-1) @ call.args[1]
-                note(name, frames, weights=weights, content=None, bias=None, output=call.output, recomputed=recomputed)
+                record(
+                    name, frames, weights=weights, content=None, bias=None, output=call.output, recomputed=recomputed
+                )
 
     def attend(name: str, module: Attend, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         nonlocal recomputing
         given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         recomputing = True
         parts = _fused(output, given["q"], given["k"], given["v"], given.get("bias"), scale=module.scale)
-        note(name, inside[name], **parts)
+        record(name, inside[name], **parts)
         recomputing = False
 
     inside: dict[str, tuple[Frame, ...]] = {}
@@ -127,7 +129,7 @@ def attention_calls(model: nn.Module, images: Tensor) -> list[AttentionCall]:
     names = [(name, module) for name, module in model.named_modules() if isinstance(module, Attend)]
     hooks = []
     try:
-        with evaluating(model), torch.no_grad(), watching(model, see, FUNCTIONS) as stack:
+        with evaluating(model), torch.no_grad(), watching(model, on_call, FUNCTIONS) as stack:
             for name, module in names:
                 hooks.append(module.register_forward_pre_hook(partial(entered, name)))
                 hooks.append(module.register_forward_hook(partial(attend, name), with_kwargs=True))
@@ -169,7 +171,7 @@ def _fused(
 
 
 def _multi_head(call: FunctionCall) -> dict[str, Any]:
-    """The parts of a call of torch's `multi_head_attention_forward`: it is asked again, for its maps."""
+    """The parts of a call of torch's `multi_head_attention_forward`: called again with need_weights."""
     again = {**call.kwargs, "need_weights": True, "average_attn_weights": False}
     recomputed, weights = torch.nn.functional.multi_head_attention_forward(*call.args, **again)
     assert weights is not None
@@ -177,9 +179,9 @@ def _multi_head(call: FunctionCall) -> dict[str, Any]:
 
 
 def _layout(weights: Tensor, frames: Sequence[Frame], images: Tensor) -> Layout | None:
-    """Where the tokens of (B', n, N, M) maps lie: in windows of the map that a module around has, or over the image.
+    """Positions of the tokens of (B', n, N, M) maps: in windows of the map of an enclosing module, or over the image.
 
-    Windows are of neighbours, or of tokens far apart (`_is_spread`).
+    Windows contain neighbours, or a grid of distant tokens (`_is_spread`).
     """
     height, width = images.shape[-2:]
     batch, _, num_queries, num_keys = weights.shape
@@ -206,11 +208,11 @@ def _layout(weights: Tensor, frames: Sequence[Frame], images: Tensor) -> Layout 
 
 
 def _is_spread(tokens: Tensor | None, features: Tensor, side: int) -> bool:
-    """Whether each window is of tokens spread evenly over the map (MaxViT's grid attention), and not of neighbours.
+    """Whether each window is a grid of tokens over the whole map (MaxViT's grid attention) instead of neighbours.
 
     Args:
-        tokens: (B', N, C), (B', s, s, C) or (B', C, s, s), what attends, where a module was given it.
-        features: (B, C, h, w), of which it is, but for a norm.
+        tokens: (B', N, C), (B', s, s, C) or (B', C, s, s), input of the attention, if a module received it.
+        features: (B, C, h, w), the same values up to a norm.
         side: s, of a window.
     """
     batch, chs, rows, columns = features.shape
@@ -225,11 +227,11 @@ def _is_spread(tokens: Tensor | None, features: Tensor, side: int) -> bool:
 
     near = cut(rows // side, columns // side, (0, 2, 4, 3, 5, 1))
     far = cut(side, side, (0, 3, 5, 2, 4, 1))
-    return _likeness(found, far) > max(0.9, _likeness(found, near))
+    return _correlation(found, far) > max(0.9, _correlation(found, near))
 
 
-def _likeness(one: Tensor, other: Tensor) -> float:
-    """Of (tokens, C) values: mean correlation of a channel, for ``other`` as it is or with tokens normalised."""
+def _correlation(one: Tensor, other: Tensor) -> float:
+    """Mean correlation of the channels of (tokens, C) values, with ``other`` raw or with normalised tokens."""
     normalised = torch.nn.functional.layer_norm(other, other.shape[-1:])
 
     def standard(x: Tensor) -> Tensor:

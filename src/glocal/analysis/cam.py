@@ -1,7 +1,7 @@
-"""Class activation maps: which places of the image speak for a class.
+"""Class activation maps: the evidence for a class by place.
 
 Grad-CAM, Selvaraju et al. 2017 (https://arxiv.org/abs/1610.02391), §3: channels weighted by the mean gradient of the
-class's logit, summed, and what is negative cut off. On maps or tokens alike, for both are maps here.
+class's logit, summed, negative values clipped. Works on maps and tokens, which are both maps here.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ class Cam:
     """Result of `cam`.
 
     Attributes:
-        layer: the point whose features were taken.
+        layer: the point whose features are used.
         size: rows and columns of its map.
-        maps: (B, h, w) from 0 to 1, the largest of an image being 1 (all 0 where nothing speaks for the class).
-        classes: (B,) index of the class that each map is for.
-        probabilities: (B,) that the model gives it.
+        maps: (B, h, w) from 0 to 1, the largest of an image being 1 (all 0 without positive evidence).
+        classes: (B,) explained class of each map.
+        probabilities: (B,) of that class.
     """
 
     layer: str
@@ -46,22 +46,22 @@ def cam(
 ) -> Cam:
     """Grad-CAM at the deepest point from which the logit depends on every place.
 
-    A head that reads only the class token gets nothing from the other tokens of the last block, so there the point is
-    one before the last attention.
+    The logits of a class token do not depend on the other tokens of the last block; there the point is before the last
+    attention.
 
     Args:
-        model: any classifier; left as it was.
+        model: any classifier; left unchanged.
         images: (B, 3, H, W) normalised images.
-        classes: (B,) classes to explain; the model's own answers by default.
+        classes: (B,) classes to explain; the predicted ones by default.
         layers: patterns of module names, as in `walk`.
-        batch_size: images that are run at once.
-        progress: told how many images are done.
+        batch_size: images per forward pass.
+        progress: called with the number of images done.
 
     Raises:
         GlocalError: if no map has a gradient.
     """
     chosen, layer, size = [], "", (0, 0)
-    answers, probabilities = [], []
+    predicted, probabilities = [], []
     for start in range(0, len(images), batch_size):
         found = walk(model, images[start : start + batch_size], layers)
         wanted = found.logits.argmax(1) if classes is None else classes[start : start + batch_size]
@@ -77,10 +77,10 @@ def cam(
                     break
         if not layer:
             raise GlocalError("model: expected one whose logits depend on a map of features, got none")
-        answers.append(wanted)
+        predicted.append(wanted)
         probabilities.append(found.logits.detach().softmax(1).gather(1, wanted[:, None])[:, 0])
         progress(start + len(wanted), len(images))
     maps = torch.cat(chosen)
     largest = maps.amax((1, 2), keepdim=True)
     maps = maps / torch.where(largest > 0, largest, 1)
-    return Cam(layer, size, *(x.numpy(force=True) for x in (maps, torch.cat(answers), torch.cat(probabilities))))
+    return Cam(layer, size, *(x.numpy(force=True) for x in (maps, torch.cat(predicted), torch.cat(probabilities))))

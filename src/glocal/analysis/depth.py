@@ -1,8 +1,8 @@
-"""Points along a model's depth: where a branch is added to the stream beside it.
+"""Points along a model's depth: the residual sums.
 
 Nearly every vision backbone is a stream of features to which attention, MLPs and convolutions add their outputs. Each
-such sum of two maps is a point: what came in (skip), what was added (branch), and what goes on (output). Which of the
-two operands is the branch, and what made it, is read from the autograd graph, so no model needs to be known by name.
+such sum of two maps is a point with skip, branch and output. Which operand is the branch, and its kind of operation, is
+read from the autograd graph, so it works for any model.
 """
 
 from collections import Counter
@@ -29,17 +29,17 @@ _VIEWS = ("View", "Expand", "T", "Transpose", "Permute", "Unsqueeze", "Squeeze",
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One place along the depth.
+    """One point along the depth.
 
     Attributes:
-        name: the module in which it is, and its kind: "blocks.0 attention".
-        kind: what made the branch: "attention", "convolution" (or pooling), "mlp" (linear layers), or "coupling" where
-            it comes from another stream than the skip.
-        raw: what goes on, in the model's own layout; part of the graph, so that gradients can be asked for.
-        raw_skip: what came in; None at the output of a layer that was asked for by name.
-        raw_branch: what was added; likewise.
+        name: of its module, and its kind: "blocks.0 attention".
+        kind: of the branch: "attention", "convolution" (or pooling), "mlp" (linear layers), or "coupling" if it comes
+            from another stream than the skip.
+        raw: output in the model's own layout; part of the graph, so that gradients can be computed.
+        raw_skip: skip input; None at the output of a named layer.
+        raw_branch: output of the branch; likewise.
         image_size: height and width of the image, in pixels.
-        call: which addition of the pass it is, counted from 0; -1 at the output of a layer.
+        call: index of the addition in the pass; -1 at the output of a layer.
         branch_first: whether the branch is its first operand.
         fine: see `to_map`.
     """
@@ -56,17 +56,17 @@ class Point:
 
     @property
     def output(self) -> Tensor:
-        """(B, C, h, w) map of what goes on, without prefix tokens."""
+        """(B, C, h, w) map of the output, without prefix tokens."""
         return self.map_of(self.raw)
 
     @property
     def skip(self) -> Tensor | None:
-        """(B, C, h, w) map of what came in."""
+        """(B, C, h, w) map of the skip."""
         return None if self.raw_skip is None else self.map_of(self.raw_skip)
 
     @property
     def branch(self) -> Tensor | None:
-        """(B, C, h, w) map of what was added."""
+        """(B, C, h, w) map of the branch."""
         return None if self.raw_branch is None else self.map_of(self.raw_branch)
 
     @property
@@ -86,7 +86,7 @@ class Walk:
     """One forward pass.
 
     Attributes:
-        points: in the order they were computed.
+        points: in execution order.
         logits: (B, K) output of the model.
         images: (B, 3, H, W) leaf of the graph.
     """
@@ -97,13 +97,13 @@ class Walk:
 
 
 def walk(model: nn.Module, images: Tensor, layers: Sequence[str] = ()) -> Walk:
-    """Run the model and keep what is at each point, with gradients.
+    """Run the model and collect all points, with gradients.
 
     Args:
-        model: any classifier of images; it is run in evaluation mode and left as it was.
+        model: any classifier of images; run in eval mode and left unchanged.
         images: (B, 3, H, W) normalised images.
-        layers: patterns of module names (``stages.*``) whose outputs to take in the place of residual sums. Models with
-            fewer than two of these give the outputs of all convolutions and linear layers that are maps.
+        layers: patterns of module names (``stages.*``) whose outputs to use instead of residual sums. Models with fewer
+            than two of these give the map outputs of all convolutions and linear layers.
 
     Raises:
         GlocalError: if a pattern matches no module with a map.
@@ -115,7 +115,7 @@ def walk(model: nn.Module, images: Tensor, layers: Sequence[str] = ()) -> Walk:
             raise GlocalError(f"layers: expected names of modules, got {', '.join(layers)}, which match none{close}")
         found = _walk_layers(model, images, names)
         if not found.points:
-            raise GlocalError(f"layers: expected modules that give maps, got {', '.join(layers)}, which give none")
+            raise GlocalError(f"layers: expected modules that return maps, got {', '.join(layers)}, which return none")
         return found
     found = _walk_sums(model, images)
     if len(found.points) >= 2:
@@ -127,7 +127,7 @@ def walk(model: nn.Module, images: Tensor, layers: Sequence[str] = ()) -> Walk:
     ]
     found = _walk_layers(model, images, weights)
     if not found.points:
-        raise GlocalError("model: expected one that makes maps of features, got one without a residual sum or a map")
+        raise GlocalError("model: expected one with feature maps, got one without a residual sum or a map")
     return found
 
 
@@ -136,7 +136,7 @@ def _walk_sums(model: nn.Module, images: Tensor) -> Walk:
     graph = _Graph()
     calls = count()
 
-    def see(call: FunctionCall) -> Tensor | None:
+    def on_call(call: FunctionCall) -> Tensor | None:
         number = next(calls)
         first, second = (call.args[0], call.args[1]) if len(call.args) > 1 else (None, None)
         if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
@@ -154,14 +154,14 @@ def _walk_sums(model: nn.Module, images: Tensor) -> Walk:
         graph.add(call.output, skip)
         name = f"{call.frames[-1].name} {kind}".strip()
         points.append(Point(name, kind, call.output, skip, branch, _size(images), number, swapped, fine))
-        return call.output.clone()  # activations that work in place leave the point as it is
+        return call.output.clone()  # so that in-place activations do not change the point
 
     def mark(module: nn.Module, args: Any, output: Tensor) -> None:
         graph.attends.add(output.grad_fn)
 
     hooks = [module.register_forward_hook(mark) for module in model.modules() if isinstance(module, Attend)]
     try:
-        with evaluating(model), torch.enable_grad(), watching(model, see, ADDS):
+        with evaluating(model), torch.enable_grad(), watching(model, on_call, ADDS):
             images = images.detach().clone().requires_grad_()
             graph.images = images
             logits = logits_of(model(images))
@@ -206,7 +206,7 @@ def _is_map(x: Any, images: Tensor, fine: tuple[int, int] | None = None) -> bool
 
 
 def _fine(first: Tensor, second: Tensor) -> tuple[int, int] | None:
-    """The two axes along which one operand repeats: a coarse map that is added to a fine one."""
+    """The two broadcast axes of a coarse map that is added to a fine one."""
     if first.ndim != second.ndim:
         return None
     axes = [i for i, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)) if a != b]
@@ -218,7 +218,7 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 
 def _numbered(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Points whose names are told apart: the second of a name ends in 2."""
+    """Points with unique names: the second of a name ends in 2."""
     seen: Counter[str] = Counter()
     named = []
     for point in points:
@@ -229,10 +229,10 @@ def _numbered(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 class _Graph:
-    """The autograd graph of a pass that goes on, and where its points are in it."""
+    """The autograd graph of a running pass, with its points."""
 
     def __init__(self) -> None:
-        self.points: dict[Any, Any] = {}  # the node of each point -> where its skip came from
+        self.points: dict[Any, Any] = {}  # the node of each point -> the source of its skip
         self.attends: set[Any] = set()
         self.images: Tensor | None = None
 
@@ -241,7 +241,7 @@ class _Graph:
         self.points[output.grad_fn] = next(iter(sources)) if len(sources) == 1 else None
 
     def behind(self, node: Any) -> tuple[set[Any], set[Any]]:
-        """Nodes on the way back to the nearest points, and these; "image" stands for the model's input."""
+        """Nodes between here and the nearest earlier points, and these points; "image" is the model's input."""
         nodes: set[Any] = set()
         sources: set[Any] = set()
         waiting = [node]
@@ -257,9 +257,9 @@ class _Graph:
         return nodes, sources
 
     def classify(self, first: Tensor, second: Tensor) -> tuple[str | None, bool]:
-        """What made the branch, and whether that is the first operand; None for what is no residual sum."""
+        """Kind of the branch, and whether it is the first operand; None if this is not a residual sum."""
         (of_first, from_first), (of_second, from_second) = self.behind(first.grad_fn), self.behind(second.grad_fn)
-        if not (from_first and from_second):  # a table of positions, or a bias
+        if not (from_first and from_second):  # a position embedding, or a bias
             return None, False
         swapped = _work(of_first - of_second) > _work(of_second - of_first)
         branch, skip = (of_first - of_second, of_second) if swapped else (of_second - of_first, of_first)
@@ -271,13 +271,13 @@ class _Graph:
         return self.kind(branch), swapped
 
     def _comes_from(self, source: Any, origin: set[Any]) -> bool:
-        """Whether the stream of a point leads back to one of ``origin``."""
+        """Whether the skip path of a point leads back to one of ``origin``."""
         while source is not None and source not in origin:
             source = self.points.get(source)
         return source is not None
 
     def kind(self, nodes: set[Any]) -> str:
-        """What the nodes do."""
+        """The kind of operation of some nodes."""
         if nodes & self.attends or any(_attends(node) for node in nodes):
             return "attention"
         return "convolution" if any(_convolves(node) for node in nodes) else "mlp"

@@ -1,7 +1,7 @@
-"""What feature maps look like: first-layer responses, and each stream by depth.
+"""Pictures of feature maps: first-layer responses, and each stream by depth.
 
-As Fig. 2 of T2T-ViT (Yuan et al. 2021, https://arxiv.org/abs/2101.11986) and Fig. 5 of Conformer (Peng et al. 2021,
-https://arxiv.org/abs/2105.03889) show them: single channels, and both branches side by side.
+As in Fig. 2 of T2T-ViT (Yuan et al. 2021, https://arxiv.org/abs/2101.11986) and Fig. 5 of Conformer (Peng et al. 2021,
+https://arxiv.org/abs/2105.03889) : single channels, and both branches side by side.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from glocal.analysis.depth import Point, walk
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """A point as a picture.
+    """Pictures of a point.
 
     Attributes:
         name: see `Point`.
         kind: see `Point`.
-        layout: the stream it is in, "tokens" or "map".
-        strength: (B, h, w) root mean square over the channels, after their mean over places and images is taken off.
-        channels: (K, h, w) the channels of the first image that vary most.
+        layout: of its stream, "tokens" or "map".
+        strength: (B, h, w) root mean square over the channels, each centred over places and images.
+        channels: (K, h, w) the channels of the first image with the largest variance.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Features:
     """Result of `features`.
 
     Attributes:
-        first: the first layer with weights that gives a map.
-        points: in the order of the depth.
+        first: the first layer with weights and a map output.
+        points: by depth.
     """
 
     first: FeatureMap
@@ -49,9 +49,9 @@ def features(model: nn.Module, images: Tensor, *, channels: int = 8) -> Features
     """Feature maps of a few images.
 
     Args:
-        model: any classifier; left as it was.
+        model: any classifier; left unchanged.
         images: (B, 3, H, W) normalised images.
-        channels: K, channels that are kept of each point.
+        channels: K, channels per point.
     """
     weighted = [
         name

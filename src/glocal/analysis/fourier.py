@@ -1,7 +1,7 @@
-"""Which spatial frequencies feature maps hold, by depth: Park and Kim 2022, "How Do Vision Transformers Work?".
+"""Fourier amplitude of feature maps by depth: Park and Kim 2022, "How Do Vision Transformers Work?".
 
-https://arxiv.org/abs/2202.06709, §2 and Fig. 2a, 8 and 9. The authors say that self-attention lowers high frequencies
-and convolution raises them. Two definitions of the curve are here: ours (`spectrum`), and that of their notebook
+https://arxiv.org/abs/2202.06709, §2 and Fig. 2a, 8 and 9. The authors find that self-attention reduces high frequencies
+and convolution amplifies them. Two definitions of the curve: ours (`spectrum`), and that of their notebook
 (`notebook_spectrum`, github.com/xxxnell/how-do-vits-work, fourier_analysis.ipynb).
 """
 
@@ -17,7 +17,7 @@ from glocal.analysis.depth import Point, walk
 from glocal.analysis.watch import Progress, silent
 from glocal.errors import GlocalError, check_choice
 
-FLOOR = 1e-6  # of a map's amplitudes relative to its largest: what the rounding of a constant map leaves is no signal
+FLOOR = 1e-6  # of a map's amplitudes relative to its largest: below is rounding noise
 DEFINITIONS = ("rings", "notebook")
 OUTPUTS = ("residual", "branch")
 
@@ -27,7 +27,7 @@ class Spectrum:
     """A curve of log-amplitude over frequency.
 
     Attributes:
-        frequency: (K,) in units of pi radians a pixel of the map: 1 is the finest pattern that it can hold.
+        frequency: (K,) in units of pi radians per pixel of the map: 1 is the Nyquist frequency.
         amplitude: (K,) mean log-amplitude relative to that of frequency 0, in nats.
     """
 
@@ -38,10 +38,10 @@ class Spectrum:
 def spectrum(maps: Tensor) -> Spectrum:
     """Log-amplitude of the discrete Fourier transform over rings of equal frequency, relative to frequency 0.
 
-    The mean over images, channels and all frequencies of a ring of log |F|. A frequency is the larger one of those
-    along rows and columns, so rings are square; ring k of a square map of side n lies at 2 pi k / n, and the last one
-    of an even map at pi. Where height and width differ, frequencies go to the nearest ring of the shorter side, and a
-    ring's frequency is the mean of its own. An amplitude below 1e-6 of the largest of its map counts as that.
+    The mean of log |F| over images, channels and all frequencies of a ring. A frequency is the larger of those along
+    rows and columns, so rings are square; ring k of a square map of side n is at 2 pi k / n, and the last one of an
+    even map at pi. For non-square maps, frequencies are assigned to the nearest ring of the shorter side, and a ring's
+    frequency is the mean of its members. Amplitudes are clipped from below at 1e-6 of the largest of their map.
 
     Args:
         maps: (B, C, H, W).
@@ -70,20 +70,20 @@ def _rings(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def notebook_spectrum(maps: Tensor) -> Spectrum:
-    """The curve as the authors' notebook has it: log(|F| + 1e-6) along half the diagonal, relative to its start.
+    """The curve of the authors' notebook: log(|F| + 1e-6) along half the diagonal, relative to its start.
 
-    Its last point is drawn there at pi, but lies at (1 - 2 / n) pi for even n, and (1 - 1 / n) pi for odd n; the
+    Its last point is plotted there at pi, but is at (1 - 2 / n) pi for even n, and (1 - 1 / n) pi for odd n; the
     frequencies here are the true ones.
 
     Args:
         maps: (B, C, n, n).
 
     Raises:
-        ValueError: if maps are not square, for which it has no meaning, or smaller than 2x2.
+        ValueError: if maps are not square, or smaller than 2x2.
     """
     height, width = _checked(maps)
     if height != width:
-        raise GlocalError(f"definition: the notebook's is for square maps, got {height}x{width}; take rings")
+        raise GlocalError(f"definition: the notebook's is for square maps, got {height}x{width}; use rings")
     log = (torch.fft.fft2(maps.detach().double()).abs() + 1e-6).log().mean((0, 1))
     diagonal = torch.fft.fftshift(log).diag()[height // 2 :].numpy(force=True)
     return Spectrum(2 * np.arange(len(diagonal)) / height, diagonal - diagonal[0])
@@ -97,7 +97,7 @@ def _checked(maps: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class FourierPoint:
-    """What is measured at one point of the depth.
+    """Spectrum of one point.
 
     Attributes:
         name: see `Point`.
@@ -106,11 +106,10 @@ class FourierPoint:
         size: rows and columns of the map.
         frequency: (K,) see `Spectrum`.
         amplitude: (K,) of the map: nats relative to frequency 0.
-        change: (K,) what the operation does to it, in nats: below 0 it lowers the frequency. None at a layer taken by
-            its name.
+        change: (K,) its change by the operation, in nats: below 0 the operation blurs. None at a named layer.
         high: amplitude at the highest frequency.
         high_change: change at the highest frequency.
-        variance: of the map over its places, mean over channels and images.
+        variance: of the map over places, mean over channels and images.
     """
 
     name: str
@@ -132,8 +131,8 @@ class Fourier:
     Attributes:
         definition: "rings" or "notebook".
         output: "residual" or "branch".
-        images: how many.
-        points: in the order of the depth.
+        images: number of images.
+        points: by depth.
     """
 
     definition: str
@@ -152,20 +151,20 @@ def fourier(
     batch_size: int = 8,
     progress: Progress = silent,
 ) -> Fourier:
-    """Relative log-amplitude of the feature maps of a model by depth, and the change that each operation makes.
+    """Relative log-amplitude of the feature maps of a model by depth, and its change by each operation.
 
     Args:
-        model: any classifier; left as it was.
-        images: (B, 3, H, W) normalised images, of any height and width that the model takes.
-        output: "residual" measures what goes on after each residual sum, and its change against what came in;
-            "branch" measures what the operation itself gave, and its change against what came in.
+        model: any classifier; left unchanged.
+        images: (B, 3, H, W) normalised images, of any size that the model takes.
+        output: "residual" measures the output of each residual sum, "branch" the output of the operation itself; the
+            change is relative to the skip.
         definition: "rings" (`spectrum`) or "notebook" (`notebook_spectrum`).
-        layers: patterns of module names whose outputs are measured in the place of residual sums.
-        batch_size: images that are run at once.
-        progress: told how many images are done.
+        layers: patterns of module names whose outputs are measured instead of residual sums.
+        batch_size: images per forward pass.
+        progress: called with the number of images done.
 
     Raises:
-        GlocalError: if an argument is unknown, or no map of at least 2x2 is found.
+        GlocalError: if an argument is unknown, or the model has no map of at least 2x2.
     """
     check_choice("output", output, OUTPUTS)
     check_choice("definition", definition, DEFINITIONS)
@@ -179,7 +178,7 @@ def fourier(
                 sums[point.name] = _mean(sums[point.name], start, measured, len(batch)) if start else measured
         progress(start + len(batch), len(images))
     if not sums:
-        raise GlocalError("images: expected maps of at least 2x2 in the model, got none; take larger images")
+        raise GlocalError("images: expected maps of at least 2x2 in the model, got none; use larger images")
     return Fourier(definition, output, len(images), tuple(sums.values()))
 
 
@@ -202,7 +201,7 @@ def _measure(point: Point, output: str, curve: Callable[[Tensor], Spectrum]) -> 
 
 
 def _mean(one: FourierPoint, weight: int, other: FourierPoint, weight_of_other: int) -> FourierPoint:
-    """The mean of what two batches gave."""
+    """The mean of the results of two batches."""
     share = weight_of_other / (weight + weight_of_other)
     amplitude = one.amplitude + share * (other.amplitude - one.amplitude)
     change = None

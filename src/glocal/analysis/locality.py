@@ -1,8 +1,7 @@
-"""How much of a model is local and how much global: what its operations add, and what is lost without them.
+"""Local and global operations of a model: their contributions, and ablations.
 
-Convolutions are local, attention is global (inside a window, as far as the window goes), linear layers mix no places. A
-branch is ablated by putting its mean over the images in its place, which takes away what it says of an image and leaves
-its level, or by leaving it out (zero).
+Convolutions are local, attention is global (or windowed), linear layers do not mix places. A branch is ablated by its
+mean over images, which removes the information about the image but keeps its level, or by zero.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +24,14 @@ WAYS = ("mean", "zero")
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """What one operation adds to its stream.
+    """Contribution of one operation to its stream.
 
     Attributes:
         name: see `Point`.
         kind: see `Point`.
         layout: of the stream, "tokens" or "map".
-        ratio: norm of what is added over the norm of what came in.
-        share: of the sum that is due to what is added: <branch, sum> / <sum, sum>; 1 minus it is due to what came in.
+        ratio: norm of the branch over the norm of the skip.
+        share: fraction of the sum due to the branch: <branch, sum> / <sum, sum>.
     """
 
     name: str
@@ -44,14 +43,14 @@ class Contribution:
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What is lost without one operation or several.
+    """Effect of ablating one or more operations.
 
     Attributes:
         name: of the operation or the group.
-        kind: of the operations; "module" for modules that were asked for.
-        operations: how many are ablated together.
-        logit_change: norm of the change of the logits over the norm of how they differ from image to image.
-        kept: share of the images whose top-1 answer stays.
+        kind: of the operations; "module" for modules given by name.
+        operations: number of operations ablated together.
+        logit_change: norm of the change of the logits over the norm of their variation between images.
+        kept: fraction of images with unchanged top-1 prediction.
         accuracy: top-1 without it; None without labels.
     """
 
@@ -68,12 +67,12 @@ class Locality:
     """Result of `locality`.
 
     Attributes:
-        images: how many.
+        images: number of images.
         way: "mean" or "zero".
         accuracy: top-1 of the whole model; None without labels.
-        contributions: of each operation, in the order of the depth.
+        contributions: of each operation, by depth.
         groups: all operations of a kind ablated at once.
-        ablations: each operation ablated alone, then the modules that were asked for.
+        ablations: each operation ablated alone, then the modules given by name.
     """
 
     images: int
@@ -98,23 +97,23 @@ def locality(
     """Contributions and ablations of the operations of a model.
 
     Args:
-        model: any classifier with residual sums; left as it was.
+        model: any classifier with residual sums; left unchanged.
         images: (B, 3, H, W) normalised images.
-        labels: (B,) classes, if they are known.
-        way: "mean" puts the mean over the images of a batch in the place of a branch, "zero" leaves it out.
+        labels: (B,) classes, if known.
+        way: "mean" replaces a branch by its mean over the batch, "zero" by zero.
         modules: patterns of names of modules whose outputs are ablated as well (``*.conv_proj_q``).
-        each: ablate each operation alone, too, and not only all of a kind at once; a pass of all images each.
-        batch_size: images that are run at once; "mean" needs several.
-        progress: told how many ablations are done.
+        each: also ablate each operation alone, with one pass over all images each.
+        batch_size: images per forward pass; "mean" needs several.
+        progress: called with the number of ablations done.
 
     Raises:
-        GlocalError: if nothing can be ablated, or a pattern matches nothing.
+        GlocalError: if there is nothing to ablate, or a pattern matches nothing.
     """
     check_choice("way", way, WAYS)
     points = [point for point in walk(model, images[: min(8, len(images))]).points if point.call >= 0]
     names = _matching(model, modules)
     if not points and not names:
-        raise GlocalError("model: expected one with residual sums, got one without; name modules to ablate")
+        raise GlocalError("model: expected one with residual sums, got one without; give modules to ablate")
     whole = predict(model, images, batch_size)
     groups = _groups(points)
     jobs: list[tuple[str, str, int, Callable[[], Any]]] = [
@@ -157,7 +156,7 @@ def _contribution(point: Point) -> Contribution:
 
 
 def _groups(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """Operations of one kind together; couplings by their direction."""
+    """Operations by kind; couplings by direction."""
     groups: dict[str, list[Point]] = {}
     for point in points:
         name = f"all {point.kind}"
@@ -180,7 +179,7 @@ def _accuracy(logits: Tensor, labels: Tensor | None) -> float | None:
 
 @contextmanager
 def _without(model: nn.Module, calls: Sequence[int], points: Sequence[Point], way: str) -> Iterator[None]:
-    """The branches of these additions of a pass ablated, in every pass."""
+    """Context in which the branches of these additions are ablated."""
     first = {point.call: point.branch_first for point in points}
     numbers = count()
 
@@ -188,7 +187,7 @@ def _without(model: nn.Module, calls: Sequence[int], points: Sequence[Point], wa
         nonlocal numbers
         numbers = count()
 
-    def see(call: FunctionCall) -> Tensor | None:
+    def on_call(call: FunctionCall) -> Tensor | None:
         number = next(numbers)
         if number not in calls:
             return None
@@ -198,7 +197,7 @@ def _without(model: nn.Module, calls: Sequence[int], points: Sequence[Point], wa
 
     hook = model.register_forward_pre_hook(restart)
     try:
-        with watching(model, see, ADDS):
+        with watching(model, on_call, ADDS):
             yield
     finally:
         hook.remove()
@@ -206,7 +205,7 @@ def _without(model: nn.Module, calls: Sequence[int], points: Sequence[Point], wa
 
 @contextmanager
 def _replaced(model: nn.Module, name: str, way: str) -> Iterator[None]:
-    """The output of a module ablated."""
+    """Context in which the output of a module is ablated."""
 
     def ablate(module: nn.Module, args: Any, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):

@@ -1,4 +1,4 @@
-"""What a model makes, read as a map: (B, C, h, w) features over the image, whatever the model's own layout."""
+"""Features in any layout as (B, C, h, w) maps."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -9,7 +9,7 @@ MAX_PREFIX = 16  # class, distillation and register tokens
 
 
 class Grid(NamedTuple):
-    """Tokens over an image: `prefix` ones that stand for no place come first, then rows of columns."""
+    """A token grid over an image: `prefix` tokens first, then rows x columns."""
 
     prefix: int
     rows: int
@@ -18,9 +18,9 @@ class Grid(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def grid_of(count: int, height: int, width: int) -> Grid | None:
-    """The grid of ``count`` tokens over an image of this size; None where there is none.
+    """The grid of ``count`` tokens over an image of this size; None if there is none.
 
-    A grid is the image at some whole stride, its ends rounded up or down; the one of the fewest prefix tokens is taken.
+    A grid is the image size over an integer stride, rounded up or down; the one with the fewest prefix tokens wins.
     """
     grids = (
         Grid(count - rows * columns, rows, columns)
@@ -33,17 +33,17 @@ def grid_of(count: int, height: int, width: int) -> Grid | None:
 
 
 def to_map(x: Tensor, height: int, width: int, fine: tuple[int, int] | None = None) -> Tensor | None:
-    """Features of an image of this size -> their (B, C, h, w) map without prefix tokens; None for what is no map.
+    """Features of an image of this size -> their (B, C, h, w) map without prefix tokens; None if they are not a map.
 
-    (B, C, h, w) stays as it is, (B, h, w, C) is turned where only so rows and columns fit the image, (B, N, C) is laid
-    out by `grid_of`. Of six axes they are cells of s x s pixels, (B, C, h, s, w, s) or (B, h, s, w, s, C), or windows,
-    (B, h, w, s, s, C); they are put together.
+    (B, C, h, w) is unchanged, (B, h, w, C) is permuted if only then the size fits the image, (B, N, C) is reshaped by
+    `grid_of`. Six axes are cells of s x s pixels, (B, C, h, s, w, s) or (B, h, s, w, s, C), or windows,
+    (B, h, w, s, s, C); they are merged.
 
     Args:
         x: the features.
         height: of the image, in pixels.
         width: likewise.
-        fine: which two of six axes are those inside a cell, where that is known.
+        fine: the two of six axes inside a cell, if known.
     """
     if x.ndim == 3 and (grid := grid_of(x.shape[1], height, width)):
         return x[:, grid.prefix :].transpose(1, 2).unflatten(2, grid[1:])

@@ -1,8 +1,8 @@
-"""Whether features tell where in the image they are: a linear probe of row and column, by depth and padding.
+"""Position information in features: a linear probe of row and column, by depth and padding.
 
 Islam et al. 2020, "How Much Position Information Do Convolutional Neural Networks Encode?"
-(https://arxiv.org/abs/2001.08248): zero padding tells a CNN where it is. Images are rolled around by chance first, so
-that what they usually show at a place tells nothing of it.
+(https://arxiv.org/abs/2001.08248): zero padding encodes position in a CNN. Images are randomly rolled
+first, so that their content carries no position information.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from glocal.analysis.watch import Progress, silent
 from glocal.errors import GlocalError, check_choice
 
 PADDINGS = ("zeros", "reflect", "circular")
-RIDGES = (1e-4, 1e-2, 1.0, 100.0)  # of the mean variance of the features; the best one is taken
+RIDGES = (1e-4, 1e-2, 1.0, 100.0)  # relative to the mean variance of the features; the best one is used
 FOLDS = 4
 
 
@@ -29,8 +29,7 @@ class PositionPoint:
         name: see `Point`.
         kind: see `Point`.
         size: rows and columns of the map.
-        r2: of each padding, the cross-validated share of the variance of row and column that the probe explains: 1 is
-            all, 0 none; below 0 it is worse than the mean.
+        r2: by padding, cross-validated R^2 of row and column: 1 is perfect, 0 the mean; below 0 worse than the mean.
     """
 
     name: str
@@ -44,9 +43,9 @@ class Position:
     """Result of `position`.
 
     Attributes:
-        images: how many.
-        paddings: of the convolutions, in the order of `r2`; the model was trained with "zeros" as a rule.
-        points: in the order of the depth.
+        images: number of images.
+        paddings: of the convolutions, in the order of `r2`; models are usually trained with "zeros".
+        points: by depth.
     """
 
     images: int
@@ -65,17 +64,17 @@ def position(
     batch_size: int = 8,
     progress: Progress = silent,
 ) -> Position:
-    """How well row and column can be read off the features at each point.
+    """R^2 of a linear probe of row and column at each point.
 
     Args:
-        model: any model; its convolutions are padded otherwise meanwhile, and it is left as it was.
+        model: any model; the padding of its convolutions is changed temporarily.
         images: (B, 3, H, W) normalised images, at least 8.
-        paddings: of `torch.nn.Conv2d`. Pooling, and convolutions that pad by themselves, keep their own.
+        paddings: of `torch.nn.Conv2d`. Pooling and explicit padding are unchanged.
         layers: patterns of module names, as in `walk`.
-        roll: whether images are rolled around by chance.
-        seed: of that.
-        batch_size: images that are run at once.
-        progress: told how many images are done, over all paddings.
+        roll: whether images are randomly rolled.
+        seed: of the shifts.
+        batch_size: images per forward pass.
+        progress: called with the number of images done, over all paddings.
 
     Raises:
         GlocalError: if a padding is unknown or too wide for a map, or there are too few images.
@@ -110,7 +109,7 @@ def _walk(model: nn.Module, images: Tensor, layers: Sequence[str], padding: str)
     except RuntimeError as error:
         if "adding" not in str(error):
             raise
-        raise GlocalError(f"padding: {padding} is wider than a map of this model; take larger images") from error
+        raise GlocalError(f"padding: {padding} is wider than a map of this model; use larger images") from error
 
 
 def _rolled(images: Tensor, seed: int) -> Tensor:
@@ -124,7 +123,7 @@ def _rolled(images: Tensor, seed: int) -> Tensor:
 
 @contextmanager
 def padded(model: nn.Module, padding: str) -> Iterator[None]:
-    """All convolutions of the model padded in this way; afterwards each in its own again."""
+    """Context in which all convolutions of the model use this padding mode."""
     modes = [(module, module.padding_mode) for module in model.modules() if isinstance(module, nn.Conv2d)]
     try:
         for module, _ in modes:
@@ -138,7 +137,7 @@ def padded(model: nn.Module, padding: str) -> Iterator[None]:
 class Probe:
     """Ridge regression of (row, column) on features, in closed form, its score cross-validated over images.
 
-    Rows and columns run from -1 to 1. What is kept are sums of products, so any number of images fits.
+    Rows and columns run from -1 to 1. Only sums of products are stored, so memory does not grow with the images.
 
     Args:
         dim: channels of the features.
@@ -149,7 +148,7 @@ class Probe:
         self.products = torch.zeros(FOLDS, size, size, dtype=torch.float64)
 
     def add(self, maps: Tensor, start: int) -> None:
-        """Take (B, C, h, w) maps in, the first of which is image number ``start``."""
+        """Add (B, C, h, w) maps, the first of image number ``start``."""
         height, width = maps.shape[-2:]
         row, column = (torch.linspace(-1, 1, length, dtype=torch.float64) for length in (height, width))
         places = torch.stack([torch.ones(height, width), row[:, None].expand(-1, width), column.expand(height, -1)])
@@ -158,12 +157,12 @@ class Probe:
             self.products[(start + i) % FOLDS] += sample @ sample.T
 
     def r2(self) -> float:
-        """Mean over row and column of 1 - (squared error) / (squared deviation), on images that were left out."""
+        """Mean over row and column of 1 - (squared error) / (total sum of squares), on held-out images."""
         return max(self._r2(ridge) for ridge in RIDGES)
 
     def _r2(self, strength: float) -> float:
         dim = self.products.shape[1] - 2
-        errors, deviations = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        errors, total = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
         for held_out in self.products:
             train = self.products.sum(0) - held_out
             inputs, targets = train[:dim, :dim], train[:dim, dim:]
@@ -174,5 +173,5 @@ class Probe:
             crossed = (weights * held_out[:dim, dim:]).sum(0)
             of_targets = held_out[dim:, dim:].diagonal()
             errors += of_targets - 2 * crossed + squared
-            deviations += of_targets - held_out[dim - 1, dim:] ** 2 / held_out[dim - 1, dim - 1]
-        return float((1 - errors / deviations).mean())
+            total += of_targets - held_out[dim - 1, dim:] ** 2 / held_out[dim - 1, dim - 1]
+        return float((1 - errors / total).mean())

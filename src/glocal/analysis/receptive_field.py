@@ -1,9 +1,8 @@
-"""What part of the image a unit in the centre sees, by depth: the effective receptive field.
+"""Effective receptive field of the central unit, by depth.
 
 Luo et al. 2016, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", §3
-(https://arxiv.org/abs/1701.04128). They take the gradient of the unit, summed over its channels; channels can cancel
-out (after a LayerNorm they do so exactly), so here signs are drawn at random, which on average gives the size of the
-whole Jacobian of the unit.
+(https://arxiv.org/abs/1701.04128). They use the gradient of the unit summed over its channels; channels can cancel
+(after a LayerNorm exactly), so random signs are used here, which on average gives the norm of the unit's Jacobian.
 """
 
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from glocal.analysis.depth import Point, walk
 from glocal.analysis.watch import Progress, silent
 
-HELD = 0.95  # of the gradient, by which an area is told
-NOTHING = 1e-6  # of the largest gradient: the rounding of a place that does not count
+MASS = 0.95  # of the gradient, in the definition of the area
+NEGLIGIBLE = 1e-6  # of the largest gradient: rounding noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +28,11 @@ class FieldPoint:
         kind: see `Point`.
         layout: see `Point`.
         size: rows and columns of the map.
-        field: (H, W) size of the gradient at each pixel of the image; sums to 1.
-        area: least share of the image's pixels that hold 95 % of the gradient.
-        radius: root mean square distance in pixels from the unit's own place.
-        reach: height and width in pixels of the box of all pixels that count at all.
-        elongation: deviation down over deviation across; 1 is round.
+        field: (H, W) gradient magnitude at each pixel of the image; sums to 1.
+        area: smallest fraction of the image with 95 % of the gradient.
+        radius: root mean square distance in pixels from the unit's position.
+        reach: height and width in pixels of the bounding box of non-negligible gradients.
+        elongation: vertical std over horizontal std; 1 is round.
     """
 
     name: str
@@ -52,9 +51,9 @@ class ReceptiveField:
     """Result of `receptive_field`.
 
     Attributes:
-        images: how many.
+        images: number of images.
         image_size: height and width in pixels.
-        points: in the order of the depth.
+        points: by depth.
     """
 
     images: int
@@ -78,15 +77,15 @@ def receptive_field(
     The root of the mean, over images and probes, of the squared gradient summed over colours.
 
     Args:
-        model: any classifier; left as it was.
-        images: (B, 3, H, W) normalised images; a few tens make the field smooth.
+        model: any classifier; left unchanged.
+        images: (B, 3, H, W) normalised images; use a few tens for smooth fields.
         layers: patterns of module names, as in `walk`.
-        most: points that are measured, spread evenly over the depth, the last among them; by default all. Each takes
-            a backward pass of all images.
+        most: maximum number of points, evenly spaced over the depth and including the last; by default all. Each
+            takes a backward pass over all images.
         probes: random signs drawn for each batch.
         seed: of the signs.
-        batch_size: images that are run at once.
-        progress: told how many images are done.
+        batch_size: images per forward pass.
+        progress: called with the number of images done.
     """
     generator = torch.Generator().manual_seed(seed)
     squared: dict[str, Tensor] = {}
@@ -117,16 +116,16 @@ def _describe(point: Point, field: Tensor) -> FieldPoint:
     centre = [(length // 2 + 0.5) * pixels / length for length, pixels in zip(grid, made.shape, strict=True)]
     rows, columns = (np.arange(pixels) + 0.5 - middle for pixels, middle in zip(made.shape, centre, strict=True))
     across, down = made.sum(0), made.sum(1)
-    spread = [float((share * place**2).sum()) for share, place in ((down, rows), (across, columns))]
+    spread = [float((mass * place**2).sum()) for mass, place in ((down, rows), (across, columns))]
     held = np.cumsum(np.sort(made, axis=None)[::-1])
-    used = made > NOTHING * made.max()
+    used = made > NEGLIGIBLE * made.max()
     return FieldPoint(
         name=point.name,
         kind=point.kind,
         layout=point.layout,
         size=grid,
         field=made,
-        area=float(np.searchsorted(held, HELD - 1e-12) + 1) / made.size,
+        area=float(np.searchsorted(held, MASS - 1e-12) + 1) / made.size,
         radius=sum(spread) ** 0.5,
         reach=(_extent(used.any(1)), _extent(used.any(0))),
         elongation=(_std(down) / max(_std(across), 1e-12)),
@@ -138,7 +137,7 @@ def _extent(used: np.ndarray) -> int:
     return int(places[-1] - places[0] + 1) if len(places) else 0
 
 
-def _std(share: np.ndarray) -> float:
-    places = np.arange(len(share))
-    mean = (share * places).sum()
-    return float(((share * (places - mean) ** 2).sum()) ** 0.5)
+def _std(mass: np.ndarray) -> float:
+    places = np.arange(len(mass))
+    mean = (mass * places).sum()
+    return float(((mass * (places - mean) ** 2).sum()) ** 0.5)

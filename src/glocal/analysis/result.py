@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 SHORT = 256
-"""Numbers of an array that stand in the JSON; longer ones are named there and stand among the arrays alone."""
+"""Largest size of an array in the JSON; larger ones are only named there."""
 
 
 def to_json(result: Any, name: str = "") -> Any:

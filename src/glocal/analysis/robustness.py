@@ -1,9 +1,9 @@
-"""What a model's answers survive: noise by frequency, occlusion, shuffled patches; and which cue they follow.
+"""Robustness of predictions to noise by frequency, occlusion and shuffled patches; shape against texture.
 
 Park and Kim 2022 (https://arxiv.org/abs/2202.06709, Fig. 2b) for noise by frequency; Naseer et al. 2021
-(https://arxiv.org/abs/2105.10497, §3) for occlusion and shuffling. Shape and texture are set against each other, in the
-sense of Geirhos et al. 2019 (https://arxiv.org/abs/1811.12231) but without a style network: the phase of one image,
-which holds its outlines, with the amplitudes of an image of another class, which hold its texture.
+(https://arxiv.org/abs/2105.10497, §3) for occlusion and shuffling. Cue conflicts as in Geirhos et al. 2019
+(https://arxiv.org/abs/1811.12231) but without style transfer: the phase of one image (shape) with the amplitudes of an
+image of another class (texture).
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from glocal.analysis.watch import Progress, predict, silent
 from glocal.errors import GlocalError
 
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # of noise, relative to the deviation of the image
-OCCLUDED = (0.25, 0.5, 0.75)  # shares of the patches
+STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # of noise, relative to the std of the image
+OCCLUDED = (0.25, 0.5, 0.75)  # fractions of the patches
 PATCHES = 8  # along a side, for occlusion
 SHUFFLES = (2.0, 4.0, 8.0)  # patches along a side
 LOW, HIGH = (0.0, 1 / 3), (2 / 3, 1.0)  # bands of frequency, in units of pi
@@ -26,7 +26,7 @@ LOW, HIGH = (0.0, 1 / 3), (2 / 3, 1.0)  # bands of frequency, in units of pi
 
 @dataclass(frozen=True)
 class Disturbance:
-    """A way to disturb images.
+    """An image corruption.
 
     Attributes:
         name: such as "occlusion".
@@ -43,13 +43,13 @@ class Disturbance:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Answers under one disturbance.
+    """Scores under one disturbance.
 
     Attributes:
         name: of the disturbance.
         unit: of its levels.
         levels: from weak to strong.
-        score: share of the answers that are right; without labels, that are as they were.
+        score: accuracy; without labels, the fraction of unchanged predictions.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Robustness:
     """Result of `robustness`.
 
     Attributes:
-        images: how many.
-        labelled: whether scores are accuracies; otherwise they are agreement with the model's own answers.
+        images: number of images.
+        labelled: whether scores are accuracies, not agreement with the clean predictions.
         clean: score without a disturbance.
-        curves: one a disturbance.
-        conflicts: pairs of images that were joined.
-        shape: share of the joined images that are answered by the class of the outlines.
-        texture: by the class of the texture.
+        curves: one per disturbance.
+        conflicts: number of cue-conflict images.
+        shape: fraction of them predicted as the class of the shape.
+        texture: fraction predicted as the class of the texture.
     """
 
     images: int
@@ -90,45 +90,45 @@ def robustness(
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> Robustness:
-    """Answers of a model under disturbances.
+    """Predictions of a model under disturbances.
 
     Args:
-        model: any classifier; left as it was.
+        model: any classifier; left unchanged.
         images: (B, 3, H, W) normalised images.
-        labels: (B,) classes; without them the model's own answers stand for what is right.
+        labels: (B,) classes; by default the clean predictions.
         seed: of noise, patches and pairs.
-        batch_size: images that are run at once.
-        progress: told how many disturbances are done.
+        batch_size: images per forward pass.
+        progress: called with the number of disturbances done.
 
     Raises:
         GlocalError: if images are smaller than 8x8.
     """
     if min(images.shape[-2:]) < PATCHES:
         raise GlocalError(f"images: expected at least {PATCHES}x{PATCHES} pixels, got {tuple(images.shape[-2:])}")
-    answers = predict(model, images, batch_size).argmax(1)
-    right = answers if labels is None else labels.to(answers.device)
+    predicted = predict(model, images, batch_size).argmax(1)
+    right = predicted if labels is None else labels.to(predicted.device)
     total = sum(len(disturbance.levels) for disturbance in DISTURBANCES) + 1
     done, curves = 0, []
     for disturbance in DISTURBANCES:
         scores = []
         for level in disturbance.levels:
             disturbed = disturbance.apply(images, level, generator=torch.Generator().manual_seed(seed))
-            scores.append(_share(predict(model, disturbed, batch_size).argmax(1) == right))
+            scores.append(_fraction(predict(model, disturbed, batch_size).argmax(1) == right))
             progress(done := done + 1, total)
         curves.append(Curve(disturbance.name, disturbance.unit, disturbance.levels, tuple(scores)))
     shape, texture, pairs = _conflicts(model, images, right, seed, batch_size)
     progress(total, total)
-    clean = _share(answers == right)
+    clean = _fraction(predicted == right)
     return Robustness(len(images), labels is not None, clean, tuple(curves), pairs, shape, texture)
 
 
 def band_noise(images: Tensor, strength: float, *, band: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Gaussian noise of some frequencies added.
+    """Add band-limited Gaussian noise.
 
     Args:
         images: (B, 3, H, W).
-        strength: root mean square of the noise over the deviation of each image.
-        band: lowest and highest frequency in units of pi, the larger one of those along rows and columns.
+        strength: root mean square of the noise over the std of each image.
+        band: lowest and highest frequency in units of pi, the larger of those along rows and columns.
         generator: of the noise, on the CPU.
     """
     rows, columns = (2 * torch.fft.fftfreq(length).abs() for length in images.shape[-2:])
@@ -140,16 +140,17 @@ def band_noise(images: Tensor, strength: float, *, band: tuple[float, float], ge
     return images + strength * images.flatten(1).std(1)[:, None, None, None] * noise
 
 
-def occlude(images: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
-    """A share of 8x8 patches set to the mean colour of the image."""
-    hidden = torch.stack([torch.randperm(PATCHES**2, generator=generator) for _ in images]) < round(share * PATCHES**2)
+def occlude(images: Tensor, fraction: float, *, generator: torch.Generator) -> Tensor:
+    """Set a fraction of 8x8 patches to the mean colour of the image."""
+    order = torch.stack([torch.randperm(PATCHES**2, generator=generator) for _ in images])
+    hidden = order < round(fraction * PATCHES**2)
     mask = hidden.view(-1, 1, PATCHES, PATCHES).float().to(images)
     mask = torch.nn.functional.interpolate(mask, size=images.shape[-2:], mode="nearest").bool()
     return torch.where(mask, images.mean((2, 3), keepdim=True), images)
 
 
 def shuffle(images: Tensor, grid: float, *, generator: torch.Generator) -> Tensor:
-    """``grid`` x ``grid`` patches put into a random order; what does not fill a patch stays where it is."""
+    """Shuffle ``grid`` x ``grid`` patches randomly; pixels beyond whole patches stay in place."""
     count = int(grid)
     height, width = (length // count for length in images.shape[-2:])
     made = images.clone()
@@ -164,15 +165,15 @@ def shuffle(images: Tensor, grid: float, *, generator: torch.Generator) -> Tenso
 
 
 DISTURBANCES = (
-    Disturbance("low-frequency noise", "noise / deviation of the image", STRENGTHS, partial(band_noise, band=LOW)),
-    Disturbance("high-frequency noise", "noise / deviation of the image", STRENGTHS, partial(band_noise, band=HIGH)),
-    Disturbance("occlusion", "share of the patches", OCCLUDED, occlude),
+    Disturbance("low-frequency noise", "noise / std of the image", STRENGTHS, partial(band_noise, band=LOW)),
+    Disturbance("high-frequency noise", "noise / std of the image", STRENGTHS, partial(band_noise, band=HIGH)),
+    Disturbance("occlusion", "fraction of the patches", OCCLUDED, occlude),
     Disturbance("shuffled patches", "patches along a side", SHUFFLES, shuffle),
 )
 
 
 def phase_and_amplitude(shape: Tensor, texture: Tensor) -> Tensor:
-    """(B, 3, H, W) images with the outlines (phase) of the first and the texture (amplitudes) of the second."""
+    """(B, 3, H, W) images with the phase (shape) of the first and the amplitudes (texture) of the second."""
     amplitude, phase = torch.fft.fft2(texture).abs(), torch.fft.fft2(shape).angle()
     return torch.fft.ifft2(torch.polar(amplitude, phase)).real
 
@@ -186,8 +187,8 @@ def _conflicts(
         return None, None, 0
     first, second = (torch.stack(side) for side in zip(*pairs, strict=True))
     answers = predict(model, phase_and_amplitude(images[first], images[second]), batch_size).argmax(1)
-    return _share(answers == right[first]), _share(answers == right[second]), len(pairs)
+    return _fraction(answers == right[first]), _fraction(answers == right[second]), len(pairs)
 
 
-def _share(hits: Tensor) -> float:
+def _fraction(hits: Tensor) -> float:
     return float(hits.double().mean())

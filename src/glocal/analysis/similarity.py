@@ -1,4 +1,4 @@
-"""How alike the features at two points are: linear CKA.
+"""Similarity of features at two points: linear CKA.
 
 Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414), with the unbiased HSIC of Song et al. 2012 summed over
 minibatches as in Nguyen et al. 2021 (https://arxiv.org/abs/2010.15327, §2), so that it does not depend on their size.
@@ -23,13 +23,13 @@ class Similarity:
     """Result of `similarity`.
 
     Attributes:
-        images: how many were used.
+        images: number of images used.
         rows: names of the points of the model.
-        columns: those of the other model, or the same again.
+        columns: of the other model, or the same.
         row_kinds: kinds of the rows.
         column_kinds: kinds of the columns.
-        cka: (rows, columns) 1 is the same up to rotation and scale, 0 is unrelated; the estimate may lie a little
-            outside.
+        cka: (rows, columns) 1 is equal up to rotation and scale, 0 unrelated; the estimate may slightly exceed
+            this range.
     """
 
     images: int
@@ -53,13 +53,13 @@ def similarity(
     """Linear CKA between all points of a model, or between those of two models on the same images.
 
     Args:
-        model: any classifier; left as it was.
-        images: (B, 3, H, W) normalised images; more make it more certain.
+        model: any classifier; left unchanged.
+        images: (B, 3, H, W) normalised images; more give a better estimate.
         other: a second model.
-        other_images: the same images as it takes them; by default as the first does.
+        other_images: the same images, preprocessed for it; by default ``images``.
         layers: patterns of module names, as in `walk`.
-        batch_size: images that are compared with each other; at least 4.
-        progress: told how many images are done.
+        batch_size: images per minibatch of the estimate; at least 4.
+        progress: called with the number of images done.
 
     Raises:
         GlocalError: if there are fewer than 4 images.
@@ -95,7 +95,7 @@ def similarity(
 
 
 def _gram(point: Point) -> Tensor:
-    """(B, B) products of the features of each two images, scaled so that they are of the order of 1."""
+    """(B, B) Gram matrix of the features, scaled to the order of 1."""
     features = point.output.detach().double().flatten(1)
     features = features - features.mean(0)
     gram = features @ features.T

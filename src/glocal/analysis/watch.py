@@ -1,7 +1,7 @@
-"""A forward pass seen from outside: which torch function is called, with what, inside which module.
+"""Intercept a forward pass: which torch function is called, with which arguments, inside which module.
 
-Hooks tell in which module the pass is, a `TorchFunctionMode` what is called there; both are gone afterwards, also after
-an error. Nothing here knows a model: whatever is made of torch functions can be watched.
+Hooks track the current module, a `TorchFunctionMode` the calls; both are removed afterwards, also after an error. It
+works for any model made of torch functions.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +19,12 @@ from glocal.errors import GlocalError
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A module that the pass is in.
+    """A module on the call stack of the pass.
 
     Attributes:
-        name: its dotted name; "" for the model itself.
-        module: it.
-        tensors: the tensors among its arguments.
+        name: dotted name; "" for the model itself.
+        module: the module.
+        tensors: its tensor arguments.
     """
 
     name: str
@@ -37,11 +37,11 @@ class FunctionCall:
     """A call of a torch function.
 
     Attributes:
-        name: "add", "softmax", ...; in-place forms have their underscore.
-        args: its arguments; those of an in-place form as they were before.
+        name: "add", "softmax", ...; in-place functions end in an underscore.
+        args: arguments, for in-place functions before the call.
         kwargs: likewise.
-        output: what it returned.
-        frames: the modules it was called in, innermost last.
+        output: return value.
+        frames: enclosing modules, innermost last.
     """
 
     name: str
@@ -52,9 +52,9 @@ class FunctionCall:
 
 
 class _Mode(TorchFunctionMode):
-    def __init__(self, see: Callable[[FunctionCall], Any], frames: list[Frame], names: frozenset[str]):
+    def __init__(self, on_call: Callable[[FunctionCall], Any], frames: list[Frame], names: frozenset[str]):
         super().__init__()
-        self.see, self.frames, self.names = see, frames, names
+        self.on_call, self.frames, self.names = on_call, frames, names
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -66,15 +66,15 @@ class _Mode(TorchFunctionMode):
         if name.endswith("_") and isinstance(args[0], Tensor):
             before = (args[0].clone(), *args[1:])
         output = func(*args, **kwargs)
-        replaced = self.see(FunctionCall(name, before, kwargs, output, tuple(self.frames)))
+        replaced = self.on_call(FunctionCall(name, before, kwargs, output, tuple(self.frames)))
         return output if replaced is None else replaced
 
 
 @contextmanager
-def watching(model: nn.Module, see: Callable[[FunctionCall], Any], names: frozenset[str]) -> Iterator[list[Frame]]:
-    """Show ``see`` every call of the torch functions ``names`` in the model; what it returns replaces the output.
+def watching(model: nn.Module, on_call: Callable[[FunctionCall], Any], names: frozenset[str]) -> Iterator[list[Frame]]:
+    """Pass every call of the torch functions ``names`` to ``on_call``, whose return value replaces the output.
 
-    Inside ``see`` nothing is watched. Yields the modules the pass is in, as they come and go.
+    Calls inside ``on_call`` are not intercepted. Yields the current stack of modules.
     """
     frames: list[Frame] = []
 
@@ -90,7 +90,7 @@ def watching(model: nn.Module, see: Callable[[FunctionCall], Any], names: frozen
         for name, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
             handles.append(module.register_forward_hook(leave, always_call=True))
-        with _Mode(see, frames, names):
+        with _Mode(on_call, frames, names):
             yield frames
     finally:
         for handle in handles:
@@ -99,7 +99,7 @@ def watching(model: nn.Module, see: Callable[[FunctionCall], Any], names: frozen
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each module in its own again."""
+    """Context in which the model is in eval mode; restores the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -110,7 +110,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def logits_of(output: Any) -> Tensor:
-    """(B, K) logits in what a model returns: a tensor, something with ``logits``, or a tuple that begins with them.
+    """(B, K) logits in what a model returns: a tensor, an object with ``logits``, or a tuple that begins with them.
 
     Raises:
         GlocalError: if there are none.
@@ -127,14 +127,14 @@ def logits_of(output: Any) -> Tensor:
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
-    """(B, 3, H, W) images -> (B, K) logits, without gradients and in evaluation mode."""
+    """(B, 3, H, W) images -> (B, K) logits, without gradients and in eval mode."""
     with evaluating(model), torch.no_grad():
         return torch.cat([logits_of(model(batch)) for batch in images.split(batch_size)])
 
 
 Progress = Callable[[int, int], None]
-"""Told how much is done, and of how much."""
+"""Callback with the amount done and the total."""
 
 
 def silent(done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
+    """A `Progress` that does nothing."""

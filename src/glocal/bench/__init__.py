@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, speed, memory; and on which machine that was measured."""
+"""Benchmarks of models: parameters, MACs, speed, memory, and a description of the machine."""
 
 from glocal.bench.environment import describe_environment
 from glocal.bench.limits import Limits, measure_limits

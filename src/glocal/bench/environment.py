@@ -1,4 +1,4 @@
-"""On what a figure was measured: processor, memory, accelerator, versions. No host, user or path names."""
+"""The environment of a measurement: CPU, memory, GPU, versions. No host, user or path names."""
 
 import importlib.metadata
 import os
@@ -14,13 +14,13 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "transformers", 
 
 
 def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What a reader needs to judge a measurement, ready for JSON.
+    """The environment of a measurement, JSON-serialisable.
 
     Args:
-        device: where the figures are measured.
+        device: of the measurement.
 
     Returns:
-        ``platform``, ``python``, ``glocal`` and the versions of `PACKAGES` (None where one is not installed), ``cpu``
+        ``platform``, ``python``, ``glocal`` and the versions of `PACKAGES` (None if not installed), ``cpu``
         (model), ``cores`` (usable by this process), ``memory_gib``, ``threads`` (of torch), ``device`` and ``gpu``
         (model, or None on a CPU).
     """
@@ -47,7 +47,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_model() -> str:
-    """The name that Linux knows (x86; Arm kernels give none), else Python's."""
+    """The name from /proc/cpuinfo (x86 only), else Python's."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -57,7 +57,7 @@ def _cpu_model() -> str:
 
 
 def _usable_cores() -> int:
-    """Cores that the scheduler may give this process; a container's share of time counts too."""
+    """Cores available to this process, within a container's CPU limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = _cgroup("cpu.max").split()
     if len(limit) == 2 and limit[0] != "max":
@@ -66,7 +66,7 @@ def _usable_cores() -> int:
 
 
 def _memory_bytes() -> int:
-    """Memory of the machine, or of the container where that is less."""
+    """Memory of the machine, or the container's limit if lower."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     limit = _cgroup("memory.max").strip()
     return min(memory, int(limit)) if limit.isdecimal() else memory

@@ -1,4 +1,4 @@
-"""What a machine can do at best: rate of matrix products and bandwidth of memory, measured and not looked up."""
+"""Measured peak performance of a machine: matrix product throughput and memory bandwidth."""
 
 import itertools
 import time
@@ -11,16 +11,16 @@ from torch.nn import functional as F
 from glocal.bench.passes import PRECISIONS
 
 COPIED_BYTES = 2**28
-"""Larger than the caches of most processors."""
+"""Larger than most CPU caches."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product, to be run as often as wanted.
+    """A matrix product for benchmarks.
 
     Attributes:
-        name: what is multiplied.
-        macs: its multiply-accumulates.
+        name: its shape.
+        macs: multiply-accumulates.
         run: computes it once.
     """
 
@@ -29,18 +29,18 @@ class Product:
     run: Callable[[], object]
 
     def gflops(self, seconds: float) -> float:
-        """1e9 operations a second, two for each multiply-accumulate, if it takes so long."""
+        """GFLOP/s (two operations per multiply-accumulate) for this duration."""
         return 2 * self.macs / seconds / 1e9
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The best of several tries.
+    """The best of several measurements.
 
     Attributes:
-        gflops: 1e9 operations a second of the fastest product.
-        product: which one that was.
-        gb_per_s: 1e9 bytes a second of a copy in memory, read and written bytes counted.
+        gflops: GFLOP/s of the fastest product.
+        product: its name.
+        gb_per_s: GB/s of a memory copy, counting bytes read and written.
     """
 
     gflops: float
@@ -49,13 +49,13 @@ class Limits:
 
 
 def matrix_products(device: str | torch.device = "cpu", *, precision: str = "32") -> list[Product]:
-    """Products that a device may do at its full rate: square ones, a Transformer's layer, a 3x3 convolution.
+    """Products likely to reach a device's peak: square, a Transformer layer, a 3x3 convolution.
 
-    Different libraries compute these, and one may know the processor better than another.
+    They are computed by different libraries, whose efficiency varies by processor.
 
     Args:
-        device: where they are computed.
-        precision: "32", or "bf16" or "fp16" for numbers of that type.
+        device: of the products.
+        precision: "32", "bf16" or "fp16".
     """
     device, dtype = torch.device(device), PRECISIONS[precision] or torch.float32
 
@@ -77,7 +77,7 @@ def matrix_products(device: str | torch.device = "cpu", *, precision: str = "32"
 
 @torch.inference_mode()
 def fastest_product(device: str | torch.device = "cpu", *, precision: str = "32", seconds: float = 0.6) -> Product:
-    """The one of `matrix_products` with the highest rate, each tried for its part of the seconds."""
+    """The fastest of `matrix_products`, each timed for a third of the seconds."""
     device = torch.device(device)
     products = matrix_products(device, precision=precision)
     return max(products, key=lambda product: product.gflops(_least_seconds(product.run, device, seconds / 3)))
@@ -85,14 +85,14 @@ def fastest_product(device: str | torch.device = "cpu", *, precision: str = "32"
 
 @torch.inference_mode()
 def measure_limits(device: str | torch.device = "cpu", *, precision: str = "32", seconds: float = 1.0) -> Limits:
-    """Rate of matrix products and bandwidth of memory, with torch's threads and settings as they are.
+    """Matrix product throughput and memory bandwidth, with torch's current threads and settings.
 
-    On a machine that others use too they hold for the moment they are measured.
+    On a shared machine they hold only at the time of measurement.
 
     Args:
-        device: where to measure.
-        precision: "32", or "bf16" or "fp16" for products of numbers of that type.
-        seconds: to spend, roughly.
+        device: to measure.
+        precision: of the products: "32", "bf16" or "fp16".
+        seconds: approximate duration.
     """
     device = torch.device(device)
     product = fastest_product(device, precision=precision, seconds=0.6 * seconds)
@@ -101,14 +101,14 @@ def measure_limits(device: str | torch.device = "cpu", *, precision: str = "32",
 
 
 def memory_bandwidth(device: str | torch.device = "cpu", *, seconds: float = 0.2) -> float:
-    """1e9 bytes a second of a copy in memory, read and written bytes counted."""
+    """GB/s of a memory copy, counting bytes read and written."""
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * COPIED_BYTES / _least_seconds(lambda: target.copy_(source), source.device, seconds) / 1e9
 
 
 def _least_seconds(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Of as many runs as there is time for; the first, which is slower, counts only if it took all of it."""
+    """Fastest of the runs within ``seconds``; the slower first run counts only if it is the only one."""
     least, deadline = float("inf"), time.perf_counter() + seconds
     for tries in itertools.count():
         start = time.perf_counter()

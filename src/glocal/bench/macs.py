@@ -1,8 +1,8 @@
 """One counter of multiply-accumulates (MACs) for all families, attention products included.
 
-What papers of this field print as "FLOPs" are MACs: one multiplication and one addition. Counted are convolutions and
-matrix products, QK^T and AV of attention among them; normalisation, activations, pooling and other element-wise work
-are not. Some published counts leave the attention products out (mmpretrain's do), so figures of two sources differ.
+The "FLOPs" of vision papers are MACs: one multiplication and one addition. Convolutions and matrix products count,
+including QK^T and AV of attention; normalisation, activations, pooling and other element-wise operations do not. Some
+published counts, such as mmpretrain's, leave out the attention products.
 """
 
 import copy
@@ -16,16 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_params(model: nn.Module, *, trainable_only: bool = False) -> int:
-    """Number of parameters; a parameter shared by two modules counts once, buffers do not count."""
+    """Number of parameters; shared parameters count once, buffers do not."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
 def count_macs(model: nn.Module, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> int:
     """Multiply-accumulates of one forward pass for one image, in eval mode.
 
-    A copy without storage (on the meta device) is run, so a large model costs neither memory nor time; a model whose
-    forward asks for values is copied and run on the CPU instead. The model itself is not touched, nor are its forward
-    hooks called. Attention counts in full under a mask too, as the papers count it.
+    Runs a copy on the meta device, so large models cost neither memory nor time; a model whose forward depends on
+    values runs as a copy on the CPU. The model is unchanged and its forward hooks are not called. Masked attention
+    counts in full, as in papers.
 
     Args:
         model: takes (1, in_chans, H, W).
@@ -35,12 +35,12 @@ def count_macs(model: nn.Module, image_size: int | tuple[int, int] = 224, in_cha
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
         return _count(copy_on_meta(model), (1, in_chans, height, width))
-    except RuntimeError:  # needs values, or refuses the input: then the run on real tensors says so
+    except RuntimeError:  # needs values, or rejects the input: then the run on real tensors raises the error
         return _count(copy.deepcopy(model).cpu(), (1, in_chans, height, width))
 
 
 def copy_on_meta(model: nn.Module) -> nn.Module:
-    """Deep copy of a model whose parameters and buffers have shapes and no storage."""
+    """Deep copy of a model with parameters and buffers on the meta device."""
     memo: dict[int, torch.Tensor] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): b.to("meta") for b in model.buffers()}
     return copy.deepcopy(model, memo)
@@ -63,7 +63,7 @@ def _count(model: nn.Module, shape: tuple[int, ...]) -> int:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Attention as matrix products, which the counter knows on every device: no fused kernel hides its work."""
+    """Context in which attention runs as matrix products, which the counter supports on every device."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention's own fused kernel
     try:
@@ -77,5 +77,5 @@ def _vector_product_flops(left: torch.Size, vector: torch.Size, **_: object) -> 
     return 2 * left.numel()
 
 
-# The products that torch's counter leaves out: `matmul` of a matrix or a vector with a vector.
+# Products missing in torch's counter: `matmul` of a matrix or a vector with a vector.
 _VECTOR_PRODUCTS = dict.fromkeys((torch.ops.aten.mv, torch.ops.aten.dot), _vector_product_flops)

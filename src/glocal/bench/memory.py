@@ -1,4 +1,4 @@
-"""Peak memory of inference and of a training step, from the allocations of tensors and not the size of the process."""
+"""Peak memory of inference and of a training step, from tensor allocations, not process size."""
 
 import copy
 import weakref
@@ -24,12 +24,11 @@ def peak_inference_memory(
 ) -> float:
     """Peak memory of one forward pass in eval mode and without gradients, in MiB.
 
-    Counted is all that lives at the worst moment: parameters, buffers, the batch and the results of operators that are
-    still in use; at another precision the casts of the weights that autocast keeps during the pass. Measured on a copy,
-    as `peak_training_memory` is.
+    Includes parameters, buffers, the batch, live activations, and autocast's weight casts at lower precision. Measured
+    on a copy, like `peak_training_memory`.
 
     Args:
-        model: is left as it is.
+        model: left unchanged.
         batch_shape: (B, C, H, W).
         device: "cpu" or a CUDA device.
         precision: "32", "bf16" or "fp16".
@@ -39,7 +38,7 @@ def peak_inference_memory(
         copied = copy.deepcopy(model).to(images.device).eval()
         return copied, inference_pass(copied, images, precision=precision)
 
-    # not inference mode: there an operator that is made of others would be seen as one, without what it holds inside
+    # not inference mode, which hides the temporaries of composite operators
     with torch.no_grad():
         return _peak(prepare, batch_shape, torch.device(device)) / MIB
 
@@ -54,15 +53,15 @@ def peak_training_memory(
 ) -> float:
     """Peak memory of one training step with AdamW, in MiB.
 
-    Counted is all that lives at the worst moment of the step: parameters, buffers, gradients, AdamW's two moments, the
-    batch, what the forward pass keeps for the backward pass, and temporary results. A copy of the model takes two
-    steps, so that gradients and moments exist as in any later step, and the peak is that of the second.
+    Includes parameters, buffers, gradients, AdamW's two moments, the batch, saved activations and temporaries. A copy
+    of the model takes two steps, so that gradients and moments exist as in later steps, and the peak is that of the
+    second.
 
-    On CUDA it is what torch's allocator has handed out. On the CPU it is the sum of all live tensor storages, followed
-    operator by operator: the same figure on every run. Scratch space within one CPU kernel is not in it.
+    On CUDA it is the memory allocated by torch's allocator. On the CPU it is the sum of all live tensor storages,
+    traced operator by operator, so it is reproducible; scratch space within a CPU kernel is not included.
 
     Args:
-        model: is left as it is.
+        model: left unchanged.
         batch_shape: (B, C, H, W).
         device: "cpu" or a CUDA device.
         loss: scalar loss from the model's output; by default cross-entropy of (B, K) logits against class 0.
@@ -80,7 +79,7 @@ def peak_training_memory(
 def _peak(
     prepare: Callable[[Tensor], tuple[nn.Module, Callable[[], None]]], shape: tuple[int, ...], device: torch.device
 ) -> int:
-    """Bytes at the worst moment of the second run of what is prepared for a batch."""
+    """Peak bytes of the second run of the prepared pass."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
         return (_peak_on_cuda if cuda else _peak_on_cpu)(prepare, shape, device)
@@ -101,7 +100,7 @@ def _peak_on_cpu(
 def _peak_on_cuda(
     prepare: Callable[[Tensor], tuple[nn.Module, Callable[[], None]]], shape: tuple[int, ...], device: torch.device
 ) -> int:
-    with torch.enable_grad():  # cuBLAS takes its workspaces
+    with torch.enable_grad():  # cuBLAS allocates its workspaces
         nn.Linear(8, 8, device=device)(torch.zeros(8, 8, device=device)).sum().backward()
     before = torch.cuda.memory_allocated(device)
     images = torch.zeros(shape, device=device)
@@ -115,7 +114,7 @@ def _peak_on_cuda(
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Follows the bytes of every storage that an operator returns, from its first sight to its release."""
+    """Tracks the bytes of every storage that an operator returns, until its release."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         super().__init__()

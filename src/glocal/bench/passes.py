@@ -1,4 +1,4 @@
-"""What is timed, and whose memory is followed: one inference pass or one training step, at a precision."""
+"""The benchmarked passes: inference or a training step, at a precision."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What torch's autocast computes in; None for what the weights are."""
+"""Autocast dtype; None for the dtype of the weights."""
 
 Loss = Callable[[Any], Tensor]
 
@@ -21,7 +21,7 @@ def autocast(device: str | torch.device, precision: str) -> AbstractContextManag
 
 
 def inference_pass(model: Callable[[Tensor], Any], images: Tensor, *, precision: str = "32") -> Callable[[], None]:
-    """One forward pass, for a caller that has turned gradients off."""
+    """One forward pass; the caller disables gradients."""
 
     def run() -> None:
         with autocast(images.device, precision):
@@ -39,7 +39,7 @@ def training_step(
         model: in training mode and on the device of the images; its weights change.
         images: (B, C, H, W).
         loss: scalar from the model's output; by default cross-entropy of (B, K) logits against class 0.
-        precision: one of `PRECISIONS`; the loss of "fp16" is scaled, as its gradients ask for.
+        precision: one of `PRECISIONS`; "fp16" uses loss scaling.
     """
     loss = loss or cross_entropy
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
@@ -58,5 +58,5 @@ def training_step(
 
 
 def cross_entropy(logits: Tensor) -> Tensor:
-    """Against class 0, whatever the images."""
+    """Cross-entropy against class 0."""
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))

@@ -1,7 +1,7 @@
-"""The same models as other packages have them, with the weights of ours: what a comparison of speed is against.
+"""Peers: the same models in other packages, with our weights, as baselines for speed.
 
-The one file of this room that knows names. A peer is a row of `PEERS`: which package, which of our models, how it is
-made, and how its weights are called. Whether it computes the same function is measured, not believed.
+The only file of this package that knows model names. A peer is a row of `PEERS`: its package, our models, its
+construction and its parameter names. Whether it computes the same function is measured.
 """
 
 import importlib
@@ -19,23 +19,23 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 
 SAME_FUNCTION = 1e-4
-"""Largest difference of outputs, relative to the largest output, at which two models are one function in float32."""
+"""Largest difference of outputs in float32, relative to the largest output, for equal functions."""
 
 Rules = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What a package has of our models.
+    """An implementation of some of our models in another package.
 
     Attributes:
-        package: as pip calls it.
-        module: as Python imports it.
+        package: pip name.
+        module: import name.
         models: pattern of the names of our models.
-        make: the module, the image size in pixels and the groups of that pattern -> their model, of 1,000 classes.
-        rules: (pattern, replacement) that turn their names into ours, for what our model's `adapt_checkpoint` does not
-            know.
-        differs: what it does otherwise than ours, where that is known; the measurement decides.
+        make: module, image size in pixels and groups of that pattern -> their model with 1,000 classes.
+        rules: (pattern, replacement) from their parameter names to ours, where our model's `adapt_checkpoint` does not
+            suffice.
+        differs: known difference from our model; the measurement decides.
     """
 
     package: str
@@ -48,14 +48,14 @@ class Peer:
 
 @dataclass(frozen=True)
 class PeerModel:
-    """A peer at hand.
+    """A model of a peer.
 
     Attributes:
         source: package and version.
-        model: with the weights of ours where it can take them.
-        difference: largest difference of its outputs from ours, relative to our largest output; None if it cannot take
-            our weights.
-        reason: why it is another function, or cannot take our weights; None for the same function.
+        model: with our weights if they fit.
+        difference: largest difference of its outputs from ours, relative to our largest output; None if our weights do
+            not fit.
+        reason: why the function differs or the weights do not fit; None if equal.
     """
 
     source: str
@@ -65,12 +65,12 @@ class PeerModel:
 
     @property
     def same_function(self) -> bool:
-        """Whether it computes what ours does."""
+        """Whether it computes the same function as ours."""
         return self.reason is None
 
 
 class Logits(nn.Module):
-    """A model of transformers as a function of images alone."""
+    """A transformers model that returns only its logits."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -127,7 +127,7 @@ def _transformers_vit(transformers: Any, image_size: int, size: str, patch_size:
         num_hidden_layers=depth,
         num_attention_heads=num_heads,
         intermediate_size=4 * dim,
-        layer_norm_eps=1e-6,  # as timm and the authors have it; the default there is 1e-12
+        layer_norm_eps=1e-6,  # as in timm and the release; the default there is 1e-12
         image_size=image_size,
         patch_size=int(patch_size),
         num_labels=1000,
@@ -191,7 +191,7 @@ PEERS = (
         "transformers",
         r"cvt_(13|21|w24)",
         _transformers_cvt,
-        differs="exact GELU in the place of the authors' QuickGELU",
+        differs="exact GELU instead of the authors' QuickGELU",
     ),
     Peer(
         "vit-pytorch",
@@ -206,7 +206,7 @@ PEERS = (
         r"botnet(?:50|(_s1)_50)",
         _bottle_stack,
         rules=BOTTLE_STACK,
-        differs="a 3x3 convolution on the shortcut where it strides",
+        differs="a 3x3 convolution on strided shortcuts",
     ),
 )
 
@@ -222,13 +222,13 @@ def is_installed(peer: Peer) -> bool:
 
 
 def make_peer(peer: Peer, name: str, ours: nn.Module, image_size: int) -> PeerModel:
-    """A peer with the weights of ours, and how far its outputs are from ours.
+    """A peer with our weights, and the difference of its outputs.
 
     Args:
         peer: one of `peers_of`, installed.
         name: of our model.
-        ours: the model, made for this image size, on the CPU. Zeros and ones of its initialisation would hide terms:
-            give it the weights of `stir` before.
+        ours: the model for this image size, on the CPU. Call `randomize_weights` first: zeros and ones of the
+            initialisation would hide terms.
         image_size: side in pixels.
     """
     match = re.fullmatch(peer.models, name)
@@ -246,19 +246,18 @@ def make_peer(peer: Peer, name: str, ours: nn.Module, image_size: int) -> PeerMo
 
 
 def copy_weights(ours: nn.Module, theirs: nn.Module, *, rules: Rules = ()) -> None:
-    """Give their model the weights of ours.
+    """Copy our weights into their model.
 
-    Our models know how to read their checkpoints: ``adapt_checkpoint`` renames entries, joins and reshapes them. Here
-    it is used backwards. A checkpoint of theirs is made whose values are numbered; where a number arrives is the place
-    of ours from which that value is taken.
+    Our ``adapt_checkpoint`` converts their checkpoints to ours by renaming, joining and reshaping. Here it is inverted:
+    it converts a checkpoint of theirs with enumerated values, which shows the source of each value in our weights.
 
     Args:
         ours: with or without an ``adapt_checkpoint``.
-        theirs: takes the weights.
-        rules: (pattern, replacement), applied to their names before.
+        theirs: the target.
+        rules: (pattern, replacement), applied to their names first.
 
     Raises:
-        GlocalError: if an entry of either has no place in the other.
+        GlocalError: if an entry of one model has no counterpart in the other.
     """
     numbered, total = {}, 0
     for name, tensor in theirs.state_dict().items():
@@ -283,14 +282,14 @@ def copy_weights(ours: nn.Module, theirs: nn.Module, *, rules: Rules = ()) -> No
 
 def _misfits(weights: Mapping[str, Tensor], arrived: Mapping[str, Tensor], total: int) -> Iterator[str]:
     yield from (f"no {name}" for name in weights if name not in arrived)
-    yield from (f"{name}, which ours has not" for name in arrived if name not in weights)
+    yield from (f"{name}, missing in ours" for name in arrived if name not in weights)
     for name, numbers in arrived.items():
         if numbers.shape != weights[name].shape:
             yield f"{name} is {tuple(numbers.shape)}, ours {tuple(weights[name].shape)}"
         if numbers.dtype != torch.int32:  # a table that was resampled
-            yield f"{name} is of another size"
+            yield f"{name} differs in size"
     if sum(numbers.numel() for numbers in arrived.values()) != total:
-        yield "some that ours has not"
+        yield "values missing in ours"
 
 
 def relative_difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], image_size: int) -> float:
@@ -298,7 +297,7 @@ def relative_difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], ima
 
     Args:
         ours: on the CPU, in eval mode.
-        theirs: such a model, or a function of (B, 3, H, W) images.
+        theirs: likewise, or a function of (B, 3, H, W) images.
         image_size: side in pixels.
     """
     images = _images(2, image_size, seed=1)
@@ -307,13 +306,13 @@ def relative_difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], ima
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-def stir(model: nn.Module, image_size: int) -> None:
-    """Draw all weights anew, in place, so that every term of the function is seen in the outputs.
+def randomize_weights(model: nn.Module, image_size: int) -> None:
+    """Redraw all weights in place, so that every term of the function affects the outputs.
 
-    An initialisation's zeros at the end of a residual branch would hide the whole branch, its small weights an
-    activation's curve: weights get unit gain, everything else values off zero and one. BatchNorm gets the
-    means of a few random images, so that a deep model's signal neither vanishes nor grows. For variances it gets second
-    moments: random images are so alike to a random model that dividing by their variance would magnify rounding.
+    Zeros at the end of a residual branch would hide the branch, small weights the nonlinearity of an activation:
+    weights get unit gain, all else values away from 0 and 1. BatchNorm gets the means of a few random images, so that
+    the signal neither vanishes nor explodes, and second moments as variances: random images look alike to a random
+    model, so their variance would amplify rounding.
     """
     generator = torch.Generator().manual_seed(0)
     for name, tensor in model.state_dict().items():
@@ -341,7 +340,7 @@ def stir(model: nn.Module, image_size: int) -> None:
 
 
 def _images(batch_size: int, image_size: int, *, seed: int) -> Tensor:
-    """Noise of another brightness for each image and colour: images of plain noise are all alike to a deep model."""
+    """Noise with random brightness per image and channel: plain noise images look alike to a deep model."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(batch_size, 3, image_size, image_size, generator=generator)
     return noise * torch.rand(batch_size, 3, 1, 1, generator=generator)

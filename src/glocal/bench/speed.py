@@ -1,6 +1,6 @@
-"""How long a pass takes: models measured side by side, in interleaved rounds of one process.
+"""Timings of models in interleaved rounds of one process.
 
-On a shared machine absolute times drift by tens of percent within minutes. Models timed in turn, round by round, drift
+On a shared machine absolute times drift by tens of percent within minutes. Models timed in interleaved rounds drift
 together, so their order and ratios hold where those of separate measurements do not.
 """
 
@@ -21,21 +21,21 @@ from glocal.bench.passes import PRECISIONS, Loss, inference_pass, training_step
 from glocal.errors import GlocalError, check_choice
 
 MIN_ROUNDS = 5
-"""The fewest of which the extremes are a 90 % interval of the median."""
+"""Smallest number of rounds whose extremes are a 90 % interval of the median."""
 
-WARM_UP_SHARE = 0.3
-"""Of the time, for an observer; what is compiled takes longer."""
+WARM_UP_FRACTION = 0.3
+"""Fraction of the progress for the warm-up; compilation takes longer."""
 
 _YARDSTICK = "the yardstick"
 
 Model = nn.Module | Callable[[Tensor], Any]
-"""A module, or what another runtime gives for one: a function of (B, C, H, W) images in CPU memory."""
+"""A module, or a function of (B, C, H, W) images in CPU memory for other runtimes."""
 
 TimedPass = AbstractContextManager[Callable[[], float]]
-"""Within it a function runs once what is measured, and returns its seconds."""
+"""Context of a function that runs the pass once and returns its seconds."""
 
 Observer = Callable[[str, float], None]
-"""Is told what goes on, and which share of it is done."""
+"""Callback with the current activity and the fraction done."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Timing:
         low_ms: first quartile.
         high_ms: third quartile.
         images_per_s: batch size over the median.
-        rounds: how many passes were timed.
+        rounds: number of timed passes.
     """
 
     median_ms: float
@@ -59,20 +59,20 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """Time of one model among others, and its ratio to the model that it is compared with.
+    """Time of one model, and its ratio to a reference model.
 
     Attributes:
         name: of the model.
-        ms: median over the rounds, in milliseconds; this and all other figures are None if the model failed.
+        ms: median over the rounds, in milliseconds; this and all other values are None if the model failed.
         ms_low, ms_high: first and third quartile.
         images_per_s: batch size over the median.
-        rounds: how many passes or steps were timed.
-        reference: name of the model that it is compared with.
-        ratio: its time over the reference's in the same round, median over the rounds: above 1 the reference is the
-            faster one. None too if the reference failed.
+        rounds: number of timed passes or steps.
+        reference: name of the reference model.
+        ratio: its time over the reference's in the same round, median over the rounds: above 1 the reference is
+            faster. None also if the reference failed.
         ratio_low, ratio_high: 90 % interval of that median.
         yardsticks: its time over the yardstick's in the same round, median over the rounds; None without one.
-        error: why it failed, in one line.
+        error: one-line reason of a failure.
     """
 
     name: str
@@ -98,7 +98,7 @@ def measure_inference(
     in_chans: int = 3,
     seconds: float = 2.0,
 ) -> Timing:
-    """Time the forward pass of one model; see `measure_together`, which is the fair way to compare several."""
+    """Time the forward pass of one model; use `measure_together` to compare several."""
     timings = measure_together({"": model}, image_size, batch_size, device, in_chans=in_chans, seconds=seconds)
     return timings[""]
 
@@ -112,19 +112,19 @@ def measure_together(
     in_chans: int = 3,
     seconds: float = 2.0,
 ) -> dict[str, Timing]:
-    """Time the forward passes of several models in interleaved rounds; the first that fails ends it.
+    """Time the forward passes of several models in interleaved rounds; a failure raises.
 
-    Each round runs every model once, in an order shuffled anew, in eval mode and inference mode; a time runs from the
-    call until the device has finished. A model whose convolutions are channels-last gets its images so. Afterwards
-    every module is back in its mode and on its device.
+    Each round runs every model once in random order, in eval and inference mode; a time includes device
+    synchronisation. Channels-last models get channels-last images. Afterwards every module is back in its mode and on
+    its device.
 
     Args:
         models: by name; each takes (batch_size, in_chans, H, W).
         image_size: side of a square image, or (H, W), in pixels.
         batch_size: images in one pass.
-        device: where to run, such as "cpu" or "cuda".
+        device: such as "cpu" or "cuda".
         in_chans: channels of the images.
-        seconds: time to spend on each model, its warm-up not included; `MIN_ROUNDS` rounds are run in any case.
+        seconds: per model, without warm-up; at least `MIN_ROUNDS` rounds are run.
 
     Raises:
         GlocalError: without a model, or with a batch size below 1.
@@ -137,7 +137,7 @@ def measure_together(
     return {name: _summary(times[name], batch_size) for name in models}
 
 
-@torch.inference_mode(False)  # a copy made within it could not be trained
+@torch.inference_mode(False)  # a copy made in inference mode could not be trained
 def compare(
     models: Mapping[str, Model],
     reference: str | Mapping[str, str],
@@ -155,35 +155,35 @@ def compare(
 ) -> list[Row]:
     """Time models in interleaved rounds and compare each with a reference, round by round.
 
-    Each round runs every model once, in an order shuffled anew; a time runs from the call until the device has
-    finished. Times of one round are taken within moments of each other, so their ratio does not drift with the load of
-    the machine; given are the median of these ratios and its distribution-free interval (order statistics; Conover
-    1999, §3.2). A model that fails, for want of memory or otherwise, has its reason in the place of a time.
+    Each round runs every model once in random order; a time includes device synchronisation. The times of a round are
+    close together, so their ratio does not drift with the load of the machine; results are the median of these ratios
+    and its distribution-free interval (order statistics; Conover 1999, §3.2). A model that fails, out of memory or
+    otherwise, has an error instead of a time.
 
-    Inference is in eval mode and inference mode. A training step is that of a copy of the model, in training mode:
-    forward pass, loss, backward pass, AdamW. The models themselves are left as they are.
+    Inference runs in eval and inference mode. A training step runs on a copy of the model in train mode: forward pass,
+    loss, backward pass, AdamW. The models are unchanged.
 
     Args:
-        models: by name; each takes (batch_size, in_chans, H, W). A function that is no module gets its images in CPU
+        models: by name; each takes (batch_size, in_chans, H, W). A function that is not a module gets images in CPU
             memory, and cannot be trained.
-        reference: the name of the model that all are compared with, or of each model's own.
+        reference: name of the common reference model, or one per model.
         image_size: side of a square image, or (H, W), in pixels.
         batch_size: images in one pass.
-        device: where to run, such as "cpu" or "cuda".
+        device: such as "cpu" or "cuda".
         in_chans: channels of the images.
-        seconds: time to spend on each model, its warm-up not included; `MIN_ROUNDS` rounds are run in any case.
-        train: time training steps in the place of inference.
-        precision: "32" for what the weights are, "bf16" or "fp16" for autocast.
+        seconds: per model, without warm-up; at least `MIN_ROUNDS` rounds are run.
+        train: time training steps instead of inference.
+        precision: "32" for the dtype of the weights, "bf16" or "fp16" for autocast.
         loss: of a training step, from the model's output; by default cross-entropy of (B, K) logits.
-        yardstick: something of known work on the same device, run in every round too.
-        observer: is told how far it is.
+        yardstick: a known workload on the same device, also run in every round.
+        observer: progress callback.
 
     Returns:
-        A row a model, in their order.
+        One row per model, in order.
 
     Raises:
-        GlocalError: without a model, with a batch size below 1, an unknown precision, or a reference that is none of
-            the models.
+        GlocalError: without a model, with a batch size below 1, an unknown precision, or an unknown
+            reference.
     """
     check_choice("precision", precision, list(PRECISIONS))
     references = {name: reference if isinstance(reference, str) else reference[name] for name in models}
@@ -223,11 +223,11 @@ def compare(
 def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:
     """Median of the ratios of each round, and its 90 % interval.
 
-    The interval is between two order statistics, as many from either end as a fair coin's fifth percentile: it holds
-    whatever the distribution of the noise, if rounds are independent.
+    The interval is between two order statistics at the 5 % quantile of the binomial distribution: it holds for any
+    noise distribution, if rounds are independent.
 
     Args:
-        times: one a round.
+        times: one per round.
         reference: of the same rounds; at least `MIN_ROUNDS`.
     """
     ratios = sorted(time / other for time, other in zip(times, reference, strict=True))
@@ -236,7 +236,7 @@ def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> tuple[fl
 
 
 def describe_failure(error: BaseException) -> str:
-    """What went wrong, in one line; that memory ran out stands first."""
+    """A one-line reason; out of memory comes first."""
     reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in reason
     return f"out of memory ({reason})" if memory else reason
@@ -255,7 +255,7 @@ def _images(
 def _timed_inference(
     model: Model, images: torch.Tensor, device: torch.device, precision: str
 ) -> Iterator[Callable[[], float]]:
-    """A function that runs the model once and returns its seconds; the model is put back as it was found."""
+    """A function that runs the model once and returns its seconds; the model's mode and device are restored."""
     if not isinstance(model, nn.Module):
         yield _timed(inference_pass(model, images), device)
         return
@@ -308,7 +308,7 @@ def _timed(run: Callable[[], object], device: torch.device) -> Callable[[], floa
 
 
 def _memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels-last if a convolution's weights are; a 1x1 kernel is in both formats and says nothing."""
+    """Channels-last if a convolution's weights are; 1x1 kernels are in both formats."""
     weights = (p for p in model.parameters() if p.ndim == 4 and not p.is_contiguous())
     channels_last = any(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     return torch.channels_last if channels_last else torch.contiguous_format
@@ -321,12 +321,12 @@ def _take_rounds(
     errors: dict[str, str] | None,
     observer: Observer | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each pass by round; of one that fails fewer.
+    """Seconds of each pass by round; fewer for one that fails.
 
     Args:
-        prepared: of each, the context of a function that runs it once.
-        seconds: for each.
-        errors: takes the reasons of those that fail; None lets the first failure through.
+        prepared: by name, the context of a function that runs the pass once.
+        seconds: per pass.
+        errors: collects failures by name; None raises the first one.
         observer: see `compare`.
     """
 
@@ -343,7 +343,7 @@ def _take_rounds(
     with ExitStack() as stack:
         for i, (name, timed_pass) in enumerate(prepared.items()):
             if observer:
-                observer(f"warming up {name}", WARM_UP_SHARE * i / len(prepared))
+                observer(f"warming up {name}", WARM_UP_FRACTION * i / len(prepared))
             with noting_failure(name), ExitStack() as own:
                 run = own.enter_context(timed_pass)
                 _warm_up(run, seconds)
@@ -364,7 +364,7 @@ def _interleave(
     done, rounds = 0.0, 0
     while order and (rounds < MIN_ROUNDS or done < 1):
         if observer:
-            observer(f"round {rounds + 1}", WARM_UP_SHARE + (1 - WARM_UP_SHARE) * min(1.0, done))
+            observer(f"round {rounds + 1}", WARM_UP_FRACTION + (1 - WARM_UP_FRACTION) * min(1.0, done))
         shuffle(order)
         for name in order:
             with noting_failure(name):
@@ -377,7 +377,7 @@ def _interleave(
 
 def _warm_up(run: Callable[[], float], seconds: float) -> None:
     """Run until three passes in a row are within 5 % of the fastest, or for `seconds`."""
-    run()  # compiles, chooses kernels, touches memory
+    run()  # compiles, selects kernels, allocates memory
     deadline = time.perf_counter() + seconds
     fastest, steady = run(), 0
     while steady < 3 and time.perf_counter() < deadline:

@@ -1,4 +1,4 @@
-"""Everything that is asked of `glocal bench`: models, their peers and runtimes, at each batch and image size."""
+"""The measurements of `glocal bench`: models, their peers and runtimes, at each batch and image size."""
 
 import importlib.util
 import itertools
@@ -19,12 +19,12 @@ from glocal.bench.limits import Limits, fastest_product, memory_bandwidth
 from glocal.bench.macs import count_macs, count_params
 from glocal.bench.memory import peak_inference_memory, peak_training_memory
 from glocal.bench.passes import PRECISIONS
-from glocal.bench.peers import is_installed, make_peer, peers_of, relative_difference, stir
+from glocal.bench.peers import is_installed, make_peer, peers_of, randomize_weights, relative_difference
 from glocal.bench.speed import Model, Observer, Row, compare, describe_failure
 from glocal.errors import GlocalError, check_choice
 
 RUNTIMES = {"eager": "torch", "compile": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
-"""What runs a model, and the package that it needs."""
+"""Runtimes, and the package that each needs."""
 OF_TORCH = ("eager", "compile")
 SMALLEST_IMAGE = 32
 MODES = ("inference", "training")
@@ -33,31 +33,31 @@ MOST_COMPILED = 256
 Create = Callable[[str, int], nn.Module]
 """Name and image size -> the model for it."""
 Load = Callable[[nn.Module, str, int, int], Callable[[torch.Tensor], torch.Tensor]]
-"""Model, runtime, image and batch size -> a function of (B, 3, H, W) images that this runtime computes."""
+"""Model, runtime, image and batch size -> a function of (B, 3, H, W) images in this runtime."""
 Results = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """Settings of a benchmark.
 
     Attributes:
         models: names.
-        batch_sizes: images in a pass or step, each measured.
-        image_sizes: sides in pixels, each measured.
-        runtimes: of `RUNTIMES`; the first is what the others of a model are compared with.
+        batch_sizes: images per pass or step.
+        image_sizes: sides in pixels.
+        runtimes: of `RUNTIMES`; the first is the reference of each model.
         precision: "32", "bf16" or "fp16".
         device: such as "cpu" or "cuda".
-        threads: of torch and the runtimes; None for what they take.
-        peers: whether other packages' models stand beside ours.
-        train: whether training steps are timed too.
-        memory: whether peak memory is measured.
-        seconds: for each model at each size, warm-up not counted.
-        reference: the model that all are compared with; by default each with its own first runtime, or the first
-            model where each has one row only.
+        threads: of torch and the runtimes; None for their defaults.
+        peers: whether to include other packages' implementations.
+        train: whether to time training steps too.
+        memory: whether to measure peak memory.
+        seconds: per model and size, without warm-up.
+        reference: the common reference model; by default each model's first runtime, or the first model if each has
+            only one row.
 
     Raises:
-        GlocalError: for a value that cannot be, or a runtime that is not installed or cannot do what is asked.
+        GlocalError: for an invalid value, or a runtime that is not installed or does not support the settings.
     """
 
     models: tuple[str, ...]
@@ -99,31 +99,31 @@ class Settings:
         if runtime in OF_TORCH:
             return
         if self.device != "cpu":
-            raise GlocalError(f"runtime: {runtime} is measured on the CPU, got device {self.device}; add --device cpu")
+            raise GlocalError(f"runtime: {runtime} runs on the CPU, got device {self.device}; add --device cpu")
         if self.precision == "bf16":
             raise GlocalError(f"precision: {runtime} runs 32 or fp16, got bf16")
 
     def configurations(self) -> Iterator[tuple[int, int, str]]:
-        """(image size, batch size, mode) of everything that is measured, models of one image size together."""
+        """All combinations of (image size, batch size, mode), grouped by image size."""
         return itertools.product(self.image_sizes, self.batch_sizes, MODES if self.train else MODES[:1])
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One model as one package and runtime have it.
+    """A model in one package and runtime.
 
     Attributes:
-        model: its name, as asked for.
-        source: the package that computes it, a peer's with its version.
+        model: its name in the settings.
+        source: its package, for peers with version.
         runtime: of `RUNTIMES`.
-        run: what is timed; None if it could not be made, or is made for each batch size.
-        load: batch size -> what is timed, and its difference.
+        run: the timed function; None if it failed, or is created for each batch size.
+        load: batch size -> the timed function and its difference.
         params: number of parameters.
         macs: multiply-accumulates of one image.
         difference: of its outputs from the first contender of the model; see `relative_difference`.
-        same_function: whether that is nothing but rounding; None for what is ours or not comparable.
-        note: what it does otherwise.
-        error: why it could not be made.
+        same_function: whether that is only rounding; None for ours, or if not comparable.
+        note: how it differs.
+        error: why it could not be created.
     """
 
     model: str
@@ -140,14 +140,14 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """What tells it from all others."""
+        """A unique name."""
         return f"{self.model}, {self.source}, {self.runtime}"
 
 
 class Yardstick:
-    """The fastest matrix product of the machine, run in every round beside the models.
+    """The fastest matrix product of the machine, run in every round with the models.
 
-    On a machine that others use too, its full rate at one moment says little of what a model had at another.
+    On a shared machine the peak changes over time.
     """
 
     def __init__(self, device: str, precision: str):
@@ -158,7 +158,7 @@ class Yardstick:
         self()
 
     def __call__(self) -> None:
-        """Compute it once."""
+        """Run it once."""
         start = time.perf_counter()
         with torch.inference_mode():
             self.product.run()
@@ -167,7 +167,7 @@ class Yardstick:
         self.least_seconds = min(self.least_seconds, time.perf_counter() - start)
 
     def limits(self) -> Limits:
-        """The best that was seen."""
+        """The best measurements so far."""
         return Limits(self.product.gflops(self.least_seconds), self.product.name, self.gb_per_s)
 
 
@@ -179,25 +179,25 @@ def run_suite(
     observer: Observer | None = None,
     publish: Callable[[Results], None] | None = None,
 ) -> Results:
-    """Measure everything, a configuration (image size, batch size, mode) after the other.
+    """Measure each configuration (image size, batch size, mode).
 
-    All models of a configuration are timed in interleaved rounds. What fails, for want of memory or otherwise, has its
-    reason in its row, and the others go on.
+    All models of a configuration are timed in interleaved rounds. A failure, out of memory or otherwise, is an error in
+    its row.
 
     Args:
-        settings: what to measure.
-        create: makes a model.
-        load: puts a model on a runtime that is not torch.
-        observer: is told what goes on and how far it is.
-        publish: gets the results after each configuration.
+        settings: of the benchmark.
+        create: creates a model.
+        load: loads a model into a runtime other than torch.
+        observer: progress callback.
+        publish: called with the results after each configuration.
 
     Returns:
-        The results, ready for JSON (docs/bench.md): ``environment``, ``settings``, ``limits``, ``rows``, ``notes``.
+        JSON-serialisable results (docs/bench.md): ``environment``, ``settings``, ``limits``, ``rows``, ``notes``.
     """
     rows: list[dict[str, Any]] = []
     results: Results = {}
     configurations = list(settings.configurations())
-    policy = os.environ.get("OMP_WAIT_POLICY")  # threads that sleep while they wait are slower on free cores
+    policy = os.environ.get("OMP_WAIT_POLICY")  # passive waiting is slower on idle cores
     with ExitStack() as stack:
         stack.enter_context(_threads(settings.threads))
         if "compile" in settings.runtimes:
@@ -206,18 +206,18 @@ def run_suite(
         made_for = 0
         for i, (image_size, batch_size, mode) in enumerate(configurations):
 
-            def tell(what: str, done: float, i: int = i) -> None:
+            def report(what: str, done: float, i: int = i) -> None:
                 if observer:
                     observer(what, (i + done) / len(configurations))
 
             if image_size != made_for:
-                contenders = []  # those of the last size go before others come
-                contenders = list(make_contenders(settings, image_size, create, load, tell))
+                contenders = []  # frees the models of the last size
+                contenders = list(make_contenders(settings, image_size, create, load, report))
                 made_for = image_size
             if i == 0:
-                tell("measuring the machine", 0.0)
+                report("measuring the machine", 0.0)
                 yardstick = Yardstick(settings.device, settings.precision)
-            rows += measure(contenders, settings, image_size, batch_size, mode, yardstick, tell)
+            rows += measure(contenders, settings, image_size, batch_size, mode, yardstick, report)
             results = {
                 "environment": describe_environment(settings.device) | {"omp_wait_policy": policy},
                 "settings": asdict(settings),
@@ -231,16 +231,16 @@ def run_suite(
 
 
 def notes_on(settings: Settings) -> list[str]:
-    """What is asked for and cannot be had here, a line each."""
+    """Requested measurements that are not available, one line each."""
     notes = []
     if settings.train and not set(settings.runtimes) <= set(OF_TORCH):
-        notes.append("training steps are torch's: other runtimes have no rows of them")
+        notes.append("training runs only in torch: other runtimes have no training rows")
     for name in settings.models if settings.peers else ():
         peers = peers_of(name)
         if not peers:
-            notes.append(f"{name}: no peer is known")
+            notes.append(f"{name}: no known peer")
         notes += [
-            f"{name}: {peer.package} has it and is not installed; pip install {peer.package}"
+            f"{name}: {peer.package} is not installed; pip install {peer.package}"
             for peer in peers
             if not is_installed(peer)
         ]
@@ -256,7 +256,7 @@ def make_contenders(
         try:
             ours = create(name, image_size).eval()
             if settings.peers or not set(settings.runtimes) <= set(OF_TORCH):
-                stir(ours, image_size)
+                randomize_weights(ours, image_size)
             package = type(ours).__module__.partition(".")[0]
             first = Contender(name, package, params=count_params(ours), macs=count_macs(ours, image_size))
         except Exception as error:
@@ -277,7 +277,7 @@ def _load(load: Load, ours: nn.Module, runtime: str, image_size: int, batch_size
 
 
 def _ready(contender: Contender, batch_size: int, observer: Observer) -> Contender:
-    """The contender with what is timed: a file of another runtime is best made for its batch size."""
+    """The contender with its timed function; other runtimes are loaded for a fixed batch size, which is fastest."""
     if contender.load is None:
         return contender
     observer(f"exporting {contender.model} to {contender.runtime}", 0.0)
@@ -320,7 +320,7 @@ def measure(
     yardstick: Yardstick,
     observer: Observer,
 ) -> list[dict[str, Any]]:
-    """A row a contender: its time, its ratio to its reference, its memory."""
+    """One row per contender: time, ratio to its reference, memory."""
     train = mode == "training"
     if train:
         contenders = [contender for contender in contenders if contender.runtime in OF_TORCH]
@@ -372,7 +372,7 @@ def measure(
             observer(f"memory of {contender.label}", 1.0)
             try:
                 row["memory_mib"] = _memory(contender, settings, (batch_size, 3, image_size, image_size), train)
-            except Exception as error:  # it takes a second copy of the model
+            except Exception as error:  # it needs a second copy of the model
                 row["note"] = f"memory: {describe_failure(error)}"
         rows.append(row)
     _mark_best_peers(rows)
@@ -380,7 +380,7 @@ def measure(
 
 
 def _references(contenders: Sequence[Contender], reference: str | None) -> dict[str, str]:
-    """Of each contender the one that it is compared with, by their labels."""
+    """Label of each contender -> label of its reference."""
     firsts = {contender.model: contender.label for contender in reversed(contenders)}
     if reference is None and len(firsts) == len(contenders):
         reference = contenders[0].model
@@ -388,7 +388,7 @@ def _references(contenders: Sequence[Contender], reference: str | None) -> dict[
 
 
 def _memory(contender: Contender, settings: Settings, shape: tuple[int, int, int, int], train: bool) -> float | None:
-    """Peak memory, of what torch runs operator by operator."""
+    """Peak memory, for eager torch models only."""
     if contender.runtime != "eager" or not isinstance(contender.run, nn.Module):
         return None
     peak = peak_training_memory if train else peak_inference_memory
@@ -396,7 +396,7 @@ def _memory(contender: Contender, settings: Settings, shape: tuple[int, int, int
 
 
 def _mark_best_peers(rows: Sequence[dict[str, Any]]) -> None:
-    """Of each model the fastest row of another package that computes the same function."""
+    """Mark the fastest row of another package with the same function, for each model."""
     peers = [row for row in rows if row["same_function"] and row["ms"] is not None]
     for model in {row["model"] for row in peers}:
         of_model = [row for row in peers if row["model"] == model]
@@ -422,7 +422,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def many_compiled() -> Iterator[None]:
-    """Models share the code of their blocks: beyond torch's limit of 8 they would silently run uncompiled."""
+    """Raise torch's recompile limit of 8, beyond which models that share code would silently run uncompiled."""
     import torch._dynamo
 
     with torch._dynamo.config.patch(recompile_limit=MOST_COMPILED, fail_on_recompile_limit_hit=True):

@@ -1,1 +1,1 @@
-"""Names and shapes of other people's releases -> ours: pure functions on state dicts, a file a family."""
+"""Convert the checkpoints of other releases to ours: pure functions on state dicts, one file per family."""

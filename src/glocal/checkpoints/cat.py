@@ -22,7 +22,7 @@ OFFICIAL = (
 def to_glocal(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The authors' CAT -> `cat_*`; a checkpoint of our own passes through.
 
-    The patch projection ends a stage there and begins the next one here; the index of the relative bias is made anew;
+    The patch projection ends a stage there and begins the next one here; the relative position index is recomputed;
     position embeddings are a map; the last of the dense release's output norms is `norm`.
     """
     state_dict = unwrap(checkpoint)

@@ -1,7 +1,7 @@
 """DETR checkpoints: the authors' release and transformers' copies -> a detector on a ResNet with frozen BatchNorm.
 
-The release (github.com/facebookresearch/detr) names its ResNet as torchvision does, behind ``backbone.0.body.``;
-transformers has it in timm's names, which are the same, or in those of its own ResNet.
+The release (github.com/facebookresearch/detr) uses torchvision's ResNet names after ``backbone.0.body.``; transformers
+uses timm's names, which are the same, or those of its own ResNet.
 """
 
 import re
@@ -33,7 +33,7 @@ RELEASE = (
     (r"\.norm3\.", ".final_layer_norm."),
 )
 
-# transformers before version 5, in which the published copies are -> since
+# transformers before version 5 (the published copies) -> since
 BEFORE_5 = ((r"\.out_proj\.", ".o_proj."), (r"(layers\.\d+)\.(fc[12])\.", r"\1.mlp.\2."))
 
 
@@ -42,7 +42,7 @@ def backbone_to_glocal(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     body = {re.sub(_BODY, "", name): tensor for name, tensor in unwrap(checkpoint).items() if re.match(_BODY, name)}
     if any(name.startswith("embedder.") for name in body):
         body = resnet.to_glocal({f"resnet.{name}": tensor for name, tensor in body.items()})
-    # frozen BatchNorms count nothing
+    # frozen BatchNorms have no batch counter
     return {name: tensor for name, tensor in body.items() if not name.endswith("num_batches_tracked")}
 
 

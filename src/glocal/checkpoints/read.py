@@ -1,4 +1,4 @@
-"""Read a checkpoint file without running what is in it."""
+"""Read a checkpoint file without executing code from it."""
 
 import argparse
 import warnings
@@ -14,11 +14,10 @@ from glocal.errors import CheckpointError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint as its file has it: safetensors, or what `torch.save` wrote, of tensors and plain values alone.
+    """The contents of a checkpoint: safetensors, or a `torch.save` file of tensors and plain values.
 
     Raises:
-        CheckpointError: if there is no such file, it is damaged, holds objects that only running code would make, or no
-            state dict.
+        CheckpointError: if it is missing, damaged, holds objects that need code execution, or is not a state dict.
     """
     path = Path(path)
     try:
@@ -31,17 +30,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint: no file {path}") from None
     except OSError as error:
-        raise CheckpointError(f"checkpoint: {path} cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"checkpoint: {path} is unreadable ({error.strerror or error})") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"checkpoint: {path} is damaged or no checkpoint ({reason})") from error
-    except Exception as error:  # pickle.UnpicklingError, and what a mangled pickle makes of itself
+        raise CheckpointError(f"checkpoint: {path} is damaged or not a checkpoint ({reason})") from error
+    except Exception as error:  # pickle.UnpicklingError, and others from a damaged pickle
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise CheckpointError(
-                f"checkpoint: {path} holds more than tensors and plain values, so reading it could run code from it. "
-                "If you trust it, read it where that may happen and save its state dict alone as .safetensors."
+                f"checkpoint: {path} holds more than tensors and plain values, so loading it could execute code. "
+                "If you trust it, load it in a sandbox and save its state dict as .safetensors"
             ) from error
-        raise CheckpointError(f"checkpoint: {path} is damaged or no checkpoint ({type(error).__name__})") from error
+        raise CheckpointError(f"checkpoint: {path} is damaged or not a checkpoint ({type(error).__name__})") from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"checkpoint: expected a state dict in {path}, got {type(checkpoint).__name__}")
     return dict(checkpoint)

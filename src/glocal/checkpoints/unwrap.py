@@ -1,4 +1,4 @@
-"""Take a state dict out of what training scripts put around it."""
+"""Extract a state dict from the checkpoint of a training script."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def rename(state_dict: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """The same tensors under other names: every (pattern, replacement) is applied to every name, in order."""
+    """Rename tensors: every (pattern, replacement) is applied to every name, in order."""
     renamed = {}
     for name, tensor in state_dict.items():
         for pattern, replacement in rules:

@@ -55,7 +55,7 @@ def to_glocal(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _join_qkv(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Three projections of attention to the one of q, k and v in this order."""
+    """Join separate q, k and v projections into one, in this order."""
     joined = {}
     for name, tensor in state_dict.items():
         if ".attn.query." in name:

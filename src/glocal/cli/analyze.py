@@ -1,4 +1,4 @@
-"""`glocal analyze`: look inside a model, trained or not."""
+"""`glocal analyze`: analyze a trained or untrained model."""
 
 import json
 import shlex
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from glocal.inference.inputs import Inputs
 
 KINDS = {
-    "fourier": "does the model blur its features or sharpen them, and which part does what",
-    "attention": "where attention looks: distance, sharpness, position, maps over the images",
-    "receptive-field": "how much of the image a unit sees, by depth",
-    "locality": "which operations the answers need: convolution, attention, MLP, coupling",
-    "features": "what the feature maps look like, each stream by depth",
-    "cam": "which places of an image speak for the answer",
-    "similarity": "which layers, or layers of two models, hold the same information",
-    "position": "whether features know where they are, by padding",
-    "robustness": "what the answers survive: noise, occlusion, shuffled patches, texture",
+    "fourier": "whether the model blurs or sharpens its features, by operation",
+    "attention": "attention maps: distance, entropy, position bias, rollout",
+    "receptive-field": "effective receptive field, by depth",
+    "locality": "ablation of operations: convolution, attention, MLP, coupling",
+    "features": "pictures of the feature maps, each stream by depth",
+    "cam": "Grad-CAM: evidence for the prediction by place",
+    "similarity": "linear CKA between layers of one or two models",
+    "position": "position information in features, by padding",
+    "robustness": "robustness to noise, occlusion, shuffled patches, texture",
 }
 VERSUS = ("fourier", "receptive-field", "similarity")
 NUM_IMAGES = {
     "attention": 16, "features": 4, "cam": 8, "receptive-field": 32, "locality": 128, "similarity": 128,
     "robustness": 256,
 }  # fmt: skip
-SHOWN = 8  # images that a page may show
+SHOWN = 8  # maximum number of images on a page
 
 EPILOG = (
     "\b\nKinds:\n"
@@ -48,7 +48,7 @@ EPILOG = (
 Examples:
   glocal analyze fourier run                              a trained model on built-in images
   glocal analyze attention run --images photos --out seen
-  glocal analyze receptive-field run --versus conformer_micro   trained beside untrained
+  glocal analyze receptive-field run --versus conformer_micro   trained against untrained
   glocal analyze similarity run --versus other_run
   glocal analyze locality run --modules '*.conv_proj_q'
   glocal analyze fourier resnet50 --definition notebook   any model of glocal or timm, random weights
@@ -59,7 +59,7 @@ Writes report.html, results.json, arrays.npz and figures/*.svg into --out.
 \b
 Exit codes:
   0 finished
-  2 the call is wrong, or the model or the images cannot be used
+  2 invalid arguments, model or images
 """
 )
 
@@ -79,24 +79,26 @@ def analyze(
     ] = None,
     versus: Annotated[
         str | None,
-        typer.Option(metavar="MODEL|RUN", help="A second model beside it (fourier, receptive-field, similarity)."),
+        typer.Option(
+            metavar="MODEL|RUN", help="A second model to compare with (fourier, receptive-field, similarity)."
+        ),
     ] = None,
     layers: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Look at the outputs of these modules: 'stages.*'.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Analyze the outputs of these modules: 'stages.*'.")
     ] = None,
     modules: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="locality: modules to ablate as well.")
     ] = None,
-    output: Annotated[str, typer.Option(help="fourier: residual, or branch: what an operation gave.")] = "residual",
+    output: Annotated[str, typer.Option(help="fourier: residual sums, or branch outputs.")] = "residual",
     definition: Annotated[str, typer.Option(help="fourier: rings, or notebook (Park and Kim 2022).")] = "rings",
     ablate: Annotated[str, typer.Option(help="locality: by the mean over images, or zero.")] = "mean",
-    num_images: Annotated[int | None, typer.Option(min=1, help="How many images; default: by the kind.")] = None,
+    num_images: Annotated[int | None, typer.Option(min=1, help="Number of images; default: by kind.")] = None,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels; default: the model's own.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that are run at once.")] = None,
-    seed: Annotated[int, typer.Option(help="Of random weights, and of what is drawn by chance.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random weights and random choices.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "cpu",
 ) -> None:
-    """Look inside a model: what its features, attentions and decisions are made of.
+    """Analyze a model: its features, attention maps and predictions.
 
     Works on runs of glocal and on any model of glocal or timm (by name, with random weights); the model is not changed.
     """
@@ -131,7 +133,7 @@ def analyze(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("Looking", total=None)
+        task = bars.add_task("Analyzing", total=None)
         if kind != "features":
             options["progress"] = lambda done, total: bars.update(task, completed=done, total=total)
         result, second = _run(kind, subject, other, chosen, device, options)
@@ -159,7 +161,7 @@ def analyze(
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """A model and how it takes images."""
+    """A model and its preprocessing."""
 
     module: "nn.Module"
     name: str
@@ -173,7 +175,7 @@ class _Model:
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """Images to look at, and their labels among the model's classes where these are known."""
+    """Images to analyze, and their labels among the model's classes, if known."""
 
     name: str
     inputs: "Inputs"
@@ -198,7 +200,7 @@ class _Chosen:
 
 
 def _load(name: str, image_size: int | None, seed: int) -> _Model:
-    """A saved model where there is a file or folder of this name, else a new one of this architecture."""
+    """A saved model, if a file or folder of this name exists, else a new one of this architecture."""
     import timm
 
     from glocal.models.creation import create, default_image_size, normalisation
@@ -223,7 +225,7 @@ def _load(name: str, image_size: int | None, seed: int) -> _Model:
 
 
 def _choose(names: Sequence[str], count: int, classes: tuple[str, ...]) -> _Chosen:
-    """``count`` images spread evenly over what is named."""
+    """A fixed random sample of ``count`` images."""
     import numpy as np
 
     from glocal.data import builtin_names, load_data
@@ -236,7 +238,7 @@ def _choose(names: Sequence[str], count: int, classes: tuple[str, ...]) -> _Chos
     else:
         inputs = list_inputs(names)
         said = [Path(path).parent.name for path in inputs.paths]
-    # a fixed order by chance: sets are often sorted by class
+    # random, because sets are often sorted by class
     rows = np.sort(np.random.default_rng(0).permutation(len(inputs))[:count])
     known = {name: i for i, name in enumerate(classes)}
     labels = tuple(known.get(said[row], -1) for row in rows)
@@ -274,10 +276,16 @@ def _write(out: Path, subject: Any, result: Any, second: Any, write_analysis: An
 
     out.mkdir(parents=True, exist_ok=True)
     both = {"result": result} | ({"versus": second} if second is not None else {})
-    told = {
-        name: getattr(subject, name) for name in ("kind", "model", "weights", "data", "command", "glocal", "created")
+    described = {
+        "kind": subject.kind,
+        "model": subject.model,
+        "weights": subject.weights,
+        "data": subject.data,
+        "command": subject.command,
+        "glocal": subject.glocal,
+        "created": subject.created,
     }
-    results = {"schema": "glocal.analyze/1", **told, "versus_model": subject.versus, **to_json(both)}
+    results = {"schema": "glocal.analyze/1", **described, "versus_model": subject.versus, **to_json(both)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **to_arrays(both))
     atomic_write_bytes(out / "arrays.npz", buffer.getvalue())

@@ -1,4 +1,4 @@
-"""`glocal bench`: how fast models are on this machine, beside other packages' and in other runtimes."""
+"""`glocal bench`: speed of models on this machine, against other packages and in other runtimes."""
 
 import sys
 import tempfile
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from glocal.bench.suite import Load, Settings
 
 DEFAULT_MODELS = ["glocal_resnet50", "botnet50", "glocal_vit_small_patch16_224", "t2t_vit_14", "cvt_13"]
-"""One a family, of 20 to 26 million parameters."""
+"""One per family, with 20 to 26 million parameters."""
 EPILOG = """\
 \b
 Examples:
   glocal bench                                          five families at batch 1
   glocal bench botnet50 resnet50 --batch 1,8            any model of glocal or timm
-  glocal bench glocal_resnet50 --peers --threads 2      torchvision's, timm's, transformers' beside it
+  glocal bench glocal_resnet50 --peers --threads 2      against torchvision, timm and transformers
   glocal bench cvt_13 --runtime eager,compile,onnxruntime
   glocal bench conformer_small_patch16 --train --memory --precision bf16 --device cuda --batch 8,64
   glocal bench --size 224,384 --out bench               results.json, results.csv, bench.svg
 
 \b
 Exit codes:
-  0 finished; what could not be measured says why in its row
+  0 finished; failures are listed in their rows
   1 nothing could be measured
-  2 the call is wrong
-  130 stopped by Ctrl-C: --out has what was finished
+  2 invalid arguments
+  130 stopped by Ctrl-C: finished results are in --out
 """
 
 
@@ -39,15 +39,18 @@ Exit codes:
 def bench(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODELS", help="Names of glocal's or timm's models; default: one a family."),
+        typer.Argument(metavar="MODELS", help="Names of glocal's or timm's models; default: one per family."),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="N,N", help="Images in a pass.")] = "1",
+    batch: Annotated[str, typer.Option(metavar="N,N", help="Images per pass.")] = "1",
     size: Annotated[str, typer.Option(metavar="N,N", help="Sides of the images, in pixels.")] = "224",
     peers: Annotated[
-        bool, typer.Option("--peers", help="The same models of other installed packages, with the same weights.")
+        bool,
+        typer.Option("--peers", help="Include the same models of other installed packages, with the same weights."),
     ] = False,
-    train: Annotated[bool, typer.Option("--train", help="Training steps too: forward, loss, backward, AdamW.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Peak memory too, of what runs in eager mode.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Also time training steps: forward, loss, backward, AdamW.")
+    ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Also measure peak memory, in eager mode.")] = False,
     precision: Annotated[str, typer.Option(help="32, or bf16 or fp16 by autocast.")] = "32",
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of the CPU; default: torch's.", show_default=False)
@@ -59,18 +62,18 @@ def bench(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="What all are compared with; default: each model's own first row, or the first model.",
+            help="Common reference; default: each model's first row, or the first model.",
             show_default=False,
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    seconds: Annotated[float, typer.Option(help="For each row, its warm-up not counted.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Per row, without warm-up.")] = 2.0,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for results and a plot.")] = None,
 ) -> None:
-    """Measure how fast models are on this machine, in interleaved rounds: times, their ratios, share of its limit.
+    """Measure the speed of models on this machine, in interleaved rounds: times, ratios, fraction of its peak.
 
     A ratio is a row's time over that of its reference in the same round: the median of all rounds, with a 90 %
-    interval. It holds on a machine that others use too, where times alone do not.
+    interval. It also holds on a shared machine, where absolute times do not.
     """
     from rich.console import Console
 
@@ -109,14 +112,14 @@ def bench(
         )
     except KeyboardInterrupt:
         watcher.close()
-        kept = f"; {out} has what was finished" if out is not None and watcher.published else ""
+        kept = f"; {out} has the finished results" if out is not None and watcher.published else ""
         watcher.console.print(f"Stopped{kept}.")
         raise typer.Exit(130) from None
     except OSError as error:
         raise GlocalError(f"out: cannot write ({error.strerror or error})") from error
     finally:
         watcher.close()
-    # a pipe has no width to fit in: whole rows for grep, not rich's 80 columns
+    # no wrapping in a pipe, so that grep gets whole rows
     conclude(Console(width=None if sys.stdout.isatty() else 240, highlight=False), results, out)
     if all(row["ms"] is None for row in results["rows"]):
         raise typer.Exit(1)
@@ -130,7 +133,7 @@ def _numbers(what: str, text: str) -> tuple[int, ...]:
 
 
 def _loader(settings: "Settings") -> "Load":
-    """Puts a model on a runtime through a file."""
+    """A function that loads a model into a runtime by export."""
 
     def load(model: Any, runtime: str, image_size: int, batch_size: int) -> Any:
         import torch

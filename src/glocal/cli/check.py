@@ -1,4 +1,4 @@
-"""`glocal check`: which files and objects of a data set can be used, before anything is trained on them."""
+"""`glocal check`: find unreadable files and invalid annotations of a data set before training."""
 
 import sys
 from dataclasses import asdict
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  glocal check photos                        what is in the folder photos
-  glocal check photos --out bad.jsonl        write the list there
+  glocal check photos                        check the folder photos
+  glocal check photos --out bad.jsonl        write the list to this file
   glocal check photos --max-pixels 100000000
-  glocal check 'shards/train-{000..099}.tar' (the quotes are for the shell)
+  glocal check 'shards/train-{000..099}.tar' (quoted for the shell)
   glocal check coco --task detect            boxes and masks: coco/annotations/instances_train*.json
   glocal check ade20k --task segment         label maps
 """
@@ -33,31 +33,29 @@ def check(
     out: Annotated[
         Path,
         typer.Option(
-            help="Where to list the files that cannot be used, one JSON object a line: a file, or a folder for "
-            "skipped.jsonl. Empty if there are none."
+            help="List of unusable files, one JSON object per line: a file, or a folder for skipped.jsonl. "
+            "Empty if there are none."
         ),
     ] = Path("skipped.jsonl"),
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links, each file and folder once.")
     ] = False,
     max_pixels: Annotated[
-        int, typer.Option(min=1, max=178_956_970, help="Refuse images of more pixels, before decoding.")
+        int, typer.Option(min=1, max=178_956_970, help="Reject larger images before decoding.")
     ] = 64_000_000,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files, before reading.")] = 256 * 2**20,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Reject larger files before reading.")] = 256 * 2**20,
     task: Annotated[
-        str, typer.Option(help="What the images are for: classify, detect (COCO, Pascal VOC) or segment (label maps).")
+        str, typer.Option(help="Task of the data: classify, detect (COCO, Pascal VOC) or segment (label maps).")
     ] = "classify",
-    split_seed: Annotated[int, typer.Option(help="Seed of the part held out, where DATA has no val part.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that decode; one a processor by default.")
-    ] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of the held-out split, if DATA has no val.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per CPU core.")] = None,
 ) -> None:
-    """Decode every image of DATA and list what cannot be used.
+    """Decode every image of DATA and list unusable files.
 
-    Looks at DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*; or into shards, tar files of images and labels;
-    with --task at annotations too (docs/data-detection.md).
-    Exit code 0 if every file is an image, 1 if some
-    are not, 2 if DATA cannot be used at all.
+    Reads DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*, or shards (tar files of images and labels); with
+    --task also annotations (docs/data-detection.md).
+    Exit code 0 if every file is usable, 1 if some
+    are not, 2 if DATA is unusable.
     """
     from glocal.data import (
         DataSource,
@@ -109,18 +107,18 @@ def _print_counts(checked: "Checked | CheckedShards") -> None:
     table.columns[0].footer = "all"
     for part, of_class in usable.items():
         table.add_column(part or "images", footer=str(sum(of_class.values())), justify="right")
-    table.add_column("cannot be used", footer=str(len(checked.skipped)), justify="right")
+    table.add_column("unusable", footer=str(len(checked.skipped)), justify="right")
     for name in checked.classes:
         counts = [of_class.get(name, 0) for of_class in usable.values()]
         table.add_row(escape(printable(name)), *map(str, counts), str(unusable[name]))
-    if "" in unusable:  # in shards: what has no label
+    if "" in unusable:  # in shards: samples without a label
         table.add_row("[dim]no class[/]", *["0"] * len(usable), str(unusable[""]))
     _console().print(table)
     _print_reasons(checked.skipped, "files")
 
 
 def _print_annotated(source: "DetectionSource | SegmentationSource", what: str) -> None:
-    """How many objects, or images with a class, the parts have; nothing for a generated set, which does not count."""
+    """Print the number of objects, or images by class, of each part; not for generated sets."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -144,7 +142,7 @@ def _print_reasons(skipped: "tuple[Skipped, ...]", what: str) -> None:
 
     if skipped:
         kinds = Counter(_kind(bad.reason) for bad in skipped)
-        table = Table("why it cannot be used", what)
+        table = Table("reason", what)
         for kind, count in kinds.most_common():
             table.add_row(escape(printable(kind)), str(count))
         _console().print(table)
@@ -153,11 +151,11 @@ def _print_reasons(skipped: "tuple[Skipped, ...]", what: str) -> None:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # a pipe has no width to fit in
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # no wrapping in a pipe
 
 
 def _kind(reason: str) -> str:
-    """A reason without the numbers and names of one file."""
+    """A reason without file-specific numbers and names."""
     if reason.startswith("has "):
         return "above the limits"
     for same in ("file", "key", "name"):
@@ -178,7 +176,7 @@ def _write_skipped(out: Path, skipped: "tuple[Skipped, ...]") -> None:
     try:
         atomic_write_text(out, "".join(lines))
     except OSError as error:
-        raise GlocalError(f"--out: expected a place to write to, got {printable(out)}: {error.strerror}") from None
+        raise GlocalError(f"--out: expected a writable path, got {printable(out)}: {error.strerror}") from None
     if skipped:
-        what = "Files and objects" if any(isinstance(bad, SkippedObject) for bad in skipped) else "Files"
-        typer.echo(f"{what} that cannot be used: {len(skipped)}, each with its reason in {printable(out)}")
+        what = "files and objects" if any(isinstance(bad, SkippedObject) for bad in skipped) else "files"
+        typer.echo(f"Unusable {what}: {len(skipped)}, listed with reasons in {printable(out)}")

@@ -1,4 +1,4 @@
-"""`glocal claims`: each published claim of the papers as an experiment that anyone can run."""
+"""`glocal claims`: test published claims by experiments."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ from glocal.run_dir import check_writable
 
 claims = typer.Typer(
     name="claims",
-    help="What the papers claim, each as an experiment on your images: list, run, report.",
+    help="Test claims of the papers by experiments on your images: list, run, report.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -28,19 +28,19 @@ RUNNING = """\
 \b
 Examples:
   glocal claims run all fashion-mini --budget quick           40 minutes on two cores
-  glocal claims run all fashion-mini                          20 epochs instead of 1.5: a night
+  glocal claims run all fashion-mini                          20 epochs instead of 1.5: overnight
   glocal claims run cvt-cls fashion-mini                      one claim
   glocal claims run coupling,two-heads photos --budget 30ep   some, on your own images
 
 \b
-The same command goes on after a stop: finished runs are kept in --out. Claims in one folder share their runs.
+The same command resumes: finished runs are kept in --out. Claims in one folder share runs.
 
 \b
 Exit codes:
-  0 every claim has a verdict, whichever it is
-  1 a claim could not be tested: its page says why, the same command tries again
-  2 the call is wrong, or the images or the folder cannot be used
-  130 stopped by Ctrl-C: the same command goes on
+  0 every claim has a verdict
+  1 a claim could not be tested: the reason is on its page; the same command retries
+  2 invalid arguments, images or folder
+  130 stopped by Ctrl-C: the same command resumes
 """
 
 REPORTING = """\
@@ -52,7 +52,7 @@ Examples:
 \b
 Exit codes:
   0 written
-  2 no claims.json in the folder, or it cannot be used; or --out cannot be written
+  2 no valid claims.json in the folder, or --out is not writable
 """
 
 
@@ -60,7 +60,7 @@ Exit codes:
 def list_claims(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """List the claims: what each says, and where it is published."""
+    """List the claims with their sources."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -80,7 +80,7 @@ def list_claims(
 
 @claims.command("run", epilog=RUNNING)
 def run(
-    ids: Annotated[str, typer.Argument(metavar="ID|all", help="Claims of `glocal claims list`, commas between.")],
+    ids: Annotated[str, typer.Argument(metavar="ID|all", help="Comma-separated ids from `glocal claims list`.")],
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
     ],
@@ -135,10 +135,10 @@ def run(
     except KeyboardInterrupt:
         watcher.close()
         again = escape(shlex.join(["glocal", *sys.argv[1:]]))
-        console.print(f"\nStopped. Finished runs are kept; to go on:\n  {again}")
+        console.print(f"\nStopped. Finished runs are kept; to resume:\n  {again}")
         raise typer.Exit(130) from None
     except OSError as error:
-        raise GlocalError(f"out: {error}; finished runs are kept and the same command goes on") from error
+        raise GlocalError(f"out: {error}; finished runs are kept; the same command resumes") from error
     finally:
         watcher.close()
     tested = [claim for claim in results["claims"] if claim["id"] in {claim.id for claim in chosen}]
@@ -149,7 +149,7 @@ def run(
 
 @claims.command("report", epilog=REPORTING)
 def report(folder: ResultsFolder, out: PagesOut = None) -> None:
-    """Write index.html and a page for each claim again, from claims.json: nothing is trained."""
+    """Rewrite index.html and the page of each claim from claims.json, without training."""
     write(folder, out, ("glocal.claims/1",))
 
 

@@ -1,4 +1,4 @@
-"""`glocal convert`: a released checkpoint, in anyone's names -> safetensors in glocal's."""
+"""`glocal convert`: a released checkpoint -> safetensors with glocal's parameter names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,16 +27,14 @@ Then, with glocal or timm:
 @app.command(epilog=EXAMPLES)
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: .safetensors, .pth, .pth.tar, .bin.")],
-    model: Annotated[str, typer.Option(help="The model it is for: one of `glocal models`.")],
+    model: Annotated[str, typer.Option(help="Its model: one of `glocal models`.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    num_classes: Annotated[
-        int | None, typer.Option(help="Classes of its head; default: as the head in the file has them.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print the map of names.")] = False,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of its head; default: from the file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print the name mapping.")] = False,
 ) -> None:
-    """Convert a released checkpoint to glocal's names, every entry accounted for, and print the map of names.
+    """Convert a released checkpoint to glocal's parameter names, strictly, and print the name mapping.
 
-    Known are the authors' releases, mmpretrain's, Hugging Face's, timm's and torchvision's. Nothing in the file is run.
+    Supports the authors' releases, mmpretrain, Hugging Face, timm and torchvision. No code in the file is executed.
     """
     if out.suffix != ".safetensors":
         raise GlocalError(f"out: expected a name that ends in .safetensors, got {printable(str(out))}")
@@ -69,14 +67,14 @@ def _classes_of_head(model: str, checkpoint: dict[str, Any]) -> int | None:
 
     with torch.device("meta"):
         made: Any = glocal.create_model(model)
-    if not hasattr(made, "adapt_checkpoint"):  # timm's: convert_checkpoint says so
+    if not hasattr(made, "adapt_checkpoint"):  # timm's: convert_checkpoint raises the error
         return None
     head = made.adapt_checkpoint(dict(checkpoint), made).get(f"{made.classifiers()[0]}.weight")
     return None if head is None else len(head)
 
 
 def _map(source: "dict[str, Tensor]", converted: "dict[str, Tensor]") -> list[str]:
-    """A line for each entry; those that were joined, reshaped or left out stand at the end."""
+    """One line per entry; joined, reshaped and dropped ones come last."""
     ours = {_place(tensor): name for name, tensor in converted.items()}
     moved = {name: ours[_place(tensor)] for name, tensor in source.items() if _place(tensor) in ours}
     lines = [f"{old} -> {new}" for old, new in moved.items()]
@@ -86,5 +84,5 @@ def _map(source: "dict[str, Tensor]", converted: "dict[str, Tensor]") -> list[st
 
 
 def _place(tensor: "Tensor") -> tuple[int, int]:
-    """Where in memory a tensor begins and how many values it has: equal for a tensor and its other names."""
+    """Address and size of a tensor: equal for renamed tensors."""
     return tensor.data_ptr(), tensor.numel()

@@ -1,4 +1,4 @@
-"""`glocal export`: a model into a file for other runtimes, compared with the model before it gets its name."""
+"""`glocal export`: export a model for other runtimes, verified against the model."""
 
 import re
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ EPILOG = """\
 \b
 Examples:
   glocal export run --to onnx                           NAME.onnx in this folder, for images as in training
-  glocal export run --to openvino --dynamic             any number of images, any size
+  glocal export run --to openvino --dynamic             dynamic batch and image size
   glocal export run --to onnx --half --out small.onnx   weights of 16 bits
   glocal export cvt_13 --weights cvt_13.safetensors --to onnx --size 384
-  glocal predict cvt_13.onnx photos                     and it runs
+  glocal predict cvt_13.onnx photos                     use it
 
 \b
 Formats:
@@ -33,12 +33,12 @@ Formats:
 
 \b
 Exit codes:
-  0 written, and it gives what the model gives
-  1 it gives something else: the differences are shown, and nothing is left of it
-  2 the call is wrong, or the model cannot be exported like this
+  0 written and verified
+  1 the outputs differ from the model's: the differences are shown, the file is removed
+  2 invalid arguments, or the model does not support this export
 """
 IMAGES = 8
-"""To compare on."""
+"""For the comparison."""
 
 
 @app.command(epilog=EPILOG)
@@ -50,30 +50,30 @@ def export(
     size: Annotated[
         str | None,
         typer.Option(
-            metavar="S|HxW[,...]", help="Of images, in pixels; the others are compared at too, with --dynamic."
+            metavar="S|HxW[,...]", help="Image size in pixels; further ones are verified too, with --dynamic."
         ),
     ] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Any number of images, and any multiple of 32 as sides where it can be.")
+        bool, typer.Option("--dynamic", help="Dynamic batch, and dynamic size (multiples of 32) if supported.")
     ] = False,
-    half: Annotated[bool, typer.Option("--half", help="Weights of 16 bits: half the file, less exact.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="16-bit weights: half the size, less accurate.")] = False,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE|pretrained", help="Of a NAME: a checkpoint, or timm's own weights.")
+        str | None, typer.Option(metavar="FILE|pretrained", help="For a NAME: a checkpoint, or timm's weights.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images of a call, without --dynamic.")] = 1,
+    batch: Annotated[int, typer.Option(help="Batch size, without --dynamic.")] = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the model's name, in this folder.")] = None,
     images: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="DATA|FILE", help="To compare on: a folder, files, a built-in set. Default: fashion-mini."
+            metavar="DATA|FILE", help="For the comparison: a folder, files, a built-in set. Default: fashion-mini."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export of the same format.")] = False,
 ) -> None:
-    """Write a trained model for another runtime, compared with the model on real images.
+    """Export a trained model for another runtime, and verify it on real images.
 
-    The file holds the class names and how images are prepared. What differs from the model by more than rounding is
-    removed.
+    The file includes class names and preprocessing. It is removed if its outputs differ from the model's by more than
+    rounding.
     """
     sizes = _sizes(size)
     from rich.console import Console
@@ -125,7 +125,7 @@ def _sentence(exported: "Exported", source: "Source") -> str:
     fixed = f"\nIts image size is fixed: {exported.fixed_because}" if exported.fixed_because else ""
     return (
         f"{printable(exported.path)}: {description.name} ({source.weights}) for {takes}; "
-        f"{exported.num_bytes / 1e6:,.1f} MB{', half precision' if description.half else ''}; as the model in "
+        f"{exported.num_bytes / 1e6:,.1f} MB{', half precision' if description.half else ''}; verified in "
         f"{exported.runtime} (tolerance {exported.tolerance:g}){fixed}"
     )
 
@@ -146,7 +146,7 @@ def _source(model: str, weights: str | None, sizes: "Sequence[Size]") -> "Source
     if path.exists() or path.suffix == ".safetensors" or "/" in model:
         if weights is not None:
             raise GlocalError(
-                f"--weights: expected the name of a model beside it, got {printable(path)}, which has its own"
+                f"--weights: expected the name of a model, got {printable(path)}, which has its own weights"
             )
         return from_run(path)
     return named(
@@ -157,7 +157,7 @@ def _source(model: str, weights: str | None, sizes: "Sequence[Size]") -> "Source
 
 
 def _images(names: list[str] | None, count: int) -> "list[Image] | None":
-    """Some of the images, spread over all of them."""
+    """A number of images, evenly spaced over all."""
     if not names:
         return None
     from glocal.data import builtin_names, load_data

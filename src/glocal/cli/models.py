@@ -1,4 +1,4 @@
-"""``glocal models``: what there is, what it costs, what it reached."""
+"""``glocal models``: list models with cost and published accuracy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Examples:
   glocal models                     all models of glocal
   glocal models botnet              names that contain "botnet"
   glocal models 'vit_*_224' --all   timm's models too
-  glocal models resnet50 --json     every published figure with its source
+  glocal models resnet50 --json     all published numbers with sources
 """
 
 
@@ -33,12 +33,12 @@ Examples:
 def models(
     pattern: str = typer.Argument("*", metavar="PATTERN", help="Part of a name, or a pattern with * and ?."),
     everything: bool = typer.Option(False, "--all", help="Timm's models too; needs a PATTERN."),
-    as_json: bool = typer.Option(False, "--json", help="JSON on standard output, all published figures included."),
+    as_json: bool = typer.Option(False, "--json", help="JSON on standard output, including all published numbers."),
 ) -> None:
     """List models: family, parameters, multiply-accumulates, published accuracy.
 
-    Parameters and multiply-accumulates (MACs, what papers print as FLOPs) are counted here, with 1,000 classes, at the
-    model's own input size. The published ImageNet top-1 is the best one known at that size, or else at another.
+    Parameters and multiply-accumulates (MACs, "FLOPs" in papers) are counted here, with 1,000 classes, at the
+    model's own input size. The published ImageNet top-1 is the best known at that size, or else at another.
     """
     from rich.console import Console
     from rich.progress import track
@@ -50,7 +50,7 @@ def models(
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        # a pipe has no width to fit in: whole rows for grep, not rich's 80 columns
+        # no wrapping in a pipe, so that grep gets whole rows
         Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(_table(rows))
 
 
@@ -66,13 +66,13 @@ def _matching(pattern: str, everything: bool) -> list[str]:
     names = fnmatch.filter(known, shell_pattern)
     if not names:
         in_timm = len(fnmatch.filter(timm.list_models(), shell_pattern))
-        hint = f"; timm has {in_timm} such: add --all" if in_timm else nearest(pattern, timm.list_models())
+        hint = f"; timm has {in_timm}: add --all" if in_timm else nearest(pattern, timm.list_models())
         raise GlocalError(f"models: expected (part of) a model's name, got {pattern!r}{hint}")
     return names
 
 
 def _published() -> dict[str, list[dict[str, Any]]]:
-    """Rows of ``published.csv`` by model, the most accurate first; a number is None where its source is silent."""
+    """Rows of ``published.csv`` by model, the most accurate first; a number is None if the source does not give it."""
     rows: dict[str, list[dict[str, Any]]] = {}
     lines = (resources.files("glocal.models") / "published.csv").read_text(encoding="utf-8").splitlines()
     for row in csv.DictReader(lines):
@@ -93,13 +93,13 @@ def _describe(name: str, published: list[dict[str, Any]]) -> dict[str, Any]:
 
 @functools.cache
 def _counted() -> dict[str, dict[str, Any]]:
-    """What `count` gave for our models when `make docs` last ran."""
+    """Results of `count` for our models, written by `make docs`."""
     text = (resources.files("glocal.models") / "counted.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 
 def count(name: str) -> dict[str, Any]:
-    """Family, parameters and MACs of a model at its input size; `make docs` keeps those of our own in counted.json."""
+    """Family, parameters and MACs of a model at its input size; `make docs` stores those of ours in counted.json."""
     import timm
     import torch
 

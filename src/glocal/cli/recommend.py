@@ -23,12 +23,12 @@ EPILOG = """\
 Examples:
   glocal recommend fashion-mini
   glocal recommend photos --image-size 64 --on-error skip
-  glocal recommend texture --budget 2ep --seeds 2       a built-in probe that needs detail alone
+  glocal recommend texture --budget 2ep --seeds 2       a built-in probe that needs only detail
 
 \b
 Exit codes:
-  0 finished; where the need is uncertain, this is said and one backbone of each kind is named
-  2 the call is wrong, or the images or the folder cannot be used
+  0 finished; if the needs are uncertain, one backbone of each kind is recommended
+  2 invalid arguments, images or folder
   130 stopped by Ctrl-C; nothing is kept
 """
 
@@ -39,22 +39,22 @@ def recommend(
         str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
     ],
     budget: Annotated[str, typer.Option(help="Training of each reference: 5ep (epochs), 90s or 2e14flop.")] = "5ep",
-    seeds: Annotated[int, typer.Option(help="References that are trained: 3 means seeds 0, 1 and 2.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of references: 3 means seeds 0, 1 and 2.")] = 3,
     image_size: Annotated[
-        int, typer.Option(help="Side in pixels; from 96 on full-size backbones are named, below it micro ones.")
+        int, typer.Option(help="Side in pixels; full-size backbones from 96 pixels, below it micro ones.")
     ] = 32,
-    on_error: Annotated[str, typer.Option(help="At images that cannot be read: stop, or skip and list them.")] = "stop",
+    on_error: Annotated[str, typer.Option(help="On unreadable images: stop, or skip and list them.")] = "stop",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links in the folder.")] = False,
-    split_seed: Annotated[int, typer.Option(help="Picks the test images of a folder that has no val folder.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of the held-out split, if there is no val folder.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder for results; default: runs/recommend-DATA-TIME.", show_default=False)
     ] = None,
 ) -> None:
-    """Name two or three backbones to compare first: what your images need, and what candidates cost here.
+    """Recommend two or three backbones to compare first, from the needs of your images and the costs on this machine.
 
-    A small reference model is trained on the images as they are, with patches shuffled, and blurred. What it loses says
-    whether answers need layout or detail. Candidates are timed, not trained: no accuracy of theirs is claimed.
+    A small reference model is trained on clean, shuffled and blurred images. Its losses of accuracy show whether the
+    images need layout or detail. Candidates are timed, not trained.
 
     Writes results.json and report.html.
     """
@@ -76,11 +76,11 @@ def recommend(
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task, begun = bars.add_task("", total=1.0), ""
 
-    def tell(share: float, what: str) -> None:
+    def update(done: float, what: str) -> None:
         nonlocal begun
-        bars.update(task, completed=share, description=what)
+        bars.update(task, completed=done, description=what)
         head = what.partition(":")[0]
-        if head != begun and share < 1 and not console.is_terminal:
+        if head != begun and done < 1 and not console.is_terminal:
             console.print(head)
         begun = head
 
@@ -95,7 +95,7 @@ def recommend(
                 image_size=image_size,
                 device=device,
                 command=shlex.join(["glocal", *sys.argv[1:]]),
-                tell=tell,
+                progress=update,
             )
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -125,7 +125,7 @@ def _conclude(console: "Console", results: dict[str, Any]) -> None:
 
 
 def _conditions(need: dict[str, Any]) -> "Table":
-    table = _table("reference, images", "top-1 %", "95 %", "left of what it learned %")
+    table = _table("reference, images", "top-1 %", "95 %", "remaining above chance %")
     for row in need["conditions"]:
         accuracy, kept = row["accuracy"], row["kept"]
         table.add_row(
@@ -134,7 +134,7 @@ def _conditions(need: dict[str, Any]) -> "Table":
             f"{100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f}",
             "–" if kept is None else f"{100 * kept['mean']:.0f} ({100 * kept['low']:.0f}–{100 * kept['high']:.0f})",
         )
-    table.add_row("guessing", f"{100 * need['chance']:.1f}", "", "")
+    table.add_row("chance", f"{100 * need['chance']:.1f}", "", "")
     return table
 
 

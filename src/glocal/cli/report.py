@@ -1,4 +1,4 @@
-"""`glocal report`: the pages of a folder of results, written again from its JSON."""
+"""`glocal report`: rewrite the pages of a results folder from its JSON."""
 
 from glocal.cli import app
 from glocal.cli._pages import PagesOut, ResultsFolder, write
@@ -11,17 +11,17 @@ Examples:
   glocal report study                                      into the folder itself
 
 \b
-Takes results of glocal compare, claims run and recommend. The JSON holds no images: a page that shows some is
-written without them and says so; `glocal compare ... --resume` in the folder of the run writes them, too.
+For results of glocal compare, claims run and recommend. The JSON holds no images, so pages are written without
+them; `glocal compare ... --resume` in the folder of the run includes them.
 
 \b
 Exit codes:
   0 written
-  2 no results in the folder, or they cannot be used; or --out cannot be written
+  2 no valid results in the folder, or --out is not writable
 """
 
 
 @app.command(epilog=EPILOG)
 def report(folder: ResultsFolder, out: PagesOut = None) -> None:
-    """Write the HTML pages of a folder of results again, from its JSON: nothing is trained or measured."""
+    """Rewrite the HTML pages of a results folder from its JSON, without training or measuring."""
     write(folder, out)

@@ -1,4 +1,4 @@
-"""Images and labels, boxes and masks: the gate that every image passes, users' data, built-in sets."""
+"""Image loader, data sets with labels, boxes or masks, and built-in data sets."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ from glocal.data.label_maps import IGNORE, SegmentationSample, SegmentationSet, 
 from glocal.data.objects import DetectionSample, DetectionSet, DetectionSource, SkippedObject
 from glocal.data.predictions import Prediction, write_coco_results, write_label_map
 from glocal.data.segmentation import load_segmentation
-from glocal.data.sets import DataSource, Folder, ImageSet, Skipped, some, warn_of_twins
+from glocal.data.sets import DataSource, Folder, ImageSet, Skipped, some, warn_of_duplicates
 from glocal.data.shard_names import is_shards
 from glocal.data.shards import CheckedShards, check_shards, shuffled, split_shards
 from glocal.errors import GlocalError, nearest
@@ -67,7 +67,7 @@ _BUILTIN: dict[str, Callable[[], DataSource]] = {
 
 
 def builtin_names() -> tuple[str, ...]:
-    """Names that `load_data` takes in the place of a folder."""
+    """Names that `load_data` accepts instead of a folder."""
     return (*_BUILTIN, *probes.PROBES)
 
 
@@ -82,22 +82,23 @@ def load_data(
     progress: bool = True,
     workers: int | None = None,
 ) -> DataSource:
-    """A data set, every image decoded once, in two parts.
+    """Load a data set and split it into train and val; every image is decoded once.
 
     Args:
         source: a folder of images; shards, as a folder or a pattern (``train-{000..099}.tar``); or a built-in name:
             fashion-mini, fashion-mnist, fashion-mnist:FOLDER, or a probe (`glocal.data.probes`): texture, pathfinder,
             arrangement, mix, each also with a distance in pixels, as in pathfinder:14.
-        on_error: "stop" at files that are no images, or "skip" them and list them.
-        split_seed: of the part held out, where there is no val beside train.
-        val_fraction: share of each class that is held out then.
+        on_error: "stop" at unreadable images, or "skip" and list them.
+        split_seed: of the held-out split, if there is no val.
+        val_fraction: fraction of each class that is held out then.
         follow_links: whether links in a folder of images are followed, each file and folder once.
-        limits: of the image gate.
+        limits: of the image loader.
         progress: show progress bars.
-        workers: processes that decode; as many as there are processors by default.
+        workers: decoding processes; one per CPU core by default.
 
     Raises:
-        GlocalError: if there is no such data, a class is empty, missing or alone, or (with "stop") a file is no image.
+        GlocalError: if the data is missing, a class is empty or missing, there is only one, or (with "stop") an image
+            is unreadable.
     """
     if on_error not in ("stop", "skip"):
         raise GlocalError(f"on_error: expected stop or skip, got {on_error}")
@@ -110,7 +111,7 @@ def load_data(
         return builtin.fashion_mnist(name.partition(":")[2])
     checked = check_folder(name, follow_links=follow_links, limits=limits, progress=progress, workers=workers)
     if checked.skipped and on_error == "stop":
-        raise GlocalError(_cannot_be_read(name, checked.skipped))
+        raise GlocalError(_unreadable(name, checked.skipped))
     return split_folder(checked, split_seed=split_seed, val_fraction=val_fraction)
 
 
@@ -122,15 +123,15 @@ def check_folder(
     progress: bool = True,
     workers: int | None = None,
 ) -> Checked | CheckedShards:
-    """Decode every image of a folder or of shards once and say what was found; a bad image is no error here.
+    """Decode every image of a folder or of shards once; unreadable images are listed, not raised.
 
     Raises:
-        GlocalError: if there are no such folder or shards, the folder has no class folders, or the shards' names of
-            classes do not fit.
+        GlocalError: if the folder or the shards are missing, the folder has no class folders, or the class names of the
+            shards conflict.
     """
     name = os.fspath(source)
     if pasted.is_pasted(name):
-        raise GlocalError(f"data: expected images with a class each, got {pasted.NAME}, which has objects on images")
+        raise GlocalError(f"data: expected images with a class each, got {pasted.NAME}, a detection data set")
     if is_shards(name):
         return check_shards(name, limits or ImageLimits(), progress=progress, workers=workers)
     if not os.path.exists(name):
@@ -142,10 +143,10 @@ def check_folder(
 
 
 def split_folder(checked: Checked | CheckedShards, *, split_seed: int = 0, val_fraction: float = 0.2) -> DataSource:
-    """Two parts of the images that can be decoded: train and val as they are there, or a share of each class.
+    """Split the readable images: train and val as given, or a held-out fraction of each class.
 
     Raises:
-        GlocalError: if a class is empty, missing or alone.
+        GlocalError: if a class is empty or missing, or there is only one.
     """
     if isinstance(checked, CheckedShards):
         return split_shards(checked, split_seed=split_seed, val_fraction=val_fraction)
@@ -154,7 +155,7 @@ def split_folder(checked: Checked | CheckedShards, *, split_seed: int = 0, val_f
         check_same_classes(train, val)
         check_classes(train, "train", needed=1)
         check_classes(val, "val", needed=1)
-        split = "train and val as the folder has them"
+        split = "train and val as in the folder"
     else:
         if not 0 < val_fraction < 1:
             raise GlocalError(f"val_fraction: expected a number between 0 and 1, got {val_fraction}")
@@ -183,16 +184,16 @@ def _image_set(name: str, classes: tuple[str, ...], paths: dict[str, list[str]],
 
 
 def _warnings(checked: Checked, train: dict[str, list[str]], val: dict[str, list[str]]) -> tuple[str, ...]:
-    """What a user should know of a folder that is fine otherwise."""
+    """Warnings about a valid folder."""
     warnings = []
     if unused := checked.tree.unused:
-        warnings.append(f"not used, as they are in no class folder: {some(unused)}")
+        warnings.append(f"ignored, outside the class folders: {some(unused)}")
     if links := checked.tree.links:
         warnings.append(f"links were not followed: {some(links)}; --follow-links follows them")
     digests = (
         ((path, checked.files[path].digest) for paths in part.values() for path in paths) for part in (train, val)
     )
-    return (*warnings, *warn_of_twins(*digests))
+    return (*warnings, *warn_of_duplicates(*digests))
 
 
 def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]], checked: Checked) -> str:
@@ -205,12 +206,12 @@ def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]
     return digest.hexdigest()
 
 
-def _cannot_be_read(name: str, skipped: tuple[Skipped, ...]) -> str:
+def _unreadable(name: str, skipped: tuple[Skipped, ...]) -> str:
     lines = [f"  {printable(bad.path)}: {printable(bad.reason)}" for bad in skipped[:5]]
     if len(skipped) > 5:
         lines.append(f"  and {len(skipped) - 5} more")
     return (
-        f"data: expected nothing but images in {printable(name)}, got files that cannot be used: {len(skipped)}\n"
+        f"data: expected only readable images in {printable(name)}, got {len(skipped)} unreadable\n"
         + "\n".join(lines)
-        + f"\n`glocal check {printable(shlex.quote(name))}` lists all; --on-error skip goes on without them"
+        + f"\n`glocal check {printable(shlex.quote(name))}` lists all; --on-error skip leaves them out"
     )

@@ -1,4 +1,4 @@
-"""Objects on images in files: what annotation files say, checked against the images, in a few flat arrays."""
+"""Annotated objects, checked against their images, in a few flat arrays."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from glocal.data.objects import DetectionSample
 from glocal.data.rle import mask_from_counts, mask_from_polygon
 from glocal.data.sets import Skipped
 
-TOLERANCE = 1.0  # pixels that a box may stand out of its image without a word: the borders of masks do, by rounding
+TOLERANCE = 1.0  # pixels that a box may exceed its image without a warning: rounding of masks
 LEAST_SIDE = 0.01  # pixels; a smaller box has no area in float32 ...
-LEAST_SHARE = 2.0**-22  # ... nor has one that is less of its image's longer side
-LARGEST = 1e7  # pixels, of any coordinate: what is beyond is no slip of a tool that draws boxes
+LEAST_FRACTION = 2.0**-22  # ... nor has one below this fraction of the image's longer side
+LARGEST = 1e7  # pixels, of any coordinate: beyond it the annotation is broken
 MOST_MASK_BYTES = 4 * 2**30  # of the masks of one image
 
 
 class ObjectError(ValueError):
-    """An object that cannot be used; the text says why."""
+    """An unusable annotation; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """An image as an annotation file lists it.
+    """An image entry of an annotation file.
 
     Attributes:
         name: relative to the folder of images.
-        image_id: that objects refer to.
-        size: width and height, where the file gives them.
+        image_id: referenced by objects.
+        size: width and height, if given.
     """
 
     name: str
@@ -41,15 +41,15 @@ class ListedImage:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object that has been checked.
+    """A checked object.
 
     Attributes:
         box: x1 y1 x2 y2 in pixels, inside its image.
         label: 0..K-1.
-        crowd: an area that is neither found nor missed.
-        area: pixels; NaN where the annotation says nothing.
+        crowd: whether the metric ignores it.
+        area: pixels; NaN if the annotation has none.
         polygons: (P, 2) float64 each, x y in pixels.
-        counts: run lengths, in the place of polygons.
+        counts: run lengths, instead of polygons.
     """
 
     box: tuple[float, float, float, float]
@@ -61,7 +61,7 @@ class Object:
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask can be drawn."""
+        """Whether it has polygons or run lengths."""
         return bool(self.polygons) or self.counts is not None
 
 
@@ -108,10 +108,10 @@ class Annotated:
         boxes: (A, 4) float32.
         labels: (A,) int64.
         crowd: (A,) bool.
-        area: (A,) float32; NaN where the annotation says nothing.
-        outlines: of the objects; None where not all have one.
-        limits: of the gate.
-        follow_links: whether a link to an image is an image.
+        area: (A,) float32; NaN if the annotation has none.
+        outlines: of the objects; None unless all have one.
+        limits: of the image loader.
+        follow_links: whether links to images are followed.
     """
 
     folder: Path
@@ -128,7 +128,7 @@ class Annotated:
     follow_links: bool
 
     def sample(self, path: str, row: int) -> DetectionSample:
-        """Through the gate; raises ImageError, also where the image has another size than when it was checked."""
+        """Load a sample; raises ImageError, also if the image size has changed since it was checked."""
         file = self.folder / self.names[row]
         image = np.array(open_image(file, limits=self.limits, follow_links=self.follow_links, name=path))
         height, width = image.shape[:2]
@@ -174,15 +174,15 @@ class Annotated:
 
 @dataclass(frozen=True, eq=False)
 class CheckedPart:
-    """The images and objects of an annotation file that can be used, and what cannot.
+    """The usable images and objects of an annotation file, and the unusable ones.
 
     Attributes:
         store: images and objects.
-        paths: what each image is called.
+        paths: name of each image.
         digests: SHA-256 of each image's bytes.
-        skipped: what cannot be used.
-        clipped: boxes that stood out of their image.
-        notes: what the user should know, in sentences.
+        skipped: unusable images and objects.
+        clipped: number of boxes clipped to their image.
+        notes: for the user, in sentences.
     """
 
     store: Annotated
@@ -195,13 +195,13 @@ class CheckedPart:
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read.
+    """Options for reading files.
 
     Attributes:
-        limits: of the gate.
+        limits: of the image loader.
         follow_links: whether links are followed.
         progress: show a progress bar.
-        workers: processes that decode.
+        workers: decoding processes.
     """
 
     limits: ImageLimits = field(default_factory=ImageLimits)
@@ -213,16 +213,16 @@ class Reading:
 def measure_images(
     folder: Path, shown: dict[str, str], images: Sequence[ListedImage], reading: Reading
 ) -> tuple[dict[int | str, tuple[ListedImage, Measured]], list[Skipped]]:
-    """Decode every image that is listed.
+    """Decode every listed image.
 
     Args:
         folder: of the images.
-        shown: name of an image -> what messages call it.
-        images: as the annotation file lists them.
-        reading: how.
+        shown: name of an image -> its name in messages.
+        images: of the annotation file.
+        reading: options.
 
     Returns:
-        image id -> image and what was found of it, in the order of the list; and those that cannot be used.
+        image id -> image and its measurements, in order; and the unusable images.
     """
     found = measure_files(
         folder,
@@ -248,13 +248,13 @@ def measure_images(
 
 def _other_size(said: tuple[int, int], found: tuple[int, int]) -> str:
     turned = "; upright, by its EXIF orientation" if said == found[::-1] else ""
-    return f"another size than its annotation says ({found[0]} x {found[1]}{turned}, not {said[0]} x {said[1]})"
+    return f"size differs from its annotation ({found[0]} x {found[1]}{turned}, not {said[0]} x {said[1]})"
 
 
 def clip_box(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> tuple[tuple[float, float, float, float], bool]:
-    """A box inside its image, and whether it stood out of it by more than the tolerance.
+    """The box clipped to its image, and whether it exceeded it by more than the tolerance.
 
     Args:
         box: x1 y1 x2 y2 in pixels.
@@ -267,7 +267,7 @@ def clip_box(
     x1, y1, x2, y2 = box
     if not all(abs(side) <= LARGEST for side in box):  # NaN too
         raise ObjectError(f"box with NaN or far outside the image ({_numbers(box)})")
-    least = max(LEAST_SIDE, LEAST_SHARE * max(width, height))
+    least = max(LEAST_SIDE, LEAST_FRACTION * max(width, height))
     if x2 - x1 < least or y2 - y1 < least:
         raise ObjectError(f"box without area ({x2 - x1:g} x {y2 - y1:g})")
     clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -290,21 +290,21 @@ def collect(
     skipped: Sequence[Skipped],
     clipped: int,
 ) -> CheckedPart:
-    """Images and objects that have been checked -> arrays.
+    """Checked images and objects -> arrays.
 
     Args:
         folder: of the images.
-        shown: name of an image -> what messages call it.
-        images: that can be used.
+        shown: name of an image -> its name in messages.
+        images: usable ones.
         objects: of each.
-        reading: how images are read.
-        skipped: what cannot be used; images are added whose masks would take too much memory.
-        clipped: boxes that stood out of their image.
+        reading: options.
+        skipped: unusable ones; images whose masks need too much memory are added.
+        clipped: number of boxes clipped to their image.
     """
     with_mask = sum(one.has_mask for of_image in objects for one in of_image)
     number = sum(map(len, objects))
     masks = 0 < with_mask == number
-    notes = (f"masks are not used, as {number - with_mask} of {number} objects have none",) * (0 < with_mask < number)
+    notes = (f"masks are ignored: {number - with_mask} of {number} objects have none",) * (0 < with_mask < number)
     skipped = list(skipped)
     kept = []
     for (image, measured), of_image in zip(images, objects, strict=True):

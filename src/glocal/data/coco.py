@@ -33,24 +33,24 @@ from glocal.files import printable
 
 PART_WORDS = {"train": ("train",), "val": ("val", "valid", "validation")}
 PLACES = ("annotations/instances_{}*.json", "annotations/{}*.json", "{}/_annotations.coco.json")
-LOOKED_AT = 100  # images that tell which folder they are in
+NUM_PROBED = 100  # images used to find their folder
 MOST_AREA = 1e12  # square pixels
 MOST_ID = 2**63
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What an annotation file says, before an image is opened.
+    """A parsed annotation file; no image is opened yet.
 
     Attributes:
         file: of annotations.
         folder: of images.
-        root: what names in messages are relative to.
+        root: names in messages are relative to it.
         categories: id -> name, by id.
-        images: that can be told from one another and lie inside the folder.
-        image_ids: of all images, those that cannot be used too.
-        annotations: as they are.
-        skipped: images that cannot be used.
+        images: valid ones, with distinct ids and files inside the folder.
+        image_ids: of all images, unusable ones included.
+        annotations: unchecked entries.
+        skipped: unusable images.
     """
 
     file: Path
@@ -63,7 +63,7 @@ class CocoFile:
     skipped: tuple[Skipped, ...]
 
     def shown(self, path: Path) -> str:
-        """What messages call a file."""
+        """Name of a file in messages."""
         return _shown(path, self.root)
 
 
@@ -80,8 +80,8 @@ def find_coco(root: Path, *, follow_links: bool = False) -> dict[str, Path]:
             if len(found) > 1:
                 names = ", ".join(printable(file.relative_to(root)) for file in found)
                 raise GlocalError(
-                    f"data: expected one file of annotations for {part} in {printable(root)}, got {names}; "
-                    f"say which: train=FILE.json:FOLDER,val=FILE.json:FOLDER"
+                    f"data: expected one annotation file for {part} in {printable(root)}, got {names}; "
+                    f"choose with train=FILE.json:FOLDER,val=FILE.json:FOLDER"
                 )
             if found:
                 files[part] = check_no_link(root, found[0], follow_links=follow_links)
@@ -93,20 +93,20 @@ def find_coco(root: Path, *, follow_links: bool = False) -> dict[str, Path]:
 
 
 def read_coco(file: Path, root: Path, folder: Path | None = None, *, follow_links: bool = False) -> CocoFile:
-    """Read an annotation file, find its images, check categories and what is said of images.
+    """Read an annotation file, find its images, check its categories and image entries.
 
-    For ``annotations/instances_train2017.json`` the images are looked for in ``train2017``, ``images/train2017``,
+    For ``annotations/instances_train2017.json`` the images are searched in ``train2017``, ``images/train2017``,
     ``train``, ``images/train``, ``images``, the folder of the file, and the root.
 
     Args:
         file: the annotation file.
-        root: where the folder of images is, and what names in messages are relative to.
-        folder: of images, if it is known.
-        follow_links: whether a link may lead out of the folder of images.
+        root: contains the image folder; names in messages are relative to it.
+        folder: of images, if known.
+        follow_links: whether links may lead out of the image folder.
 
     Raises:
-        GlocalError: if the file is no COCO JSON, its categories cannot be told from one another, or its images are in
-            none of these places.
+        GlocalError: if the file is not COCO JSON, its categories are ambiguous, or its images are in none of these
+            folders.
     """
     content = read_json(file)
     wanted = ("images", "annotations", "categories")
@@ -133,16 +133,16 @@ def _find_images(entries: list[object], file: Path, root: Path, *, follow_links:
     places = [place for word in words for place in (root / word, root / "images" / word)]
     places = list(dict.fromkeys(place for place in (*places, root / "images", file.parent, root) if place.is_dir()))
     inside = Inside(root, follow_links=True)
-    names: list[Any] = [entry.get("file_name") for entry in entries[:LOOKED_AT] if isinstance(entry, dict)]
+    names: list[Any] = [entry.get("file_name") for entry in entries[:NUM_PROBED] if isinstance(entry, dict)]
     names = [name for name in names if inside.problem(name) is None]
     if not names:
         raise GlocalError(f"data: expected images with a file_name in {printable(file)}, got none among the first")
     counts = [sum(os.path.lexists(place / name) for name in names) for place in places]
     if max(counts) == 0:
-        looked = ", ".join(printable(os.path.relpath(place, root)) for place in places)
+        searched = ", ".join(printable(os.path.relpath(place, root)) for place in places)
         raise GlocalError(
-            f"data: expected the images of {printable(file)} in {printable(root)} ({looked}), got none of the first "
-            f"{len(names)} there; say where they are: {printable(file)}:FOLDER"
+            f"data: expected the images of {printable(file)} in {printable(root)} ({searched}), got none of the first "
+            f"{len(names)} there; give their folder: {printable(file)}:FOLDER"
         )
     return check_no_link(root, places[int(np.argmax(counts))], follow_links=follow_links)
 
@@ -159,13 +159,13 @@ def _categories(entries: list[object], file: Path) -> dict[int, str]:
         name = entry.get("name") if isinstance(entry, dict) else None
         problem = ""
         if type(key) is not int or abs(key) >= MOST_ID:
-            problem = "an id that is no integer"
+            problem = "an id that is not an integer"
         elif not isinstance(name, str) or not name.strip() or not _is_text(name):
             problem = "no name"
         elif len(name) > LONGEST_CLASS:
             problem = f"a name of {len(name)} characters"
         elif key in names:
-            problem = f"the id {key} a second time"
+            problem = f"the id {key} twice"
         if problem:
             raise GlocalError(
                 f"data: expected categories with id and name in {printable(file)}, got {problem} in categories[{place}]"
@@ -180,7 +180,7 @@ def _categories(entries: list[object], file: Path) -> dict[int, str]:
 def _images(
     entries: list[object], shown: str, inside: Inside
 ) -> tuple[tuple[ListedImage, ...], tuple[Skipped, ...], frozenset[int | str]]:
-    """Images that can be told apart, those that cannot be used, and the ids of all."""
+    """Usable images, unusable ones, and the ids of all."""
     images: dict[int | str, ListedImage] = {}
     skipped = []
     ids = set()
@@ -199,7 +199,7 @@ def _images(
             elif problem := inside.problem(name):
                 reason = problem
             elif size != (None, None) and not all(type(side) is int and 0 < side < MOST_ID for side in size):
-                reason = "width and height that are no sizes"
+                reason = "invalid width or height"
             elif (first := names.setdefault(os.path.normpath(name), key)) != key:
                 reason = f"the same file as another image (id {printable(str(first))[:100]})"
             else:
@@ -211,12 +211,12 @@ def _images(
 
 
 def check_coco(file: CocoFile, categories: dict[int, str], reading: Reading) -> CheckedPart:
-    """Decode every image that a file lists and check every object on them; what is bad is no error here.
+    """Decode every listed image and check every object; faults are listed, not raised.
 
     Args:
-        file: what was read.
-        categories: id -> name of those that the classes are, by id.
-        reading: how images are read.
+        file: from `read_coco`.
+        categories: id -> name of the classes, by id.
+        reading: options.
     """
     shown = {image.name: file.shown(file.folder / image.name) for image in file.images}
     good, bad = measure_images(file.folder, shown, file.images, reading)
@@ -239,7 +239,7 @@ def check_coco(file: CocoFile, categories: dict[int, str], reading: Reading) -> 
             if not _is_id(image_id) or image_id not in file.image_ids:
                 raise ObjectError("unknown image")
             if image_id not in good:
-                continue  # the image is in the list, and its objects with it
+                continue  # its image is unusable and already listed
             image, measured = good[image_id]
             path = shown[image.name]
             if key in seen:
@@ -259,8 +259,8 @@ def _object(entry: dict[str, Any], measured: Measured, labels: dict[int, int]) -
     """An annotation -> object, and whether its box was clipped.
 
     Raises:
-        ObjectError: if it cannot be used.
-        MaskError: if its mask cannot be drawn.
+        ObjectError: if it is unusable.
+        MaskError: if its mask is invalid.
     """
     width, height = measured.size
     category = entry.get("category_id")
@@ -268,7 +268,7 @@ def _object(entry: dict[str, Any], measured: Measured, labels: dict[int, int]) -
         raise ObjectError("unknown category" + (f" ({str(category)[:100]})" if type(category) is int else ""))
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1) or not isinstance(crowd, int):
-        raise ObjectError("iscrowd that is neither 0 nor 1")
+        raise ObjectError("iscrowd is neither 0 nor 1")
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ObjectError("no box (expected bbox with 4 numbers)")
@@ -278,35 +278,37 @@ def _object(entry: dict[str, Any], measured: Measured, labels: dict[int, int]) -
     if entry.get("area") is not None:
         (area,) = _numbers([entry["area"]], "area")
         if not 0 < area < MOST_AREA:
-            raise ObjectError(f"area that is none ({area:g})")
+            raise ObjectError(f"invalid area ({area:g})")
     polygons, counts = _outline(entry.get("segmentation"), height, width)
     return Object(box, labels[category], bool(crowd), area, polygons, counts), stood_out
 
 
 def _outline(value: object, height: int, width: int) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
-    """Polygons, or run lengths, or neither where there is no segmentation."""
+    """Polygons, or run lengths, or neither if there is no segmentation."""
     if value is None or value == []:
         return (), None
     if isinstance(value, list):
         polygons = []
         for flat in value:
             if not isinstance(flat, list) or len(flat) % 2:
-                raise MaskError("polygon that is no list of x and y")
+                raise MaskError("polygon is not a list of x and y")
             points = _numbers(flat, "polygon").reshape(-1, 2)
             check_polygon(points, height, width)
             polygons.append(points)
         return tuple(polygons), None
     if not isinstance(value, dict):
-        raise MaskError("segmentation that is neither polygons nor RLE")
+        raise MaskError("segmentation is neither polygons nor RLE")
     if value.get("size") != [height, width]:
-        raise MaskError(f"RLE of another size ({str(value.get('size'))[:50]}, the image has [{height}, {width}])")
+        raise MaskError(
+            f"RLE size differs from the image ({str(value.get('size'))[:50]}, the image has [{height}, {width}])"
+        )
     match value.get("counts"):
         case str() as text:
             counts = decode_counts(text)
         case list(numbers):
             counts = _numbers(numbers, "RLE")
             if not (np.abs(counts) < 2**53).all() or (counts != np.rint(counts)).any():
-                raise MaskError("damaged RLE (a count that is no integer, or too large)")
+                raise MaskError("damaged RLE (a count is not an integer, or too large)")
             counts = counts.astype(np.int64)
         case _:
             raise MaskError("damaged RLE (no counts)")
@@ -315,13 +317,13 @@ def _outline(value: object, height: int, width: int) -> tuple[tuple[np.ndarray, 
 
 
 def _numbers(values: list[Any], what: str) -> np.ndarray:
-    """Numbers of JSON as float64.
+    """JSON numbers as float64.
 
     Raises:
-        ObjectError: if one is none, or too large.
+        ObjectError: if a value is not a number, or too large.
     """
     if not set(map(type, values)) <= {int, float}:
-        raise ObjectError(f"{what} with something that is no number")
+        raise ObjectError(f"{what} with a value that is not a number")
     try:
         return np.array(values, dtype=np.float64)
     except OverflowError:
@@ -335,6 +337,6 @@ def _is_id(key: object) -> TypeGuard[int | str]:
 def _is_text(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # half of a pair, which JSON can hold
+    except UnicodeEncodeError:  # an unpaired surrogate, which JSON allows
         return False
     return True

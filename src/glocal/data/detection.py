@@ -12,9 +12,9 @@ from glocal.data import coco, pasted, voc
 from glocal.data.annotated import CheckedPart, Reading
 from glocal.data.folder import hold_out
 from glocal.data.images import ImageLimits
-from glocal.data.listing import check_no_link, nothing_left, stop_at
+from glocal.data.listing import check_no_link, empty_part_error, unusable_error
 from glocal.data.objects import DetectionSet, DetectionSource
-from glocal.data.sets import Skipped, some, warn_of_twins
+from glocal.data.sets import Skipped, some, warn_of_duplicates
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.files import printable
 
@@ -38,23 +38,23 @@ def load_detection(
     workers: int | None = None,
     limits: ImageLimits | None = None,
 ) -> DetectionSource:
-    """A data set for detection, every image decoded once and every object checked, in two parts.
+    """Load a detection data set and split it into train and val; every image is decoded and every object checked once.
 
     Args:
         data: a folder with COCO's ``annotations/instances_train*.json`` or Pascal VOC's ``Annotations``; ``FILE.json``
-            with its images around; ``FILE.json:FOLDER``; ``train=FILE.json:FOLDER,val=FILE.json:FOLDER``; or
+            with its images nearby; ``FILE.json:FOLDER``; ``train=FILE.json:FOLDER,val=FILE.json:FOLDER``; or
             items-on-photos, items-on-photos:SIZE (docs/data-detection.md).
-        on_error: "stop" at files and objects that cannot be used, or "skip" them and list them.
-        split_seed: of the images held out, where there is no val beside train.
-        val_fraction: share of the images that is held out then.
+        on_error: "stop" at unusable files and objects, or "skip" and list them.
+        split_seed: of the held-out split, if there is no val.
+        val_fraction: fraction of the images that is held out then.
         follow_links: whether links inside a folder are followed.
         progress: show progress bars.
-        workers: processes that decode; as many as there are processors by default.
-        limits: of the image gate.
+        workers: decoding processes; one per CPU core by default.
+        limits: of the image loader.
 
     Raises:
-        GlocalError: if there is no such data, its annotations cannot be read, a part is empty, or (with "stop") a file
-            or an object cannot be used.
+        GlocalError: if the data is missing, its annotations are unreadable, a part is empty, or (with "stop") a file or
+            an object is unusable.
     """
     check_choice("on_error", on_error, ("stop", "skip"))
     if not 0 < val_fraction < 1:
@@ -66,12 +66,12 @@ def load_detection(
     parts, categories, warnings = _check(name, reading)
     skipped = tuple(sorted((bad for part in parts.values() for bad in part.skipped), key=lambda bad: bad.path))
     if skipped and on_error == "stop":
-        raise stop_at(name, skipped, "detect")
+        raise unusable_error(name, skipped, "detect")
     for part, checked in parts.items():
         if not checked.paths:
-            raise nothing_left(name, part, skipped)
+            raise empty_part_error(name, part, skipped)
     rows = {part: np.arange(len(checked.paths)) for part, checked in parts.items()}
-    split = "train and val as the data has them"
+    split = "train and val as in the data"
     if "" in parts:
         rows, split = _hold_out(parts[""], split_seed, val_fraction)
         parts = {"train": parts[""], "val": parts[""]}
@@ -79,7 +79,7 @@ def load_detection(
 
 
 def _check(name: str, reading: Reading) -> tuple[Parts, dict[int, str], list[str]]:
-    """Parts by name ("" for one that is to be split), classes by category id, and what the user should know."""
+    """Parts by name ("" for one to be split), classes by category id, and warnings."""
     root = Path(name)
     if match := BOTH.fullmatch(name) or ONE.fullmatch(name):
         places = match.groupdict()
@@ -94,7 +94,7 @@ def _check(name: str, reading: Reading) -> tuple[Parts, dict[int, str], list[str
         return _check_coco(files, reading)
     if not root.is_dir():
         what = (
-            f"a file that is no .json at {printable(name)}" if root.exists() else f"{printable(name)}, which is neither"
+            f"{printable(name)}, which is not a .json file" if root.exists() else f"{printable(name)}, which is neither"
         )
         raise GlocalError(f"data: expected {FORMS}, or {pasted.NAME}, got {what}{nearest(name, [pasted.NAME])}")
     if voc.is_voc(root):
@@ -104,7 +104,7 @@ def _check(name: str, reading: Reading) -> tuple[Parts, dict[int, str], list[str
         inner = [
             printable(path.parent) for path in sorted(root.glob("*/*/Annotations")) + sorted(root.glob("*/Annotations"))
         ]
-        hint = f"; there is Pascal VOC's layout in {', '.join(inner[:3])}: give one of these" if inner else ""
+        hint = f"; Pascal VOC's layout is in {', '.join(inner[:3])}: pass one of these" if inner else ""
         raise GlocalError(
             f"data: expected annotations/instances_train*.json (COCO) or Annotations and JPEGImages (Pascal VOC) in "
             f"{printable(name)}, got neither{hint}"
@@ -147,16 +147,14 @@ def _check_voc(root: Path, reading: Reading) -> tuple[Parts, dict[int, str], lis
     unlisted = [
         file for stem, file in images.items() if stem not in {stem for stems in lists.values() for stem in stems}
     ]
-    warnings = [f"not used, as no list of ImageSets/Main has them: {some(sorted(unlisted))}"] * bool(unlisted)
+    warnings = [f"ignored, not listed in ImageSets/Main: {some(sorted(unlisted))}"] * bool(unlisted)
     return checked, dict(enumerate(classes)), warnings
 
 
 def _hold_out(checked: CheckedPart, seed: int, fraction: float) -> tuple[dict[str, np.ndarray], str]:
     names = checked.store.names
     if len(names) < 2:
-        raise GlocalError(
-            f"data: expected at least 2 images that can be used, to hold one out for val, got {len(names)}"
-        )
+        raise GlocalError(f"data: expected at least 2 usable images, to hold one out for val, got {len(names)}")
     held = set(hold_out({"": list(names)}, seed, fraction)[1][""])
     is_held = np.array([name in held for name in names])
     rows = {"train": np.flatnonzero(~is_held), "val": np.flatnonzero(is_held)}
@@ -175,7 +173,7 @@ def _source(
     classes = tuple(categories.values())
     counts = {part: parts[part].store.counts(rows[part], len(classes)) for part in rows}
     if not classes or not counts["train"].any():
-        raise GlocalError(f"data: expected objects in train of {printable(name)}, got none that can be used")
+        raise GlocalError(f"data: expected objects in train of {printable(name)}, got no usable ones")
     digest = hashlib.sha256(repr(categories).encode())
     sets = {}
     for part, of_part in rows.items():
@@ -202,15 +200,15 @@ def _source(
 def _warnings(
     parts: Parts, rows: dict[str, np.ndarray], classes: tuple[str, ...], counts: dict[str, np.ndarray]
 ) -> tuple[str, ...]:
-    """What a user should know of data that is fine otherwise."""
+    """Warnings about valid data."""
     warnings: list[str] = []
-    whole = {id(checked): checked for checked in parts.values()}.values()  # one that is split is both parts
+    whole = {id(checked): checked for checked in parts.values()}.values()  # a split part is listed twice
     for checked in whole:
         warnings += checked.notes
     if clipped := sum(checked.clipped for checked in whole):
-        warnings.append(f"boxes that stood out of their image by more than a pixel, and were clipped: {clipped}")
+        warnings.append(f"boxes clipped to their image by more than a pixel: {clipped}")
     for part in rows:
         if without := [cls for cls, count in zip(classes, counts[part], strict=True) if not count]:
-            warnings.append(f"classes without an object in {part}: {some(without)}")
+            warnings.append(f"classes without objects in {part}: {some(without)}")
     twins = [[(parts[part].paths[row], parts[part].digests[row]) for row in rows[part]] for part in ("train", "val")]
-    return (*dict.fromkeys(warnings), *warn_of_twins(*twins))
+    return (*dict.fromkeys(warnings), *warn_of_duplicates(*twins))

@@ -1,4 +1,4 @@
-"""Folders of images: ``DATA/train/CLASS/*`` with ``DATA/val/CLASS/*``, or one ``DATA/CLASS/*`` that is split here."""
+"""Folders of images: ``DATA/train/CLASS/*`` with ``DATA/val/CLASS/*``, or one ``DATA/CLASS/*``, which is split."""
 
 import hashlib
 import os
@@ -19,13 +19,13 @@ OTHER_PARTS = frozenset(("train", "training", "val", "valid", "validation", "tes
 
 @dataclass(frozen=True)
 class Tree:
-    """What a folder holds.
+    """Files of a folder by part and class.
 
     Attributes:
         root: the folder.
         parts: part ("train", "val", or "" where the folder is not split) -> class -> paths relative to root, sorted.
         links: links that were not followed, relative to root.
-        repeats: path of a file that is another one of the tree under a second name (a link) -> the path of that one.
+        repeats: path of a link to another file of the tree -> the path of that file.
         unused: files and folders beside the parts or the class folders, relative to root.
     """
 
@@ -42,8 +42,8 @@ class Checked:
 
     Attributes:
         tree: the folder.
-        files: relative path -> what the scan found.
-        limits: of the gate.
+        files: relative path -> result of the scan.
+        limits: of the image loader.
         follow_links: whether links are followed.
     """
 
@@ -54,7 +54,7 @@ class Checked:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Files that are no images of the set, with reasons, by path."""
+        """Unreadable or repeated files with reasons, by path."""
         return tuple(Skipped(path, found.reason) for path, found in sorted(self.files.items()) if found.reason)
 
     @property
@@ -64,12 +64,12 @@ class Checked:
 
     @property
     def usable(self) -> dict[str, dict[str, int]]:
-        """Part ("train", "val", or "" where the folder is not split) -> class -> images that can be decoded."""
+        """Part ("train", "val", or "" where the folder is not split) -> class -> number of readable images."""
         return {part: {name: len(paths) for name, paths in self.good(part).items()} for part in self.tree.parts}
 
     @property
     def unusable(self) -> dict[str, int]:
-        """Class -> files that are no images."""
+        """Class -> number of unreadable files."""
         counts = dict.fromkeys(self.classes, 0)
         for classes in self.tree.parts.values():
             for name, paths in classes.items():
@@ -77,13 +77,13 @@ class Checked:
         return counts
 
     def good(self, part: str) -> dict[str, list[str]]:
-        """Class -> paths of a part that can be decoded."""
+        """Class -> paths of the readable images of a part."""
         classes = self.tree.parts.get(part, {})
         return {name: [p for p in paths if self.files[p].reason is None] for name, paths in classes.items()}
 
 
 def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
-    """List the images of a folder by part and class; names that begin with a dot are no classes and no images.
+    """List the images of a folder by part and class; names that begin with a dot are ignored.
 
     Raises:
         GlocalError: if the folder is missing, unreadable, or holds no class folders.
@@ -94,12 +94,12 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
     walker = _Walker(root, follow_links)
     try:
         folders = walker.folders(root)
-        if "train" in folders and _has_folders(folders["train"]):  # not so where train is a class, beside bus and car
+        if "train" in folders and _has_folders(folders["train"]):  # not if train is a class, beside bus and car
             others = [name for name in folders if name not in PARTS]
             if "val" not in folders and others:
                 raise GlocalError(
                     f"data: expected {printable(root)}/val beside train, got {_names(others)}; "
-                    f"rename the part to measure on to val, or give {printable(root / 'train')} to have a part held out"
+                    f"rename the validation folder to val, or pass {printable(root / 'train')} to hold out a part of it"
                 )
             walker.unused += [os.path.join(name, "") for name in others]
             found = [part for part in PARTS if part in folders]
@@ -110,7 +110,7 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
             if likely := [name for name in folders if name.casefold() in OTHER_PARTS and _has_folders(folders[name])]:
                 raise GlocalError(
                     f"data: expected {printable(root)}/train and val, or class folders, got {_names(likely)}; "
-                    f"rename what to learn from to train and what to measure on to val"
+                    f"rename the training folder to train and the validation folder to val"
                 )
             parts = {"": walker.classes(folders)}
     except OSError as error:
@@ -126,7 +126,7 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
 
 
 def check_tree(tree: Tree, limits: ImageLimits, *, follow_links: bool, progress: bool, workers: int | None) -> Checked:
-    """Decode every file of a tree once; one that is there under two names counts once."""
+    """Decode every file of a tree once; links to the same file count once."""
     paths = sorted(path for classes in tree.parts.values() for paths in classes.values() for path in paths)
     once = [path for path in paths if path not in tree.repeats]
     found = scan_files(tree.root, once, limits, follow_links=follow_links, progress=progress, workers=workers)
@@ -137,9 +137,9 @@ def check_tree(tree: Tree, limits: ImageLimits, *, follow_links: bool, progress:
 def hold_out(
     classes: dict[str, list[str]], seed: int, fraction: float
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Split each class: a ``fraction`` of its images, at least one and not all, by the order of SHA-256(seed, path).
+    """Split each class: hold out a ``fraction`` of its images, at least one and not all.
 
-    The order of two images depends on nothing but their paths and the seed.
+    The order is that of SHA-256(seed, path), so two images are ordered by their paths and the seed alone.
     """
     train, val = {}, {}
     for name, paths in classes.items():
@@ -150,7 +150,7 @@ def hold_out(
 
 
 def check_classes(classes: dict[str, list[str]], part: str, needed: int) -> None:
-    """Refuse a part with fewer than two classes or a class with fewer than ``needed`` images.
+    """Check that a part has two or more classes with at least ``needed`` images each.
 
     Raises:
         GlocalError: naming the class.
@@ -161,21 +161,21 @@ def check_classes(classes: dict[str, list[str]], part: str, needed: int) -> None
         where = f" of {part}" if part else ""
         raise GlocalError(
             f"data: expected at least {needed} readable image{'s' * (needed > 1)} in each class{where}, got {counts}; "
-            f"add images or remove the class (`glocal check` lists what cannot be read)"
+            f"add images or remove the class (`glocal check` lists unreadable files)"
         )
     if len(classes) < 2:
         raise GlocalError(f"data: expected at least 2 classes, got {len(classes)}: {_names(classes)}")
 
 
 def check_same_classes(train: dict[str, list[str]], val: dict[str, list[str]]) -> None:
-    """Refuse a val part whose classes are not those of train.
+    """Check that train and val have the same classes.
 
     Raises:
         GlocalError: naming the classes.
     """
     problems = []
     if extra := sorted(set(val) - set(train)):
-        problems.append(f"val has classes that train has not: {_names(extra)}")
+        problems.append(f"val has classes missing in train: {_names(extra)}")
     if missing := sorted(set(train) - set(val)):
         problems.append(f"val lacks classes of train: {_names(missing)}")
     if problems:
@@ -183,7 +183,7 @@ def check_same_classes(train: dict[str, list[str]], val: dict[str, list[str]]) -
 
 
 class _Walker:
-    """Walks a folder; remembers links it did not follow, and (device, inode) of every file and folder it has seen."""
+    """Walks a folder; records links it did not follow, and (device, inode) of every file."""
 
     def __init__(self, root: Path, follow_links: bool):
         self.root = root
@@ -194,14 +194,14 @@ class _Walker:
         self.files: dict[tuple[int, int], str] = {}
 
     def folders(self, folder: Path) -> dict[str, Path]:
-        """Name -> path of the folders in a folder, which should hold nothing else."""
+        """Name -> path of the subfolders; files beside them are recorded as unused."""
         listing = list_folder(folder, follow_links=self.follow_links)
         self.links += self._relative(listing.links)
         self.unused += self._relative(listing.files)
         return {entry.name: Path(entry.path) for entry in listing.folders}
 
     def classes(self, folders: dict[str, Path]) -> dict[str, list[str]]:
-        """Class -> paths of its files; a folder that two links lead to is of the first class."""
+        """Class -> paths of its files; a folder linked twice belongs to the first class."""
         visited: set[tuple[int, int]] = set()
         return {name: sorted(self._files(path, visited)) for name, path in folders.items()}
 
@@ -211,7 +211,7 @@ class _Walker:
             for path in self._relative(listing.files):
                 try:
                     first = self.files.setdefault(inode_of(self.root / path), path)
-                except OSError:  # a link to nothing or to itself: the gate says so
+                except OSError:  # a broken or circular link: the image loader reports it
                     first = path
                 if first != path:
                     self.repeats[path] = first

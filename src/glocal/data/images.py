@@ -1,9 +1,9 @@
-"""The image gate: every command reads every image through `open_image`.
+"""The image loader: every command reads every image through `open_image`.
 
 Images are untrusted. What is checked before a pixel is decoded: that the path is a regular file, its bytes, that its
-content (not its name) is of an allowed format, and its pixels. What comes out is 8-bit RGB, upright, by the rules that
-docs/data.md states; whatever goes wrong is one `ImageError` with path and reason. Label maps, whose pixels are numbers
-of classes and no colours, come through the same gate by `open_label_map`.
+content (not its name) is of an allowed format, and its pixels. The result is upright 8-bit RGB by the rules of
+docs/data.md; every failure is an `ImageError` with path and reason. `open_label_map` reads label maps, whose pixels
+are class indices, with the same checks.
 """
 
 import io
@@ -24,13 +24,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from glocal.errors import GlocalError
 from glocal.files import printable
 
-GATE_VERSION = 2  # to be raised when the gate refuses more or less: verdicts are cached under it
+LOADER_VERSION = 2  # raise it when the loader accepts or rejects other images: results are cached under it
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-LABEL_FORMATS = ("PNG",)  # without loss, and with palettes
+LABEL_FORMATS = ("PNG",)  # lossless, with palettes
 LABEL_MODES = ("1", "L", "P", "I;16", "I")
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more: twice its MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # EXIF tag
-ROWS = 256  # that are converted at once: intermediates of a whole image would take several times its memory
+ROWS = 256  # converted at once: a whole image would need several times its memory
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +45,7 @@ UPRIGHT = {
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What the gate refuses before decoding.
+    """Limits checked before decoding.
 
     Attributes:
         max_pixels: width x height; 178,956,970 at most.
@@ -61,7 +61,7 @@ class ImageLimits:
 
 
 class ImageError(GlocalError):
-    """An image that the gate refuses.
+    """An image that cannot be loaded.
 
     Attributes:
         path: the image.
@@ -88,15 +88,15 @@ def open_image(
 
     Args:
         source: path of the image, or its bytes.
-        limits: pixels and bytes above which it is refused, before decoding.
-        follow_links: whether a link to an image is an image.
-        name: what errors call it; the path by default.
+        limits: largest pixels and bytes, checked before decoding.
+        follow_links: whether links to images are followed.
+        name: of the image in errors; the path by default.
 
     Returns:
-        An image of mode RGB, with nothing left to load.
+        An image of mode RGB, fully loaded.
 
     Raises:
-        ImageError: if it is no image, or one that cannot be decoded whole, or too big.
+        ImageError: if it is not an image, is damaged, or is too large.
     """
     return _open(source, limits or ImageLimits(), follow_links, name, FORMATS, _to_rgb)
 
@@ -108,23 +108,23 @@ def open_label_map(
     follow_links: bool = True,
     name: str | None = None,
 ) -> np.ndarray:
-    """Decode a label map: a PNG whose pixels are indices of a palette or grey values, taken as they are stored.
+    """Decode a label map: a PNG whose pixels are stored palette indices or grey values.
 
     Args:
         source: path of the image, or its bytes.
-        limits: pixels and bytes above which it is refused, before decoding.
-        follow_links: whether a link to an image is an image.
-        name: what errors call it; the path by default.
+        limits: largest pixels and bytes, checked before decoding.
+        follow_links: whether links to images are followed.
+        name: of the image in errors; the path by default.
 
     Returns:
         (H, W) integers, upright: 0 and 1 of 1-bit PNGs, else 0..255 or, of 16-bit PNGs, 0..65535.
 
     Raises:
-        ImageError: if it is no PNG of one channel, or one that cannot be decoded whole, or too big.
+        ImageError: if it is not a one-channel PNG, is damaged, or is too large.
     """
     stored = _open(source, limits or ImageLimits(), follow_links, name, LABEL_FORMATS, _as_stored)
     labels = np.array(stored)
-    return labels.astype(np.uint8) if stored.mode == "1" else labels  # numpy has 1-bit images as bool
+    return labels.astype(np.uint8) if stored.mode == "1" else labels  # numpy reads 1-bit images as bool
 
 
 def _open(
@@ -153,7 +153,7 @@ def _open(
     except FileNotFoundError:
         raise ImageError(name, "no such file") from None
     except OSError as error:
-        raise ImageError(name, f"cannot be read ({error.strerror or error})") from None
+        raise ImageError(name, f"unreadable ({error.strerror or error})") from None
 
 
 def _check_size(name: str, size: int, limits: ImageLimits) -> None:
@@ -174,15 +174,15 @@ def _decode(
         with _PILLOW_WARNINGS:
             with Image.open(file, formats=formats) as image:
                 _check_pixels(name, "", image.size, limits)
-                if isinstance(image, TiffImageFile):  # a tile of any size may hold a small image, and is decoded whole
+                if isinstance(image, TiffImageFile):  # a small image may have a huge tile, which is decoded whole
                     tile = image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0)
                     _check_pixels(name, "a tile of ", tile, limits)
                 if image.format == "PNG":
-                    image.verify()  # the checksums, which decoding leaves unread
+                    image.verify()  # the checksums, which decoding skips
             file.seek(0)
             with Image.open(file, formats=formats) as image:
                 image.load()
-                orientation = _orientation(image)  # after loading, which turns TIFF upright by itself
+                orientation = _orientation(image)  # after loading, which already rotates TIFF
                 converted = convert(image, name)
     except ImageError:
         raise
@@ -194,7 +194,7 @@ def _decode(
         kinds = "JPEG, PNG, WebP, BMP, TIFF or GIF" if formats == FORMATS else " or ".join(formats)
         raise ImageError(name, f"not a readable {kinds}") from None
     except MemoryError:
-        raise ImageError(name, "needs more memory than there is to decode") from None
+        raise ImageError(name, "too large for memory to decode") from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError and others
         detail = " ".join(printable(str(error)).split())[:200]
         word = "truncated" if "truncated" in detail.lower() else "cannot be decoded"
@@ -212,10 +212,10 @@ def _check_pixels(name: str, what: str, size: tuple[int, int], limits: ImageLimi
 
 
 class _PillowWarnings:
-    """Pillow warns of doubtful metadata (what it cannot decode, it raises): not here, in however many threads.
+    """Silences Pillow's warnings about metadata, thread-safely (what it cannot decode, it raises).
 
-    ``warnings.catch_warnings`` of two threads that overlap would leave the filters of one behind, so the first thread
-    in sets them and the last one out puts the old ones back.
+    Concurrent ``warnings.catch_warnings`` would leave filters behind, so the first thread to enter sets them and the
+    last one to leave restores the old ones.
     """
 
     def __init__(self) -> None:
@@ -241,7 +241,7 @@ _PILLOW_WARNINGS = _PillowWarnings()
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1 (upright) where there is none or the metadata, not the picture, is damaged."""
+    """EXIF orientation; 1 (upright) if there is none or the metadata is damaged."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -258,7 +258,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _as_stored(image: Image.Image, name: str) -> Image.Image:
-    """A label map, untouched; raises ImageError for what has colours."""
+    """A label map, unchanged; raises ImageError for colour images."""
     if image.mode not in LABEL_MODES:
         raise ImageError(name, f"label map: expected a palette or a grey PNG, got one of mode {image.mode}")
     return image.copy()
@@ -278,7 +278,7 @@ def _to_8_bit(grey: np.ndarray, transparent: int | None, name: str) -> np.ndarra
 
     Args:
         grey: (H, W) integers or floats.
-        transparent: the value that stands for nothing, if one does; it becomes white.
+        transparent: the transparent value, if any; it becomes white.
         name: of the image, for errors.
     """
     low, high = grey.min().item(), grey.max().item()  # NaN if there is one

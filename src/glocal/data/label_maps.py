@@ -1,4 +1,4 @@
-"""Data for semantic segmentation: images and, for each, a PNG whose pixels are classes.
+"""Data for semantic segmentation: images with label maps, PNGs whose pixels are classes.
 
 ADE20K: Zhou et al. 2017, https://arxiv.org/abs/1608.05442 (SceneParse150). Cityscapes: Cordts et al. 2016,
 https://arxiv.org/abs/1604.01685. Pascal VOC: Everingham et al. 2010, https://doi.org/10.1007/s11263-009-0275-4.
@@ -14,7 +14,7 @@ import numpy as np
 from glocal.data.images import ImageError, ImageLimits, open_image, open_label_map
 from glocal.data.sets import Skipped
 
-IGNORE = 255  # the label of pixels that are neither learned nor measured
+IGNORE = 255  # label of pixels without loss or metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class SegmentationSample:
     Attributes:
         image: (H, W, 3) uint8.
         label_map: (H, W) int64, 0..K-1, or IGNORE.
-        path: what the image is called.
+        path: name of the image.
     """
 
     image: np.ndarray
@@ -33,7 +33,7 @@ class SegmentationSample:
 
 
 class SegmentationStore(Protocol):
-    """Where images and label maps are."""
+    """Storage of images and label maps."""
 
     def label_map(self, path: str, row: int) -> SegmentationSample:
         """The image with this path and row, and its label map."""
@@ -42,13 +42,13 @@ class SegmentationStore(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SegmentationSet:
-    """One part of a data set for semantic segmentation; read anew at each access, so it can be large, and pickled.
+    """One part of a data set for semantic segmentation; read lazily, so it can be large, and pickled.
 
     Attributes:
         name: "train" or "val".
         classes: class names; a label is an index into them.
-        paths: what each image is called.
-        store: where images and label maps are.
+        paths: name of each image.
+        store: of images and label maps.
         rows: (M,) int64, the row of each image in its store.
     """
 
@@ -62,11 +62,11 @@ class SegmentationSet:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> SegmentationSample:
-        """The sample, both files through the gate.
+        """Load a sample.
 
         Raises:
-            ImageError: if one of them can no longer be decoded.
-            IndexError: beyond the last.
+            ImageError: if one of its files can no longer be decoded.
+            IndexError: if the index is out of range.
         """
         return self.store.label_map(self.paths[index], int(self.rows[index]))
 
@@ -81,15 +81,15 @@ class SegmentationSource:
     """A data set for semantic segmentation, checked and split.
 
     Attributes:
-        name: what the user called it.
-        train: images to learn from.
-        val: images to measure on.
+        name: as the user wrote it.
+        train: training images.
+        val: validation images.
         classes: class names in the order of their labels.
         skipped: files left out, with reasons.
-        warnings: what the user should know, in sentences.
-        split: how the two parts came about, in a sentence.
+        warnings: for the user, in sentences.
+        split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, names and contents of all images and label maps.
-        counts: part -> (K,) int64 images that show each class; empty for a generated set.
+        counts: part -> (K,) int64 images of each class; empty for a generated set.
     """
 
     name: str
@@ -111,9 +111,9 @@ class LabelMaps:
         root: of the files.
         images: (M) relative to the root.
         maps: (M) the label map of each.
-        labels: (256,) int64, the label that each value of a label map stands for; -1 for none.
-        limits: of the gate.
-        follow_links: whether a link to an image is an image.
+        labels: (256,) int64, value in a label map -> label; -1 for none.
+        limits: of the image loader.
+        follow_links: whether links to images are followed.
     """
 
     root: Path
@@ -124,13 +124,13 @@ class LabelMaps:
     follow_links: bool
 
     def label_map(self, path: str, row: int) -> SegmentationSample:
-        """Through the gate; raises ImageError, also where the two do not fit any more."""
+        """Load a sample; raises ImageError, also if the files have changed since they were checked."""
         name, links = self.maps[row], self.follow_links
         image = np.array(open_image(self.root / self.images[row], limits=self.limits, follow_links=links, name=path))
         values = open_label_map(self.root / name, limits=self.limits, follow_links=links, name=name)
         if values.shape != image.shape[:2]:
-            raise ImageError(name, "has changed since it was checked (it has another size than its image)")
+            raise ImageError(name, "has changed since it was checked (its size differs from its image's)")
         labels = self.labels[np.minimum(values, 255)]
         if values.max() > 255 or labels.min() < 0:
-            raise ImageError(name, "has changed since it was checked (it has values that are no classes)")
+            raise ImageError(name, "has changed since it was checked (it has values without a class)")
         return SegmentationSample(image=image, label_map=labels, path=path)

@@ -1,4 +1,4 @@
-"""Which tasks data are laid out for, as far as names of files and folders tell."""
+"""The tasks of a data set, from its file and folder names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,12 @@ from glocal.errors import GlocalError
 
 
 def tasks_of(data: str) -> tuple[str, ...]:
-    """Tasks that can take data by their layout, of ``detection``, ``segmentation`` and ``classification``.
+    """Tasks whose layout the data has: ``detection``, ``segmentation`` or ``classification``.
 
-    A folder for detection or segmentation has folders of images, as one of classes has: it counts as none of classes.
+    Folders for detection and segmentation also look like class folders, so they do not count as classification.
 
     Args:
-        data: a folder, a file, or a built-in name, that is there or not.
+        data: a folder, a file or a built-in name, existing or not.
     """
     root = Path(data)
     found = []
@@ -30,8 +30,8 @@ def tasks_of(data: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _holds(look: Callable[[], object]) -> bool:
+def _holds(find: Callable[[], object]) -> bool:
     try:
-        return bool(look())
+        return bool(find())
     except (GlocalError, OSError):
         return False

@@ -1,4 +1,4 @@
-"""Annotation files and the files that they name: both untrusted, like images."""
+"""Annotation files and the paths in them, both untrusted."""
 
 import json
 import os
@@ -15,52 +15,52 @@ from glocal.errors import GlocalError
 from glocal.files import printable
 
 MOST_BYTES = 2 * 2**30  # of an annotation file; COCO's largest has 0.5 GB
-LONGEST_PATH, LONGEST_PART = 4095, 255  # bytes of a path and of each name in it: Linux takes no longer ones
+LONGEST_PATH, LONGEST_PART = 4095, 255  # bytes of a path and of each name in it: the limits of Linux
 LONGEST_CLASS = 1000  # characters of a class name
 LONGEST_SHOWN = 300  # characters of a path or a reason in a message
 
 
 def read_annotations(file: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of a file.
+    """The bytes of an annotation file.
 
     Raises:
-        GlocalError: if it is missing, no regular file, or too large.
+        GlocalError: if it is missing, not a regular file, or too large.
     """
     try:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
-            raise GlocalError(f"data: expected a file of annotations, got something else at {printable(file)}")
+            raise GlocalError(f"data: expected an annotation file, got something else at {printable(file)}")
         if status.st_size > most_bytes:
             size = f"{status.st_size / 2**20:,.0f} MiB, the limit is {most_bytes / 2**20:,.0f} MiB"
-            raise GlocalError(f"data: expected a file of annotations, got {printable(file)} of {size}")
+            raise GlocalError(f"data: expected an annotation file, got {printable(file)} of {size}")
         return file.read_bytes()
     except OSError as error:
         raise GlocalError(f"data: expected a readable {printable(file)}, got: {error.strerror}") from None
 
 
 def read_json(file: Path) -> object:
-    """What a JSON file holds.
+    """The value of a JSON file.
 
     Raises:
-        GlocalError: if it cannot be read, or is no JSON.
+        GlocalError: if it is unreadable, or not JSON.
     """
     content = read_annotations(file)
     try:
         return json.loads(content)
     except RecursionError:
-        problem = "lists in lists without end"
+        problem = "lists nested too deeply"
     except MemoryError:
-        problem = "more than there is memory for"
+        problem = "too much for memory"
     except ValueError as error:  # UnicodeDecodeError and numbers of thousands of digits too
         problem = f"damaged JSON ({printable(str(error))[:200]})"
     raise GlocalError(f"data: expected annotations as JSON in {printable(file)}, got {problem}; write the file again")
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a small text file, without what surrounds them; empty ones at the end are left out.
+    """The stripped lines of a small text file, without empty lines at the end.
 
     Raises:
-        GlocalError: if it cannot be read, or is no UTF-8.
+        GlocalError: if it is unreadable, or not UTF-8.
     """
     try:
         lines = [line.strip() for line in read_annotations(file).decode("utf-8-sig").split("\n")]
@@ -74,10 +74,10 @@ def read_lines(file: Path) -> list[str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names, one a line.
+    """Class names, one per line.
 
     Raises:
-        GlocalError: if the file cannot be read, holds none, an empty one, or one twice.
+        GlocalError: if the file is unreadable or empty, or has an empty line or a class twice.
     """
     names = read_lines(file)
     if not names or "" in names:
@@ -95,11 +95,11 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 
 class Inside:
-    """Tells whether names lead to files inside a folder.
+    """Checks that relative paths stay inside a folder.
 
     Args:
-        folder: that they are relative to.
-        follow_links: whether a link may lead out of it.
+        folder: of the paths.
+        follow_links: whether links may lead out of it.
     """
 
     def __init__(self, folder: Path, *, follow_links: bool):
@@ -109,22 +109,22 @@ class Inside:
         self.known: dict[str, bool] = {}
 
     def problem(self, name: object) -> str | None:
-        """Why a name is not that of a file inside the folder, or None."""
+        """Why a name is not a file inside the folder, or None."""
         if not isinstance(name, str) or not name:
-            return "no name of a file"
+            return "not a file name"
         try:
             encoded = os.fsencode(name)
             if b"\0" in encoded:
-                return "no name of a file (it has a zero byte)"
+                return "not a file name (it has a zero byte)"
             if len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_PART for part in encoded.split(b"/")):
-                return f"no name of a file (it has {len(name)} characters)"
-        except UnicodeEncodeError:  # half of a pair, which JSON can hold
-            return "no name of a file (it has half of a character)"
+                return f"not a file name (it has {len(name)} characters)"
+        except UnicodeEncodeError:  # an unpaired surrogate, which JSON allows
+            return "not a file name (it has an unpaired surrogate)"
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            return f"a file outside the folder of images ({_short(name)})"
+            return f"a file outside the image folder ({_short(name)})"
         parent = os.path.dirname(name)
         if not self.follow_links and not self.known.setdefault(parent, self._holds(parent)):
-            return f"a file that a link leads to ({_short(name)}; --follow-links follows it)"
+            return f"a file behind a link ({_short(name)}; --follow-links follows it)"
         return None
 
     def _holds(self, parent: str) -> bool:
@@ -133,10 +133,10 @@ class Inside:
 
 
 def check_no_link(root: Path, path: Path, *, follow_links: bool) -> Path:
-    """The path, if no link leads to it from the root.
+    """The path, if there is no link between it and the root.
 
     Raises:
-        GlocalError: if one does, and links are not followed.
+        GlocalError: if there is one, and links are not followed.
     """
     itself = os.path.normpath(os.path.join(os.path.realpath(root), os.path.relpath(path, root)))
     if not follow_links and os.path.realpath(path) != itself:
@@ -147,10 +147,10 @@ def check_no_link(root: Path, path: Path, *, follow_links: bool) -> Path:
 def walk(folder: Path, *, follow_links: bool = False) -> tuple[list[str], list[str]]:
     """Files under a folder, and links that were not followed, relative to it and sorted.
 
-    Hidden names and those that systems leave behind are not among them; a folder that links lead to comes once.
+    Hidden and system files are left out; a folder linked several times is listed once.
 
     Raises:
-        GlocalError: if it cannot be read.
+        GlocalError: if it is unreadable.
     """
     files: list[str] = []
     links: list[str] = []
@@ -165,27 +165,27 @@ def walk(folder: Path, *, follow_links: bool = False) -> tuple[list[str], list[s
     return sorted(files), sorted(links)
 
 
-def stop_at(name: str, skipped: Sequence[Skipped], task: str) -> GlocalError:
-    """The error that says what cannot be used: the first five, and how to see all or go on without them.
+def unusable_error(name: str, skipped: Sequence[Skipped], task: str) -> GlocalError:
+    """The error that lists the first five unusable files or objects, and how to list or skip them.
 
     Args:
         name: of the data.
         skipped: at least one.
-        task: of ``glocal check``: detect or segment.
+        task: for ``glocal check``: detect or segment.
     """
     return GlocalError(
-        f"data: expected nothing but usable images and annotations in {printable(name)}, "
-        f"got some that cannot be used: {len(skipped)}{_first_lines(skipped)}\n"
+        f"data: expected only usable images and annotations in {printable(name)}, "
+        f"got {len(skipped)} unusable{_first_lines(skipped)}\n"
         f"`glocal check {printable(shlex.quote(name))} --task {task}` lists all; "
-        f"--on-error skip goes on without them"
+        f"--on-error skip leaves them out"
     )
 
 
-def nothing_left(name: str, part: str, skipped: Sequence[Skipped]) -> GlocalError:
-    """The error that says that a part has no image that can be used, and why; "" is the only part."""
+def empty_part_error(name: str, part: str, skipped: Sequence[Skipped]) -> GlocalError:
+    """The error for a part without a usable image; "" is the only part."""
     of_part = f" of {part}" if part else ""
     return GlocalError(
-        f"data: expected images in {printable(name)}{of_part}, got none that can be used{_first_lines(skipped)}"
+        f"data: expected images in {printable(name)}{of_part}, got no usable ones{_first_lines(skipped)}"
     )
 
 
@@ -195,7 +195,7 @@ def _first_lines(skipped: Sequence[Skipped]) -> str:
 
 
 def _short(text: str) -> str:
-    """Safe to print, and no longer than `LONGEST_SHOWN`: what is in the middle goes."""
+    """Safe to print, and shortened in the middle to `LONGEST_SHOWN`."""
     text = printable(text)
     half = LONGEST_SHOWN // 2
     return text if len(text) <= LONGEST_SHOWN else f"{text[: half - 2]}...{text[1 - half :]}"

@@ -1,4 +1,4 @@
-"""Decode many files once, as `scan` does, and remember what else checks need: sizes, and the values of label maps."""
+"""Decode many files once, as `scan` does, and cache image sizes and the values of label maps too."""
 
 import hashlib
 import os
@@ -11,20 +11,20 @@ from typing import Literal
 import numpy as np
 
 from glocal.data.images import ImageError, ImageLimits, open_image, open_label_map
-from glocal.data.scan import FEW, Scanned, alone, cache_file, read_cache, scan_all, stamp, write_cache
+from glocal.data.scan import FEW, Scanned, cache_file, read_cache, scan_all, scan_lock, stamp, write_cache
 
-MOST_VALUES = 257  # of a label map that are remembered: one more than label maps of 8 bits can have
+MOST_VALUES = 257  # of a label map, cached: one more than 8-bit label maps can have
 
 Kind = Literal["image", "labels"]
 
 
 @dataclass(frozen=True)
 class Measured(Scanned):
-    """What was found of a file.
+    """The result of decoding a file.
 
     Attributes:
-        size: width and height after turning upright; (0, 0) where it is no image.
-        values: of a label map, ascending; the smallest 257 where there are more.
+        size: width and height after turning upright; (0, 0) if unreadable.
+        values: of a label map, ascending; at most the smallest 257.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -46,23 +46,23 @@ def measure_files(
     Args:
         folder: of the files.
         names: relative to it.
-        limits: of the gate.
+        limits: of the image loader.
         kind: images, or label maps.
-        follow_links: whether a link to an image is an image.
-        progress: show a progress bar on standard error, where it is a terminal.
-        workers: processes; as many as there are processors by default.
+        follow_links: whether links to images are followed.
+        progress: show a progress bar on standard error if it is a terminal.
+        workers: decoding processes; one per CPU core by default.
 
     Returns:
-        name -> what was found, in the order of ``names``.
+        name -> result, in the order of ``names``.
     """
     file = cache_file("measured", os.fspath(folder.resolve()), asdict(limits), kind, follow_links)
-    with alone(file, shown=progress) if len(names) > FEW else nullcontext():
-        stamps = {name: stamp(folder / name) for name in names}  # before reading: a later change is then noticed
+    with scan_lock(file, shown=progress) if len(names) > FEW else nullcontext():
+        stamps = {name: stamp(folder / name) for name in names}  # before reading, so that later changes are noticed
         known = _known(file)
         found = {name: known[name][1] for name in names if stamps[name] and known.get(name, [None])[0] == stamps[name]}
         missing = [name for name in names if name not in found]
-        look = partial(measure_file, os.fspath(folder), limits=limits, kind=kind, follow_links=follow_links)
-        for name, scanned in scan_all(look, missing, progress=progress, workers=workers):
+        measure = partial(measure_file, os.fspath(folder), limits=limits, kind=kind, follow_links=follow_links)
+        for name, scanned in scan_all(measure, missing, progress=progress, workers=workers):
             found[name] = scanned if isinstance(scanned, Measured) else Measured(scanned.reason)
         if len(missing) > FEW:
             good = {name: found[name] for name in names if found[name].reason is None}
@@ -85,13 +85,13 @@ def measure_file(folder: str, name: str, *, limits: ImageLimits, kind: Kind, fol
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except ImageError as error:
         return Measured(error.reason)
-    except OSError as error:  # gone since it was decoded
-        return Measured(f"cannot be read ({error.strerror})")
+    except OSError as error:  # deleted since it was decoded
+        return Measured(f"unreadable ({error.strerror})")
     return Measured(None, digest, (width, height), values)
 
 
 def _known(file: Path) -> dict[str, tuple[list[int], Measured]]:
-    """Name -> stamp and what was found, of the files that were images."""
+    """Name -> stamp and result of each readable file in the cache."""
     known = read_cache(file)
     found = {}
     for name, entry in known.items() if isinstance(known, dict) else ():

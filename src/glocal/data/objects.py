@@ -1,4 +1,4 @@
-"""What the other rooms see of data for detection: images with boxes, labels and masks, in two parts."""
+"""Detection data sets: images with boxes, labels and masks, split into train and val."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,34 +11,34 @@ from glocal.data.sets import Skipped
 
 @dataclass(frozen=True)
 class SkippedObject(Skipped):
-    """An object that is not among those of its image, and why.
+    """An annotation that was left out, and why.
 
     Attributes:
-        path: the image, or the annotation file where that does not say which image.
-        annotation: id of the object in the annotation file, or its place there ("#3", counted from 0).
+        path: the image, or the annotation file if it does not name one.
+        annotation: id of the object in the annotation file, or its index ("#3", counted from 0).
     """
 
     annotation: int | str = ""
 
 
 def where(bad: Skipped) -> str:
-    """File, and object if it is one, for messages."""
+    """File, and annotation if any, for messages."""
     return f"{bad.path}, annotation {bad.annotation}" if isinstance(bad, SkippedObject) else bad.path
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionSample:
-    """An image and the N objects on it, N = 0 included.
+    """An image and its N objects; N may be 0.
 
     Attributes:
         image: (H, W, 3) uint8.
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels from the upper left corner of the image, 0 <= x1 < x2 <= W.
         labels: (N,) int64, 0..K-1.
         masks: (N, H, W) bool, or None where the data has no masks.
-        crowd: (N,) bool, areas that are neither found nor missed: COCO's iscrowd, VOC's difficult.
-        area: (N,) float32, pixels, as the annotation says; else of the mask, else of the box.
-        image_id: as the annotation says.
-        path: what the image is called.
+        crowd: (N,) bool, objects that the metric ignores: COCO's iscrowd, VOC's difficult.
+        area: (N,) float32, pixels, from the annotation, else the mask, else the box.
+        image_id: from the annotation.
+        path: name of the image.
     """
 
     image: np.ndarray
@@ -52,22 +52,22 @@ class DetectionSample:
 
 
 class DetectionStore(Protocol):
-    """Where images and objects are."""
+    """Storage of images and objects."""
 
     def sample(self, path: str, row: int) -> DetectionSample:
-        """The image with this path and row, and what is on it."""
+        """The image with this path and row, and its objects."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionSet:
-    """One part of a data set for detection; read anew at each access, so it can be large, and pickled.
+    """One part of a data set for detection; read lazily, so it can be large, and pickled.
 
     Attributes:
         name: "train" or "val".
         classes: class names; a label is an index into them.
-        paths: what each image is called.
-        store: where images and objects are.
+        paths: name of each image.
+        store: of images and objects.
         rows: (M,) int64, the row of each image in its store.
     """
 
@@ -81,11 +81,11 @@ class DetectionSet:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> DetectionSample:
-        """The sample, its image through the gate.
+        """Load a sample.
 
         Raises:
             ImageError: if its file can no longer be decoded.
-            IndexError: beyond the last.
+            IndexError: if the index is out of range.
         """
         return self.store.sample(self.paths[index], int(self.rows[index]))
 
@@ -100,15 +100,15 @@ class DetectionSource:
     """A data set for detection, checked and split.
 
     Attributes:
-        name: what the user called it.
-        train: images to learn from.
-        val: images to measure on.
+        name: as the user wrote it.
+        train: training images.
+        val: validation images.
         classes: class names in the order of their labels.
         skipped: files and objects left out, with reasons.
-        warnings: what the user should know, in sentences.
-        split: how the two parts came about, in a sentence.
+        warnings: for the user, in sentences.
+        split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, names and contents of all images, and their objects.
-        category_ids: the data's own id of each class, which predictions are written with.
+        category_ids: the data's id of each class, used for prediction files.
         counts: part -> (K,) int64 objects of each class, crowds left out; empty for a generated set.
     """
 

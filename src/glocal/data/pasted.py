@@ -1,9 +1,9 @@
 """items-on-photos: real items of Fashion-MNIST pasted on real photographs, with boxes, masks and label maps.
 
-Made to try detection and segmentation without a download: every sample is drawn when it is asked for, from nothing but
-(seed, part, index), out of files that the package ships. Items of val are others than those of train, and backgrounds
-are from the right half of each photograph where those of train are from its left.
-Pasting as a way to make training data: Dwibedi et al. 2017, https://arxiv.org/abs/1708.01642.
+Made to try detection and segmentation without a download: every sample is generated on access from
+(seed, part, index) and files shipped with the package. Train and val share no items; backgrounds come from the left
+half of each photograph for train, from the right half for val.
+Pasting to generate training data: Dwibedi et al. 2017, https://arxiv.org/abs/1708.01642.
 """
 
 import colorsys
@@ -23,18 +23,18 @@ from glocal.data.sets import Array
 from glocal.errors import GlocalError
 
 NAME = "items-on-photos"
-VERSION = 3  # to be raised when the same seed gives other samples
+VERSION = 3  # raise it when the same seed gives other samples
 PHOTOS = ("brick", "chelsea", "coffee", "grass", "gravel", "hubble", "retina", "rocket")
 REGIONS = {"train": (0.0, 0.5), "val": (0.5, 1.0)}  # of a photograph, from left to right
 COUNTS = {"train": 4800, "val": 200}
-SPLIT = "drawn, with items and parts of photographs for val that train has not"
+SPLIT = "generated; train and val share no items and no parts of photographs"
 SIZE, LEAST_SIZE, MOST_SIZE = 128, 64, 2048
 MOST_ITEMS = 8
-TRIES = 8  # places that are tried for an item before it is left out
-LEAST_VISIBLE = 0.75  # of each item, whatever lies over it
-SIDES = (0.2, 0.5)  # of an item, as a share of the image's
+TRIES = 8  # positions tried for an item before it is left out
+LEAST_VISIBLE = 0.75  # fraction of each item that stays visible
+SIDES = (0.2, 0.5)  # of an item, as a fraction of the image's
 TURN = 10.0  # degrees
-OPAQUE = 128  # alpha from which on a pixel is the item's
+OPAQUE = 128  # smallest alpha of a pixel of the item
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Pasted:
     seed: int
 
     def sample(self, path: str, row: int) -> DetectionSample:
-        """Image and objects; the box, mask and area of each are of what can be seen of it."""
+        """Image and objects; box, mask and area cover the visible part of each."""
         image, labels, owner = self._draw(row)
         masks = owner == np.arange(1, len(labels) + 1)[:, None, None]
         return DetectionSample(
@@ -78,7 +78,7 @@ class Pasted:
         image = _background(photos[rng.integers(len(photos))], self.size, rng)
         owner = np.zeros((self.size, self.size), dtype=np.int64)
         labels: list[int] = []
-        areas, visible = np.zeros(1), np.full(1, np.inf)  # pixels of each item, and those that nothing hides; 0 is none
+        areas, visible = np.zeros(1), np.full(1, np.inf)  # pixels of each item, and its visible ones; 0 is none
         for _ in range(rng.integers(1, MOST_ITEMS + 1)):
             number = int(rng.integers(len(items)))
             colours, alpha = _item(items[number], self.size, rng)
@@ -109,7 +109,7 @@ def size_of(name: str) -> int:
     """The size in ``items-on-photos:SIZE``.
 
     Raises:
-        GlocalError: if it is none.
+        GlocalError: if SIZE is not a number.
     """
     _, colon, text = name.partition(":")
     if colon and not (text.isascii() and text.isdecimal() and len(text) < 6):
@@ -120,7 +120,7 @@ def size_of(name: str) -> int:
 def items_on_photos(
     size: int = SIZE, *, seed: int = 0, train: int = COUNTS["train"], val: int = COUNTS["val"]
 ) -> DetectionSource:
-    """The set for detection and instance segmentation: 10 classes, 1 to 8 items an image.
+    """The set for detection and instance segmentation: 10 classes, 1 to 8 items per image.
 
     Args:
         size: height and width of the images, pixels.
@@ -174,7 +174,7 @@ def _photo_file(name: str) -> Path:
 
 @lru_cache(maxsize=len(REGIONS))
 def _materials(part: str) -> tuple[tuple[Image.Image, ...], np.ndarray, np.ndarray]:
-    """Parts of photographs, items (N, 28, 28) uint8 and their labels (N,): read once by each process."""
+    """Parts of photographs, items (N, 28, 28) uint8 and their labels (N,): read once per process."""
     photos = []
     first, last = REGIONS[part]
     for name in PHOTOS:
@@ -189,7 +189,7 @@ def _materials(part: str) -> tuple[tuple[Image.Image, ...], np.ndarray, np.ndarr
 
 
 def _background(photo: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a photograph, mirrored or not, tinted a little, (size, size, 3) uint8."""
+    """A random square crop of a photograph, randomly flipped and tinted, (size, size, 3) uint8."""
     side = rng.uniform(0.4, 1.0) * min(photo.size)
     left, top = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
     square = photo.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
@@ -200,15 +200,15 @@ def _background(photo: Image.Image, size: int, rng: np.random.Generator) -> np.n
 
 
 def _item(grey: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An item in a colour, scaled and turned.
+    """An item, randomly coloured, scaled and rotated.
 
     Args:
         grey: (28, 28) uint8.
-        size: of the image that it is for.
-        rng: where colour, scale and turn come from.
+        size: of the image.
+        rng: of colour, scale and rotation.
 
     Returns:
-        Colours (h, w, 3) float32, 0..255, and alpha (h, w) uint8, cut to what is to be seen.
+        Colours (h, w, 3) float32, 0..255, and alpha (h, w) uint8, cropped to the item.
     """
     outline = _outline(grey)
     both = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(outline.astype(np.uint8) * 255)])
@@ -222,13 +222,13 @@ def _item(grey: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.nda
     values = values[seen[1] : seen[3], seen[0] : seen[2]]
     hue, saturation, value = rng.uniform(0, 1), rng.uniform(0.3, 0.9), rng.uniform(0.7, 1.0)
     colour = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value), dtype=np.float32)
-    shade = 0.25 + 0.75 * values[..., :1].astype(np.float32) / 255  # a black item is dark, and not a hole
+    shade = 0.25 + 0.75 * values[..., :1].astype(np.float32) / 255  # black parts stay visible
     return shade * colour, values[..., 1]
 
 
 def _outline(grey: np.ndarray) -> np.ndarray:
-    """The largest connected part of what is not black, without its holes, (H, W) bool: specks of noise are left out."""
-    from scipy import ndimage  # not at the top: the processes that only decode images import this module too
+    """The largest connected non-black part with its holes filled, (H, W) bool."""
+    from scipy import ndimage  # imported late: decoding workers import this module too
 
     numbers, count = ndimage.label(grey > 0, structure=np.ones((3, 3)))
     largest = 1 + np.argmax(np.bincount(numbers.ravel())[1:]) if count > 1 else 1
@@ -236,6 +236,6 @@ def _outline(grey: np.ndarray) -> np.ndarray:
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x1 y1 x2 y2 of what is set."""
+    """x1 y1 x2 y2 of the true pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

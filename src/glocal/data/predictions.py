@@ -1,4 +1,4 @@
-"""What was found on images, in the forms that others read: COCO's results, and label maps with a palette."""
+"""Write predictions in standard formats: COCO results, and label maps as palette PNGs."""
 
 import io
 import json
@@ -16,12 +16,12 @@ from glocal.files import atomic_write_bytes, atomic_write_text
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """N objects found on an image.
+    """Predicted objects of an image.
 
     Attributes:
         image_id: of `DetectionSample`.
         boxes: (N, 4), x1 y1 x2 y2 in pixels of the image.
-        scores: (N,), higher is surer.
+        scores: (N,), higher is more confident.
         labels: (N,) integers, 0..K-1.
         masks: (N, H, W) bool, or None.
     """
@@ -34,15 +34,15 @@ class Prediction:
 
 
 def write_coco_results(path: str | Path, predictions: Iterable[Prediction], category_ids: Sequence[int]) -> None:
-    """Write predictions as COCO's JSON of results (https://cocodataset.org/#format-results), an object a line.
+    """Write predictions as COCO results JSON (https://cocodataset.org/#format-results), one object per line.
 
     Args:
         path: of the file.
-        predictions: of each image once; one with no objects leaves no trace.
+        predictions: one per image; those without objects write nothing.
         category_ids: the data's id of each class (`DetectionSource.category_ids`).
 
     Raises:
-        GlocalError: if shapes do not fit, a number is not finite, or a label has no category.
+        GlocalError: if shapes do not match, a number is not finite, or a label has no category.
     """
     lines = [json.dumps(entry) for prediction in predictions for entry in coco_results(prediction, category_ids)]
     atomic_write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
@@ -81,7 +81,7 @@ def coco_results(prediction: Prediction, category_ids: Sequence[int]) -> list[di
 
 
 def write_label_map(path: str | Path, label_map: np.ndarray, palette: np.ndarray | None = None) -> None:
-    """Write classes as a PNG with a palette, which `open_label_map` reads back as it is.
+    """Write a label map as a palette PNG; the inverse of `open_label_map`.
 
     Args:
         path: of the file.

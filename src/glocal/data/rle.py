@@ -1,8 +1,8 @@
 """Masks as COCO stores them: run lengths, plain and compressed, and polygons.
 
 https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c (Lin et al. 2014, https://arxiv.org/abs/1405.0312),
-bit for bit, which tests/data/test_rle.py asks pycocotools. Written anew as annotation files are untrusted and maskApi.c
-takes sizes, counts and coordinates on trust.
+bit for bit, tested against pycocotools (tests/data/test_rle.py). Rewritten because annotation files are untrusted and
+maskApi.c does not check sizes, counts and coordinates.
 
 Runs count pixels down the columns, from left to right; the first run is of zeros.
 """
@@ -17,7 +17,7 @@ DIGITS = 6  # of 5 bits, that a compressed number can have: 2**29 is more than t
 
 
 class MaskError(ValueError):
-    """A mask that cannot be drawn; the text says why."""
+    """An invalid mask; the text is the reason."""
 
 
 def decode_counts(text: str) -> np.ndarray:
@@ -27,16 +27,16 @@ def decode_counts(text: str) -> np.ndarray:
         (R,) int64.
 
     Raises:
-        MaskError: for text that is no such thing.
+        MaskError: if the text is not valid.
     """
     try:
         digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
-        raise MaskError("damaged RLE (not the characters of one)") from None
+        raise MaskError("damaged RLE (invalid characters)") from None
     if len(digits) == 0:
         return digits
     if digits.min() < 0 or digits.max() > 63:
-        raise MaskError("damaged RLE (not the characters of one)")
+        raise MaskError("damaged RLE (invalid characters)")
     last = np.flatnonzero(digits < 32)  # of each number; the other digits say that more follow
     if len(last) == 0 or last[-1] != len(digits) - 1:
         raise MaskError("damaged RLE (it ends inside a number)")
@@ -68,21 +68,23 @@ def encode_counts(counts: np.ndarray) -> str:
 
 
 def check_counts(counts: np.ndarray, height: int, width: int) -> None:
-    """Refuse run lengths that are not those of a mask of this size.
+    """Check that run lengths describe a mask of this size.
 
     Raises:
-        MaskError: if one is negative, or they are more or fewer pixels than there are.
+        MaskError: if one is negative, or their sum is not the number of pixels.
     """
     if len(counts) and counts.min() < 0:
         raise MaskError("damaged RLE (a negative count)")
     if len(counts) and counts.max() > height * width:  # a sum of such counts may not fit into 64 bits
-        raise MaskError(f"RLE of another size (a run of {counts.max()} pixels, the image has {width} x {height})")
+        raise MaskError(
+            f"RLE size differs from the image (a run of {counts.max()} pixels, the image has {width} x {height})"
+        )
     if (pixels := int(counts.sum())) != height * width:
-        raise MaskError(f"RLE of another size (it has {pixels} pixels, the image {width} x {height})")
+        raise MaskError(f"RLE size differs from the image (it has {pixels} pixels, the image {width} x {height})")
 
 
 def mask_from_counts(counts: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Run lengths that `check_counts` lets pass -> (H, W) bool."""
+    """Valid run lengths (`check_counts`) -> (H, W) bool."""
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
@@ -94,11 +96,10 @@ def counts_from_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def check_polygon(points: np.ndarray, height: int, width: int) -> None:
-    """Refuse points, (P, 2) x y in pixels, that cannot be drawn on an image of this size.
+    """Check a polygon, (P, 2) x y in pixels, against the size of its image.
 
     Raises:
-        MaskError: if they are fewer than three, not finite, farther outside than the image is large, or make an
-            outline so long that it is no outline.
+        MaskError: if it has fewer than three points, is not finite, too far outside the image, or too long.
     """
     if len(points) < 3:
         raise MaskError(f"polygon with fewer than 3 points ({len(points)})")
@@ -108,14 +109,14 @@ def check_polygon(points: np.ndarray, height: int, width: int) -> None:
     if low < -side or high > 2 * side:
         raise MaskError(f"polygon far outside the image (points from {low:g} to {high:g})")
     if len(points) * 3 * side * STEPS <= MOST_STEPS:
-        return  # so are nearly all, and need no sum
+        return  # the common case, without the sum
     length = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     if length * STEPS > MOST_STEPS:
         raise MaskError(f"polygon with too long an outline ({length:.0f} pixels)")
 
 
 def mask_from_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Points that `check_polygon` lets pass, (P, 2) x y in pixels -> (H, W) bool, as maskApi.c's rleFrPoly draws it."""
+    """Valid points (`check_polygon`), (P, 2) x y in pixels -> (H, W) bool, as maskApi.c's rleFrPoly draws it."""
     corners = np.trunc(STEPS * points + 0.5).astype(np.int64)
     u, v = _outline(corners, np.roll(corners, -1, axis=0))
     at = np.flatnonzero(u[1:] != u[:-1])

@@ -1,4 +1,4 @@
-"""Decode many files once, in parallel, to know before any work which of them are images."""
+"""Decode many files once, in parallel, to find unreadable ones before any work."""
 
 import fcntl
 import hashlib
@@ -17,23 +17,23 @@ from typing import TypeVar
 
 import PIL
 
-from glocal.data.images import GATE_VERSION, ImageError, ImageLimits, open_image
+from glocal.data.images import LOADER_VERSION, ImageError, ImageLimits, open_image
 from glocal.files import atomic_write_text
 
-FEW = 64  # files that are decoded here and now; starting workers would take longer
+FEW = 64  # files decoded in this process; starting workers would take longer
 CHUNK = 16
-CRASHED = "the decoder crashed on it"
+CRASHED = "crashed the decoder"
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """What the scan found of a file.
+    """The result of decoding a file.
 
     Attributes:
-        reason: why it is no image, or None.
-        digest: SHA-256 of its bytes; "" where it is no image.
+        reason: why it is unreadable, or None.
+        digest: SHA-256 of its bytes; "" if unreadable.
     """
 
     reason: str | None
@@ -49,35 +49,34 @@ def scan_files(
     progress: bool = True,
     workers: int | None = None,
 ) -> dict[str, Scanned]:
-    """Decode every file whole.
+    """Decode every file.
 
-    What was found to be an image is remembered in the user's cache by the file's size, times and inode, so that a
-    second scan of a large folder reads only what has changed. Of several processes that start at the same time, one
-    scans and the others wait for what it found.
+    Readable images are cached in the user's cache folder by size, times and inode, so that a second scan reads only
+    changed files. If several processes start at the same time, one scans and the others wait for its result.
 
     Args:
         root: folder of the paths.
         paths: relative to root.
-        limits: of the gate.
-        follow_links: whether a link to an image is an image.
-        progress: show a progress bar on standard error, where it is a terminal.
-        workers: processes; as many as there are processors by default.
+        limits: of the image loader.
+        follow_links: whether links to images are followed.
+        progress: show a progress bar on standard error if it is a terminal.
+        workers: decoding processes; one per CPU core by default.
 
     Returns:
-        path -> what was found, in the order of ``paths``.
+        path -> result, in the order of ``paths``.
     """
     file = cache_file(os.fspath(root.resolve()), asdict(limits), follow_links)
-    with alone(file, shown=progress) if len(paths) > FEW else nullcontext():
+    with scan_lock(file, shown=progress) if len(paths) > FEW else nullcontext():
         known = _known_digests(file)
-        stamps = {path: stamp(root / path) for path in paths}  # before reading: a later change is then noticed
+        stamps = {path: stamp(root / path) for path in paths}  # before reading, so that later changes are noticed
         found = {
             path: Scanned(None, known[path][1])
             for path in paths
             if path in known and stamps[path] is not None and known[path][0] == stamps[path]
         }
         missing = [path for path in paths if path not in found]
-        look = partial(scan_file, str(root), limits=limits, follow_links=follow_links)
-        found |= scan_all(look, missing, progress=progress, workers=workers)
+        scan = partial(scan_file, str(root), limits=limits, follow_links=follow_links)
+        found |= scan_all(scan, missing, progress=progress, workers=workers)
         if len(missing) > FEW:
             images = [path for path in paths if found[path].reason is None]
             write_cache(file, {path: [stamps[path], found[path].digest] for path in images})
@@ -93,48 +92,50 @@ def scan_file(root: str, path: str, *, limits: ImageLimits, follow_links: bool) 
             return Scanned(None, hashlib.file_digest(file, "sha256").hexdigest())
     except ImageError as error:
         return Scanned(error.reason)
-    except OSError as error:  # gone since it was decoded
-        return Scanned(f"cannot be read ({error.strerror})")
+    except OSError as error:  # deleted since it was decoded
+        return Scanned(f"unreadable ({error.strerror})")
 
 
 def scan_all(
-    look: Callable[[Item], Scanned], items: list[Item], *, progress: bool, workers: int | None
+    scan: Callable[[Item], Scanned], items: list[Item], *, progress: bool, workers: int | None
 ) -> Iterator[tuple[Item, Scanned]]:
-    """Look at each item, in processes where there are many, and show how far it is.
+    """Scan each item, in parallel if there are many, with a progress bar.
 
     Args:
-        look: what to do with one; it can be pickled and does not raise.
-        items: what to look at; they can be pickled.
-        progress: show a progress bar on standard error, where it is a terminal.
-        workers: processes; as many as there are processors by default.
+        scan: of one item; picklable, does not raise.
+        items: picklable.
+        progress: show a progress bar on standard error if it is a terminal.
+        workers: decoding processes; one per CPU core by default.
 
     Returns:
-        Pairs of item and what was found, in the order of ``items``; an item that kills its process is `CRASHED`.
+        Pairs of item and result, in the order of ``items``; an item that kills its process is `CRASHED`.
     """
     with _progress(len(items), shown=progress) as advance:
-        for item, scanned in _scan(look, items, workers):
+        for item, scanned in _scan_items(scan, items, workers):
             yield item, scanned
             advance()
 
 
-def _scan(look: Callable[[Item], Scanned], paths: list[Item], workers: int | None) -> Iterator[tuple[Item, Scanned]]:
+def _scan_items(
+    scan: Callable[[Item], Scanned], paths: list[Item], workers: int | None
+) -> Iterator[tuple[Item, Scanned]]:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = workers or processors or 1
     if len(paths) <= FEW or workers == 1:
-        yield from ((path, look(path)) for path in paths)
+        yield from ((path, scan(path)) for path in paths)
         return
     while paths:
         done = 0
         try:
             with _pool(workers) as pool:
-                for path, scanned in zip(paths, pool.map(look, paths, chunksize=CHUNK), strict=True):
+                for path, scanned in zip(paths, pool.map(scan, paths, chunksize=CHUNK), strict=True):
                     yield path, scanned
                     done += 1
-        except BrokenProcessPool:  # a decoder killed its process: look for the file in the first chunk that is missing
+        except BrokenProcessPool:  # a decoder killed its process: find the file in the first missing chunk
             for path in paths[done : done + CHUNK]:
                 try:
                     with _pool(1) as pool:
-                        yield path, pool.submit(look, path).result()
+                        yield path, pool.submit(scan, path).result()
                 except BrokenProcessPool:
                     yield path, Scanned(CRASHED)
             done += CHUNK
@@ -142,7 +143,7 @@ def _scan(look: Callable[[Item], Scanned], paths: list[Item], workers: int | Non
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that leave Ctrl-C to their parent; not forks, which would copy the locks of torch's threads."""
+    """Processes that leave Ctrl-C to the parent; not forks, which would copy the locks of torch's threads."""
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=ignore)
 
@@ -172,7 +173,7 @@ def _known_digests(file: Path) -> dict[str, tuple[list[int], str]]:
 
 
 def stamp(path: str | Path) -> list[int] | None:
-    """Size, times of change and inode of a file, which tell whether it is the one of before; None if it is gone."""
+    """Size, times and inode of a file, which identify its version; None if it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -181,13 +182,13 @@ def stamp(path: str | Path) -> list[int] | None:
 
 
 def cache_file(*key: object) -> Path:
-    """Where verdicts are remembered that depend on the gate, Pillow and ``key`` (what JSON can hold)."""
-    text = json.dumps([*key, GATE_VERSION, PIL.__version__])
+    """The cache file of scans that depend on the image loader, Pillow and ``key`` (JSON values)."""
+    text = json.dumps([*key, LOADER_VERSION, PIL.__version__])
     return cache_folder() / "scans" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def read_cache(file: Path) -> object:
-    """What was remembered; a file that cannot be read is no cache (None), nothing more."""
+    """The cached value; None if the file is missing or unreadable."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -195,22 +196,22 @@ def read_cache(file: Path) -> object:
 
 
 def write_cache(file: Path, content: object) -> None:
-    """Remember what JSON can hold, where the cache can be written."""
+    """Write a JSON value to the cache, if that is writable."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(file, json.dumps(content))
 
 
 @contextmanager
-def alone(file: Path, *, shown: bool) -> Iterator[None]:
-    """Let one process at a time look up, scan and write a cache file: the next one then finds it written.
+def scan_lock(file: Path, *, shown: bool) -> Iterator[None]:
+    """Lock a cache file, so that one process scans and the next ones read its result.
 
-    torchrun starts a process for each GPU at once, and each loads the data. Where the cache cannot be written or its
-    file system has no locks, all go on at once and each scans for itself.
+    torchrun starts one process per GPU at once, and each loads the data. If the cache is not writable or its file
+    system has no locks, each process scans for itself.
 
     Args:
-        file: of the cache; the lock is on a file beside it and ends with the process that holds it.
-        shown: say on standard error, where it is a terminal, that another process is waited for.
+        file: of the cache; the lock is on a file beside it and is released when its process ends.
+        shown: show a status on standard error, if it is a terminal, while waiting.
     """
     lock = None
     try:
@@ -226,7 +227,7 @@ def alone(file: Path, *, shown: bool) -> Iterator[None]:
     finally:
         if lock is not None:
             with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do where a forked process has the file open too
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough if a forked process has the file open too
             os.close(lock)
 
 
@@ -243,6 +244,6 @@ def _waiting(*, shown: bool) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where glocal keeps what it can make again: ``$GLOCAL_CACHE``, or ``glocal`` in the user's cache folder."""
+    """The cache folder of glocal: ``$GLOCAL_CACHE``, or ``glocal`` in the user's cache folder."""
     own = os.environ.get("GLOCAL_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"

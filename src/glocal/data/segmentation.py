@@ -14,9 +14,9 @@ from glocal.data.annotated import Reading
 from glocal.data.folder import hold_out
 from glocal.data.images import ImageLimits
 from glocal.data.label_maps import IGNORE, LabelMaps, SegmentationSet, SegmentationSource
-from glocal.data.listing import check_no_link, nothing_left, read_classes, read_lines, stop_at, walk
+from glocal.data.listing import check_no_link, empty_part_error, read_classes, read_lines, unusable_error, walk
 from glocal.data.measured import Kind, Measured, measure_files
-from glocal.data.sets import Skipped, some, warn_of_twins
+from glocal.data.sets import Skipped, some, warn_of_duplicates
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.files import printable
 
@@ -73,15 +73,15 @@ VOC_CLASSES = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Which image has which label map, and what its values stand for.
+    """Pairs of images and label maps, and the meaning of their values.
 
     Attributes:
-        root: of all names.
+        root: names are relative to it.
         pairs: part ("train" and "val", or "" for images to be split) -> image -> label map.
-        classes: names; None where the values are to tell how many there are.
+        classes: names; None if they are to be counted from the values.
         labels: (256,) int64, value -> label, -1 for none; None likewise.
         skipped: images without label maps, and label maps without images.
-        links: that were not followed.
+        links: not followed.
     """
 
     root: Path
@@ -103,22 +103,22 @@ def load_segmentation(
     workers: int | None = None,
     limits: ImageLimits | None = None,
 ) -> SegmentationSource:
-    """A data set for semantic segmentation, every image and label map decoded once, in two parts.
+    """Load a segmentation data set and split it into train and val; every image and label map is decoded once.
 
     Args:
         data: a folder in the layout of ADE20K (``images/training``, ``annotations/training``), Cityscapes
             (``leftImg8bit``, ``gtFine``), Pascal VOC (``JPEGImages``, ``SegmentationClass``) or a plain one
             (``images``, ``masks``); or items-on-photos, items-on-photos:SIZE (docs/data-detection.md).
-        on_error: "stop" at files that cannot be used, or "skip" them and list them.
-        split_seed: of the images held out, where there is no val beside train.
-        val_fraction: share of the images that is held out then.
+        on_error: "stop" at unusable files, or "skip" and list them.
+        split_seed: of the held-out split, if there is no val.
+        val_fraction: fraction of the images that is held out then.
         follow_links: whether links inside a folder are followed.
         progress: show progress bars.
-        workers: processes that decode; as many as there are processors by default.
-        limits: of the image gate.
+        workers: decoding processes; one per CPU core by default.
+        limits: of the image loader.
 
     Raises:
-        GlocalError: if there is no such data, a part is empty, or (with "stop") a file cannot be used.
+        GlocalError: if the data is missing, a part is empty, or (with "stop") a file is unusable.
     """
     check_choice("on_error", on_error, ("stop", "skip"))
     if not 0 < val_fraction < 1:
@@ -164,7 +164,7 @@ def read_layout(root: Path, *, follow_links: bool = False) -> Layout:
 
 
 def _ade(root: Path, follow_links: bool) -> Layout:
-    """0 is what has no class; 1 to 150 are the classes."""
+    """0 is ignored; 1 to 150 are the classes."""
     parts = {"train": "training", "val": "validation"}
     if not (root / "images" / "validation").is_dir():
         parts = {"": "training"}
@@ -245,7 +245,7 @@ def _layout(
     labels: np.ndarray | None,
     follow_links: bool,
 ) -> Layout:
-    """Pair what has the same key in the two folders of each part; names without a key are left alone."""
+    """Pair what has the same key in the two folders of each part; names without a key are ignored."""
     pairs, skipped, unfollowed = {}, [], []
     for part, of_part in folders.items():
         found: list[dict[str, str]] = []
@@ -279,15 +279,15 @@ def _read_class_file(root: Path, follow_links: bool) -> tuple[str, ...] | None:
 
 
 def _labels(root: Path, classes: tuple[str, ...], first: int = 0) -> np.ndarray:
-    """Value -> label, (256,) int64, where the values of the classes begin at ``first``; -1 for values of none.
+    """Value -> label, (256,) int64, with class values from ``first`` on; -1 for values without a class.
 
     Raises:
-        GlocalError: for one class, or more than values.
+        GlocalError: for fewer than two classes, or more than values.
     """
     if not 2 <= len(classes) <= IGNORE - first:
         raise GlocalError(
             f"data: expected 2 to {IGNORE - first} classes in {printable(root)} (the background is one; {IGNORE} "
-            f"stands for pixels to be ignored), got {len(classes)}"
+            f"marks ignored pixels), got {len(classes)}"
         )
     labels = np.full(IGNORE + 1, -1, dtype=np.int64)
     labels[first : first + len(classes)] = np.arange(len(classes))
@@ -322,11 +322,11 @@ def _check(
                 good[part][image] = label_map
     skipped = sorted(dict.fromkeys(skipped), key=lambda bad: bad.path)
     if skipped and on_error == "stop":
-        raise stop_at(name, skipped, "segment")
+        raise unusable_error(name, skipped, "segment")
     for part, pairs in good.items():
         if not pairs:
-            raise nothing_left(name, part, skipped)
-    split = "train and val as the data has them"
+            raise empty_part_error(name, part, skipped)
+    split = "train and val as in the data"
     if "" in good:
         good, split = _hold_out(good[""], split_seed, val_fraction)
     return _source(name, layout, reading, classes, labels, good, found, tuple(skipped), split)
@@ -345,12 +345,12 @@ def _measure(root: Path, names: list[str], kind: Kind, reading: Reading) -> dict
 
 
 def _count_classes(name: str, maps: Iterable[Measured]) -> tuple[str, ...]:
-    """As many classes as the largest value of train says, called by their numbers."""
+    """Classes 0 to the largest value in train, named by their numbers."""
     values = {value for one in maps if one.reason is None for value in one.values if value < IGNORE}
     if values == {0}:
         raise GlocalError(
-            f"data: expected label maps with values from 0 to the number of classes in {printable(name)}, got nothing "
-            f"but 0 and {IGNORE}, which stands for pixels to be ignored: store the class as 1, not as {IGNORE}"
+            f"data: expected label maps with values from 0 to the number of classes in {printable(name)}, got only "
+            f"0 and {IGNORE} (ignored pixels); store the class as 1, not as {IGNORE}"
         )
     return tuple(str(value) for value in range(max(values, default=1) + 1))
 
@@ -358,18 +358,16 @@ def _count_classes(name: str, maps: Iterable[Measured]) -> tuple[str, ...]:
 def _misfit(image: Measured, label_map: Measured, labels: np.ndarray, num_classes: int) -> str | None:
     if image.size != label_map.size:
         sizes = f"{label_map.size[0]} x {label_map.size[1]}, not {image.size[0]} x {image.size[1]}"
-        return f"label map of another size than its image ({sizes})"
+        return f"label map size differs from its image ({sizes})"
     if others := [value for value in label_map.values if value > IGNORE or labels[value] < 0]:
         shown = ", ".join(map(str, others[:5])) + ", ..." * (len(others) > 5)
-        return f"label map with values that are no classes ({shown}; there are {num_classes} classes)"
+        return f"label map has values without a class ({shown}; there are {num_classes} classes)"
     return None
 
 
 def _hold_out(pairs: dict[str, str], seed: int, fraction: float) -> tuple[dict[str, dict[str, str]], str]:
     if len(pairs) < 2:
-        raise GlocalError(
-            f"data: expected at least 2 images that can be used, to hold one out for val, got {len(pairs)}"
-        )
+        raise GlocalError(f"data: expected at least 2 usable images, to hold one out for val, got {len(pairs)}")
     held = set(hold_out({"": list(pairs)}, seed, fraction)[1][""])
     parts = {
         "train": {image: label_map for image, label_map in pairs.items() if image not in held},
@@ -407,7 +405,7 @@ def _source(
         warnings.append(f"links were not followed: {some(list(layout.links))}; --follow-links follows them")
     for part in parts:
         if without := [cls for cls, count in zip(classes, counts[part], strict=True) if not count]:
-            warnings.append(f"classes without a pixel in {part}: {some(without)}")
+            warnings.append(f"classes without pixels in {part}: {some(without)}")
     twins = [[(image, found[image].digest) for image in parts[part]] for part in ("train", "val")]
     return SegmentationSource(
         name=name,
@@ -415,7 +413,7 @@ def _source(
         val=sets["val"],
         classes=classes,
         skipped=skipped,
-        warnings=(*warnings, *warn_of_twins(*twins)),
+        warnings=(*warnings, *warn_of_duplicates(*twins)),
         split=split,
         fingerprint=digest.hexdigest(),
         counts=counts,

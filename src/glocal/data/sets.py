@@ -1,4 +1,4 @@
-"""What the other rooms see of data: images with labels, in two parts."""
+"""Classification data sets: images with labels, split into train and val."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from glocal.files import printable
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not among the images, and why."""
+    """A file that was left out, and why."""
 
     path: str
     reason: str
 
 
 class Store(Protocol):
-    """Where the pixels of a set are."""
+    """Storage of images."""
 
     def image(self, path: str, row: int) -> Image.Image:
         """The image with this path and row, RGB."""
@@ -38,7 +38,7 @@ class Folder:
     follow_links: bool
 
     def image(self, path: str, row: int) -> Image.Image:
-        """Through the gate; raises ImageError."""
+        """Load an image; raises ImageError."""
         return open_image(self.root / path, limits=self.limits, follow_links=self.follow_links, name=path)
 
 
@@ -61,13 +61,12 @@ class ImageSet:
         name: "train" or "val".
         classes: class names; a label is an index into them.
         labels: (N,) int64.
-        paths: what each image is called: its path under the data's root, or a name such as "val/00017".
-        store: where the pixels are.
+        paths: of each image under the data's root, or a name such as "val/00017".
+        store: of the images.
         rows: (N,) int64, the row of each image in its store.
-        groups: (N,) int64, the shard of each image, where images of one are best read together (`shards.shuffled`);
-            None where any order is as cheap as another.
-        distances: (N,) pixels of the drawn image over which an answer must join what it sees, where that is known
-            (`glocal.data.probes`); None elsewhere.
+        groups: (N,) int64, the shard of each image, if reading by shard is faster (`shards.shuffled`); else None.
+        distances: (N,) pixels over which a model must integrate to classify the image, if known
+            (`glocal.data.probes`); else None.
     """
 
     name: str
@@ -101,7 +100,7 @@ class ImageSet:
         )
 
     def fraction(self, fraction: float, seed: int) -> "ImageSet":
-        """A share of each class, at least one image of each; a smaller one of the same seed is inside a larger one.
+        """A fraction of each class, at least one image; nested: a smaller fraction is a subset of a larger one.
 
         Raises:
             GlocalError: if fraction is not above 0 and at most 1.
@@ -123,13 +122,13 @@ class DataSource:
     """A data set, checked and split.
 
     Attributes:
-        name: what the user called it.
-        train: images to learn from.
-        val: images to measure on.
+        name: as the user wrote it.
+        train: training images.
+        val: validation images.
         classes: class names in the order of their labels; both parts have images of each.
         skipped: files left out, with reasons.
-        warnings: what the user should know, in sentences.
-        split: how the two parts came about, in a sentence.
+        warnings: for the user, in sentences.
+        split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, paths and contents of all images.
     """
 
@@ -143,8 +142,8 @@ class DataSource:
     fingerprint: str
 
 
-def warn_of_twins(train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """A warning, if images of val are also in train, byte for byte.
+def warn_of_duplicates(train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """A warning if identical images are in train and val.
 
     Args:
         train: (path, digest) of each image.
@@ -156,10 +155,10 @@ def warn_of_twins(train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str
         return ()
     return (
         f"images of val that are also in train, byte for byte: {some(twins)}; "
-        f"the accuracy on them is not one on unseen images",
+        f"the accuracy on them is not on unseen images",
     )
 
 
 def some(names: list[str]) -> str:
-    """How many names there are, and the first three."""
+    """The number of names, and the first three."""
     return f"{len(names)} ({', '.join(printable(name) for name in names[:3])}{', ...' * (len(names) > 3)})"

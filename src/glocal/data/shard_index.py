@@ -1,4 +1,4 @@
-"""What a shard holds: its samples, by the headers and labels of its members, and the bytes of each image."""
+"""The index of a shard: samples from the headers and labels of its members, and access to the bytes of each image."""
 
 import errno
 import itertools
@@ -15,26 +15,28 @@ from glocal.data.scan import stamp
 from glocal.data.tar import DamagedError, Member, read_at, read_members
 from glocal.files import printable
 
-INDEX_VERSION = 1  # to be raised when the same shard gives other samples or reasons: they are cached under it
-IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"))  # what the gate takes, by extension
+INDEX_VERSION = 2  # raise it when the same shard gives other samples or reasons: they are cached under it
+IMAGES = frozenset(
+    ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
+)  # formats of the image loader, by extension
 LABELS = ("cls", "json")
-MOST_LABELS = 1_000_000  # a class more than this is a slip or an attack: each becomes a name in memory
+MOST_LABELS = 1_000_000  # larger labels are errors or attacks: each class takes memory
 MOST_LABEL = {"cls": 64, "json": 2**20}  # bytes
 OPEN_SHARDS = 64  # descriptors a process keeps; the usual limit of a process is 1,024
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample as its shard has it.
+    """A sample of a shard.
 
     Attributes:
-        name: of the image in the shard, or of the first member where there is no image.
-        offset: where the bytes of the image begin.
-        size: how many they are.
+        name: of the image in the shard, or of the first member if there is no image.
+        offset: of the image's bytes.
+        size: of the image in bytes.
         label: from .cls, or "label" or "cls" in .json.
         cls: class name: "class" in .json.
-        reason: why it cannot be used, or None.
-        digest: SHA-256 of the image's bytes; "" where it has not been decoded.
+        reason: why it is unusable, or None.
+        digest: SHA-256 of the image's bytes; "" until it is decoded.
     """
 
     name: str
@@ -47,20 +49,20 @@ class Sample:
 
     @property
     def key(self) -> str:
-        """What the members of the sample have in common."""
+        """The common key of the sample's members."""
         return split_name(self.name)[0]
 
 
 @dataclass
 class Index:
-    """What a shard holds.
+    """The samples of a shard.
 
     Attributes:
-        stamp: size, times and inode of the shard; None if it could not be read.
+        stamp: size, times and inode of the shard; None if it is unreadable.
         samples: in their order.
-        refused: (name, reason) of members that are no files and so cannot be part of a sample.
+        refused: (name, reason) of members that are not files.
         unused: members that belong to no sample.
-        damage: why the rest of the shard cannot be read, or None.
+        damage: why the rest of the shard is unreadable, or None.
     """
 
     stamp: list[int] | None
@@ -73,7 +75,7 @@ class Index:
 def split_name(name: str) -> tuple[str, str]:
     """Key and extension of a member: the base name is cut at its first dot; the extension is the rest, in lower case.
 
-    A name that is in no sample, as it has no dot or begins with one, has the key "".
+    A name without a dot, or with a leading dot, belongs to no sample and has the key "".
     """
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -81,7 +83,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def read_index(file: str) -> Index:
-    """Read the headers and labels of a shard once; never raises for what a shard holds."""
+    """Read the headers and labels of a shard once; never raises for its content."""
     index = Index(stamp(file))
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # opening a pipe would wait for a writer
@@ -92,7 +94,7 @@ def read_index(file: str) -> Index:
         finally:
             os.close(descriptor)
     except OSError as error:
-        return Index(None, damage=f"cannot be read ({error.strerror})")
+        return Index(None, damage=f"unreadable ({error.strerror})")
     return index
 
 
@@ -116,7 +118,7 @@ def _fill(index: Index, descriptor: int) -> None:
 
 
 def _sample(descriptor: int, members: list[Member]) -> Sample | None:
-    """The sample that members of one key make; None where the index has its image among those that are no files."""
+    """The sample of the members of one key; None if its image is not a file and already in ``refused``."""
     files = [member for member in members if member.reason is None]
     images = [member for member in files if _kind(member) in IMAGES]
     if not images:
@@ -130,7 +132,7 @@ def _sample(descriptor: int, members: list[Member]) -> Sample | None:
 
 
 def _read_label(descriptor: int, members: list[Member]) -> tuple[int | None, str | None, str]:
-    """Label, class name and why there is neither; a number in .cls is above one in .json."""
+    """Label, class name and why there is neither; .cls takes precedence over .json."""
     found = {}
     for kind in LABELS:
         of_kind = [member for member in members if _kind(member) == kind]
@@ -142,7 +144,7 @@ def _read_label(descriptor: int, members: list[Member]) -> tuple[int | None, str
                 return None, None, f"no label (.{kind}: expected at most {MOST_LABEL[kind]:,} bytes, got {size:,})"
             found[kind] = _parse_label(kind, read_at(descriptor, of_kind[0].offset, size))
     if "cls" not in found:
-        return found.get("json", (None, None, "no label (expected .cls or .json of the same key right beside it)"))
+        return found.get("json", (None, None, "no label (expected .cls or .json of the same key next to it)"))
     label, _, reason = found["cls"]
     return label, found["json"][1] if "json" in found else None, reason
 
@@ -161,7 +163,7 @@ def _names(members: list[Member]) -> str:
 
 
 def _parse_label(extension: str, content: bytes) -> tuple[int | None, str | None, str]:
-    """Label, class name and why there is neither, of the bytes of a .cls or .json."""
+    """Label, class name and why there is neither, from the bytes of a .cls or .json."""
     if extension == "cls":
         if digits := re.fullmatch(rb"\s*(\d{1,7})\s*", content):
             return _in_range(int(digits[1]))
@@ -192,7 +194,7 @@ def _in_range(label: int) -> tuple[int | None, None, str]:
 def _is_text(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # half of a pair, which JSON can hold
+    except UnicodeEncodeError:  # an unpaired surrogate, which JSON allows
         return False
     return True
 
@@ -201,7 +203,7 @@ def _is_text(name: str) -> bool:
 
 
 class _Open:
-    """A shard open for reading: closed when no one has it any more, so never under a thread that reads from it."""
+    """A shard open for reading; closed with its last reference, so never while a thread reads from it."""
 
     descriptor = -1
 
@@ -215,10 +217,10 @@ class _Open:
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _opened(file: str, size: int, changed: int) -> _Open:
-    """The shard, of this size and time of change in ns; forks may share it, as reading at a place moves nothing.
+    """The shard of this size and modification time in ns; forks may share it, as ``pread`` has no file position.
 
     Raises:
-        OSError: if it cannot be opened, with ESTALE if it is another one now.
+        OSError: if it cannot be opened, or (ESTALE) has changed.
     """
     shard = _Open(file)
     status = os.fstat(shard.descriptor)
@@ -231,15 +233,15 @@ def read_image(name: str, file: str, stamp: tuple[int, int], offset: int, size: 
     """The bytes of an image.
 
     Raises:
-        ImageError: if they are too many, or no longer there.
+        ImageError: if it is too large, or the shard has changed.
     """
-    if size > limits.max_bytes:  # before they are in memory; the gate says the same of a file
+    if size > limits.max_bytes:  # before reading; the image loader checks files likewise
         raise ImageError(name, f"has {size / 2**20:.1f} MiB, the limit is {limits.max_bytes / 2**20:.1f} MiB")
     try:
-        shard = _opened(file, *stamp)  # held by this name until its bytes are read
+        shard = _opened(file, *stamp)  # keeps it open until the bytes are read
         content = read_at(shard.descriptor, offset, size)
     except OSError as error:
-        raise ImageError(name, f"cannot be read ({error.strerror})") from None
+        raise ImageError(name, f"unreadable ({error.strerror})") from None
     if len(content) < size:
         raise ImageError(name, "truncated (the shard ends inside it)")
     return content

@@ -1,4 +1,4 @@
-"""Which files are the shards of a data set: a folder of them, a name with braces or stars, val beside train."""
+"""The shards of a data set: a folder, or a pattern with braces or stars; val is found beside train."""
 
 import glob
 import os
@@ -19,12 +19,12 @@ MOST_SHARDS = 1_000_000  # of a brace range
 
 @dataclass(frozen=True)
 class ShardList:
-    """Which files are the shards of a data set.
+    """The shards of a data set.
 
     Attributes:
-        name: what the user called it.
-        root: folder that all are in, or in folders of.
-        parts: "train" and "val", or "" where a part is to be held out -> absolute paths.
+        name: as the user wrote it.
+        root: common folder of all shards.
+        parts: "train" and "val", or "" if val is to be held out -> absolute paths.
         unused: other shards of the folder.
     """
 
@@ -37,7 +37,7 @@ class ShardList:
 def is_shards(name: str) -> bool:
     """Whether DATA means shards: a .tar, with or without braces and stars, or a folder of them without class folders.
 
-    Compressed ones count, for `list_shards` to say why they cannot be used.
+    Compressed ones count: `list_shards` raises an error for them.
     """
     if os.path.isdir(name):
         return bool(_tars(name))
@@ -45,10 +45,10 @@ def is_shards(name: str) -> bool:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Every name that a pattern stands for: ``{000..099}`` counts up at its width, ``{a,b}`` lists; others stay.
+    """Expand the braces of a pattern: ``{000..099}`` counts up at its width, ``{a,b}`` lists; others stay.
 
     Raises:
-        GlocalError: for a range that falls, or more than a million names.
+        GlocalError: for a descending range, or more than a million names.
     """
     names: list[str] = []
     expanded = [pattern]
@@ -64,7 +64,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _expand_one(name: str) -> list[str]:
-    """The names that the first innermost braces stand for; none where there are no braces."""
+    """Expand the first innermost braces; none if there are no braces."""
     braces = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", name)
     if braces is None:
         return []
@@ -74,7 +74,7 @@ def _expand_one(name: str) -> list[str]:
     else:
         if len(first) > 18 or len(last) > 18 or not 0 <= int(last) - int(first) < MOST_SHARDS:
             raise GlocalError(
-                f"data: expected a range that rises, of at most {MOST_SHARDS:,} shards, got {printable(braces[0])}"
+                f"data: expected an ascending range of at most {MOST_SHARDS:,} shards, got {printable(braces[0])}"
             )
         padded = any(end.startswith("0") and len(end) > 1 for end in (first, last))
         width = max(len(first), len(last)) if padded else 0
@@ -83,7 +83,7 @@ def _expand_one(name: str) -> list[str]:
 
 
 def list_shards(name: str) -> ShardList:
-    """Find the shards of a data set, and those of val beside those of train.
+    """Find the shards of a data set, and val beside train.
 
     Args:
         name: a folder of shards, or a path that ends in .tar, with ``{000..099}``, ``{a,b}`` or ``*`` in it.
@@ -94,7 +94,7 @@ def list_shards(name: str) -> ShardList:
     if "://" in name or name.startswith("pipe:"):
         raise GlocalError(
             f"data: expected shards on a local or mounted file system, got {printable(name)}; "
-            f"mount the storage or copy the shards: images are read at their places, not as a stream"
+            f"mount the storage or copy the shards: images are read by random access"
         )
     if os.path.isdir(name):
         return _list_folder(name)
@@ -107,7 +107,7 @@ def list_shards(name: str) -> ShardList:
         files.update(dict.fromkeys(os.path.abspath(file) for file in matching))
         missing += [file for file in matching if not os.path.lexists(file)]
         if not matching:
-            raise GlocalError(f"data: expected shards, got no file that {printable(one)} matches")
+            raise GlocalError(f"data: expected shards, got no match for {printable(one)}")
     if missing:
         raise GlocalError(
             f"data: expected {len(files)} shard{'s' * (len(files) > 1)}, got {len(files) - len(missing)}; "
@@ -118,16 +118,16 @@ def list_shards(name: str) -> ShardList:
         raise GlocalError(
             f"data: expected shards of one part, got those of train and val in {printable(name)}: "
             f"{some([os.path.basename(file) for file in both])}; "
-            f"give those of train alone (the ones of val beside them are found), or the folder"
+            f"pass only the shards of train (val beside them is found), or the folder"
         )
     return _listed(name, list(files), val, [])
 
 
 def _tars(folder: str) -> list[str]:
-    """Names of the shards in a folder, sorted; none where it holds folders, which are classes then."""
+    """Names of the shards in a folder, sorted; none if it has subfolders, which are classes."""
     try:
         listing = list_folder(folder)
-    except OSError:  # the reader of folders says why
+    except OSError:  # reported when the folder is read
         return []
     if listing.folders:
         return []
@@ -145,7 +145,7 @@ def _list_folder(folder: str) -> ShardList:
         if others := [name for name in names if re.match(r"(val|valid|validation|test)(?![a-z])", name)]:
             raise GlocalError(
                 f"data: expected {printable(os.path.join(folder, 'train-*.tar'))} beside those of other parts, "
-                f"got {some(others)}; rename what to learn from to train-*.tar"
+                f"got {some(others)}; rename the training shards to train-*.tar"
             )
         return _listed(folder, files, [], [])
     val = [file for file in _val_beside(train) if file not in train]
@@ -161,20 +161,20 @@ def _listed(name: str, train: list[str], val: list[str], unused: list[str]) -> S
 def _refuse_compressed(name: str) -> None:
     if name.casefold().endswith(COMPRESSED):
         raise GlocalError(
-            f"data: expected plain .tar shards, got {printable(name)}: an image in a compressed tar cannot be read "
-            f"without all that is before it, and its bytes are compressed already; unpack it to a .tar (gunzip, unxz)"
+            f"data: expected plain .tar shards, got {printable(name)}: compressed tars have no random access, "
+            f"and images are compressed already; unpack it to a .tar (gunzip, unxz)"
         )
 
 
 def _matching(pattern: str) -> list[str]:
-    """Files that a path with stars matches; nothing but the star is special."""
+    """Files that match a path with stars; no other character is special."""
     return glob.glob("*".join(glob.escape(piece) for piece in pattern.split("*")))
 
 
 def _val_beside(train: Iterable[str]) -> list[str]:
-    """The shards of val beside those of train: of the same name with val for train, whatever their numbers.
+    """The shards of val beside those of train: the same names with val for train, with any numbers.
 
-    ``validation`` is how ImageNet's shards of timm have it.
+    timm's ImageNet shards use ``validation``.
     """
     for part in ("val", "validation"):
         patterns: dict[str, None] = {}

@@ -1,8 +1,8 @@
 """Shards: images and labels as members of plain tar files, in the layout of WebDataset.
 
-WebDataset: Aizman, Maltby and Breuel 2019, https://arxiv.org/abs/2001.01858; its rule of samples and keys is at
-https://github.com/webdataset/webdataset. Shards are untrusted, like images: only headers are read here, and the bytes
-of a member are read where they lie and go through the gate.
+WebDataset: Aizman, Maltby and Breuel 2019, https://arxiv.org/abs/2001.01858; its rules for samples and keys are at
+https://github.com/webdataset/webdataset. Shards are untrusted, like images: only headers are parsed here, and images
+are read by random access through the image loader.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,31 +23,31 @@ from PIL import Image
 
 from glocal.data.folder import check_classes, hold_out
 from glocal.data.images import ImageError, ImageLimits, open_image
-from glocal.data.scan import CRASHED, Scanned, alone, cache_file, read_cache, scan_all, stamp, write_cache
-from glocal.data.sets import DataSource, ImageSet, Skipped, some, warn_of_twins
+from glocal.data.scan import CRASHED, Scanned, cache_file, read_cache, scan_all, scan_lock, stamp, write_cache
+from glocal.data.sets import DataSource, ImageSet, Skipped, some, warn_of_duplicates
 from glocal.data.shard_index import INDEX_VERSION, Index, Sample, read_image, read_index
 from glocal.data.shard_names import ShardList, list_shards
 from glocal.errors import GlocalError
 from glocal.files import printable
 
 CLASS_FILE = "classes.txt"
-READERS = 8  # threads that read headers: they wait for the disk or the network, mostly
-FLEETING = ("MemoryError", "cannot be read (")  # in reasons that may be gone the next time
+READERS = 8  # threads that read headers, mostly waiting for disk or network
+TRANSIENT = ("MemoryError", "unreadable (")  # in reasons that may not recur, so they are not cached
 
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Images inside tar files, each read at its place: a `Store`.
+    """Images inside tar files, read by random access: a `Store`.
 
-    It can be pickled and forked: files are opened when they are first read, by each process for itself.
+    It can be pickled and forked: each process opens files on first use.
 
     Attributes:
         files: absolute paths of the shards.
-        stamps: size in bytes and time of change in ns of each shard when it was checked.
-        shard: (N,) int64, the file each image is in.
-        offset: (N,) int64, where its bytes begin.
-        size: (N,) int64, how many they are.
-        limits: of the gate.
+        stamps: size in bytes and modification time in ns of each shard when it was checked.
+        shard: (N,) int64, index of each image's file.
+        offset: (N,) int64, of each image in its file.
+        size: (N,) int64, of each image in bytes.
+        limits: of the image loader.
     """
 
     files: tuple[str, ...]
@@ -58,15 +58,15 @@ class Shards:
     limits: ImageLimits
 
     def image(self, path: str, row: int) -> Image.Image:
-        """Through the gate; raises ImageError, also where the shard is another one than that which was checked."""
+        """Load an image; raises ImageError, also if the shard has changed since it was checked."""
         shard = int(self.shard[row])
         place = self.files[shard], self.stamps[shard], int(self.offset[row]), int(self.size[row])
         return open_image(read_image(path, *place, limits=self.limits), limits=self.limits, name=path)
 
 
 @dataclass(frozen=True, slots=True)
-class ShardImage:
-    """A sample that can be used: its path, key, number of its shard, what is in it and its label."""
+class LabelledSample:
+    """A usable sample: its path, key, shard index, content and label."""
 
     path: str
     key: str
@@ -77,23 +77,23 @@ class ShardImage:
 
 @dataclass(frozen=True)
 class CheckedShards:
-    """Shards whose every image has been decoded once.
+    """Shards, every image of which has been decoded once.
 
     Attributes:
         listed: the shards.
-        stamps: size and time of change of each, train before val.
+        stamps: size and modification time of each, train before val.
         classes: names in the order of labels.
-        parts: part -> samples that can be used, in the order of the shards.
-        skipped: what cannot, with reasons, by path.
-        unusable: class -> samples that cannot be used; "" for those whose class is not known.
+        parts: part -> usable samples, in the order of the shards.
+        skipped: unusable samples with reasons, by path.
+        unusable: class -> number of unusable samples; "" for unknown classes.
         unused: members that belong to no sample.
-        limits: of the gate.
+        limits: of the image loader.
     """
 
     listed: ShardList
     stamps: tuple[tuple[int, int], ...]
     classes: tuple[str, ...]
-    parts: dict[str, list[ShardImage]]
+    parts: dict[str, list[LabelledSample]]
     skipped: tuple[Skipped, ...]
     unusable: dict[str, int]
     unused: list[str]
@@ -101,7 +101,7 @@ class CheckedShards:
 
     @property
     def usable(self) -> dict[str, dict[str, int]]:
-        """Part ("train", "val", or "" where there is only one) -> class -> images that can be used."""
+        """Part ("train", "val", or "" if there is only one) -> class -> number of usable images."""
         counts = {}
         for part, found in self.parts.items():
             labels = np.array([one.label for one in found], dtype=np.int64)
@@ -112,12 +112,12 @@ class CheckedShards:
 
 
 def shuffled(groups: np.ndarray, rng: np.random.Generator, window: int = 16) -> np.ndarray:
-    """An order in which few shards are read at a time: shards are shuffled, then images inside windows of them.
+    """A shuffled order that reads few shards at a time: shards are shuffled, then images within windows of shards.
 
     Args:
         groups: (N,) the shard of each image.
-        rng: where the order comes from.
-        window: shards that are mixed; as many as there are, and every order is as likely as another.
+        rng: of the order.
+        window: shards that are mixed; with all of them, the order is uniformly random.
 
     Returns:
         (N,) int64, a permutation of 0..N-1.
@@ -133,30 +133,30 @@ def shuffled(groups: np.ndarray, rng: np.random.Generator, window: int = 16) -> 
 
 
 def check_shards(name: str, limits: ImageLimits, *, progress: bool = True, workers: int | None = None) -> CheckedShards:
-    """Decode every image of the shards once and say what was found; a bad one is no error here.
+    """Decode every image of the shards once; unusable samples are listed, not raised.
 
-    What each shard holds is remembered in the user's cache by its size, times and inode.
+    The index of each shard is cached in the user's cache folder by its size, times and inode.
 
     Args:
         name: as for `list_shards`.
-        limits: of the gate.
-        progress: show a progress bar on standard error, where it is a terminal.
-        workers: processes that decode; as many as there are processors by default.
+        limits: of the image loader.
+        progress: show a progress bar on standard error if it is a terminal.
+        workers: decoding processes; one per CPU core by default.
 
     Raises:
-        GlocalError: if there are no such shards, or the names of classes do not fit.
+        GlocalError: if the shards are missing, or the class names conflict.
     """
     listed = list_shards(name)
     files = [file for part in listed.parts.values() for file in part]
     shown = {file: os.path.relpath(file, listed.root) for file in files}
     indexes = _scan_shards(shown, limits, progress=progress, workers=workers)
-    to_learn_from = next(iter(listed.parts.values()))
-    classes = _class_names(listed.root, [sample for file in to_learn_from for sample in indexes[file].samples])
+    train_files = next(iter(listed.parts.values()))
+    classes = _class_names(listed.root, [sample for file in train_files for sample in indexes[file].samples])
     labels = {cls: label for label, cls in enumerate(classes)}
 
     skipped: list[Skipped] = []
     unusable = dict.fromkeys(classes, 0)
-    parts: dict[str, list[ShardImage]] = {}
+    parts: dict[str, list[LabelledSample]] = {}
     numbers = itertools.count()
     for part, of_part in listed.parts.items():
         seen: dict[str, str] = {}
@@ -177,7 +177,7 @@ def check_shards(name: str, limits: ImageLimits, *, progress: bool = True, worke
                     key = sample.key
                     first = seen.setdefault(key, path)
                     if first is path:
-                        parts[part].append(ShardImage(path, key, shard, sample, label))
+                        parts[part].append(LabelledSample(path, key, shard, sample, label))
                         continue
                     reason = f"the same key as {printable(first)}"
                 skipped.append(Skipped(path, reason))
@@ -190,22 +190,22 @@ def check_shards(name: str, limits: ImageLimits, *, progress: bool = True, worke
 
 
 def split_shards(checked: CheckedShards, *, split_seed: int = 0, val_fraction: float = 0.2) -> DataSource:
-    """Two parts of the images that can be used: train and val as the shards have them, or a share of each class.
+    """Split the usable images: train and val as given, or a held-out fraction of each class.
 
     Raises:
-        GlocalError: if a class is empty or alone.
+        GlocalError: if a class is empty, or there is only one.
     """
     for part, found in checked.parts.items():
         if not found:
             raise GlocalError(
-                f"data: expected images with labels in the shards{f' of {part}' if part else ''}, got none that can be "
-                f"used (`glocal check` lists why)"
+                f"data: expected images with labels in the shards{f' of {part}' if part else ''}, got no usable "
+                f"ones (`glocal check` lists why)"
             )
     if "val" in checked.parts:
         train, val = checked.parts["train"], checked.parts["val"]
         check_classes(_keys(checked.classes, train), "train", needed=1)
         check_classes(_keys(checked.classes, val), "val", needed=1)
-        split = "train and val as the shards have them"
+        split = "train and val as in the shards"
     else:
         if not 0 < val_fraction < 1:
             raise GlocalError(f"val_fraction: expected a number between 0 and 1, got {val_fraction}")
@@ -226,9 +226,9 @@ def split_shards(checked: CheckedShards, *, split_seed: int = 0, val_fraction: f
         limits=checked.limits,
     )
     rows = np.arange(len(both))
-    warnings = [f"not used, as they belong to no part: {some(checked.listed.unused)}"] * bool(checked.listed.unused)
-    warnings += [f"not used, as they belong to no sample: {some(checked.unused)}"] * bool(checked.unused)
-    twins = warn_of_twins(*(((one.path, one.sample.digest) for one in part) for part in (train, val)))
+    warnings = [f"ignored, in neither train nor val: {some(checked.listed.unused)}"] * bool(checked.listed.unused)
+    warnings += [f"ignored, in no sample: {some(checked.unused)}"] * bool(checked.unused)
+    twins = warn_of_duplicates(*(((one.path, one.sample.digest) for one in part) for part in (train, val)))
     return DataSource(
         name=checked.listed.name,
         train=_image_set("train", checked.classes, train, store, rows[: len(train)]),
@@ -242,21 +242,21 @@ def split_shards(checked: CheckedShards, *, split_seed: int = 0, val_fraction: f
 
 
 def _image_set(
-    name: str, classes: tuple[str, ...], found: list[ShardImage], store: Shards, rows: np.ndarray
+    name: str, classes: tuple[str, ...], found: list[LabelledSample], store: Shards, rows: np.ndarray
 ) -> ImageSet:
     labels = np.array([one.label for one in found], dtype=np.int64)
     return ImageSet(name, classes, labels, tuple(one.path for one in found), store, rows, groups=store.shard[rows])
 
 
-def _keys(classes: tuple[str, ...], found: list[ShardImage]) -> dict[str, list[str]]:
+def _keys(classes: tuple[str, ...], found: list[LabelledSample]) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {cls: [] for cls in classes}
     for one in found:
         keys[classes[one.label]].append(one.key)
     return keys
 
 
-def _fingerprint(classes: tuple[str, ...], parts: dict[str, list[ShardImage]]) -> str:
-    """By key, so that the same samples in other shards have the same one."""
+def _fingerprint(classes: tuple[str, ...], parts: dict[str, list[LabelledSample]]) -> str:
+    """By key, so that it does not depend on the distribution over shards."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part, found in parts.items():
         for key, label, content in sorted((one.key, one.label, one.sample.digest) for one in found):
@@ -268,10 +268,10 @@ def _fingerprint(classes: tuple[str, ...], parts: dict[str, list[ShardImage]]) -
 
 
 def _class_names(root: Path, samples: list[Sample]) -> tuple[str, ...]:
-    """Names by label: from classes.txt, or from the JSON of train, or the labels themselves.
+    """Class names by label: from classes.txt, or the JSON of train, or the labels themselves.
 
     Raises:
-        GlocalError: if classes.txt cannot be used, or a label has two names or a name two labels.
+        GlocalError: if classes.txt is invalid, a label has two names, or a name two labels.
     """
     file = root / CLASS_FILE
     if os.path.lexists(file):
@@ -294,7 +294,7 @@ def _class_names(root: Path, samples: list[Sample]) -> tuple[str, ...]:
                 )
                 raise GlocalError(
                     f"data: expected one class name for each label in the .json of the shards, got {printable(got)}; "
-                    f"name the classes in {printable(file)}, a name a line"
+                    f"name the classes in {printable(file)}, one per line"
                 )
     if not numbered:
         return tuple(sorted(named))
@@ -308,7 +308,7 @@ def _read_class_file(file: Path) -> tuple[str, ...]:
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise GlocalError(
-                f"data: expected a file with a class name a line, got something else at {printable(file)}"
+                f"data: expected a file with one class name per line, got something else at {printable(file)}"
             )
         names = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
@@ -331,7 +331,7 @@ def _read_class_file(file: Path) -> tuple[str, ...]:
 
 
 def _label(sample: Sample, labels: Mapping[str, int]) -> tuple[int | None, str]:
-    """The label of a sample, or None and why it has none of these classes."""
+    """The label of a sample, or None and the reason."""
     if sample.label is not None:
         if sample.label < len(labels):
             return sample.label, ""
@@ -346,8 +346,8 @@ def _label(sample: Sample, labels: Mapping[str, int]) -> tuple[int | None, str]:
 # The scan
 
 
-class _Task(NamedTuple):
-    """An image to be decoded: where it is, what messages call it, and its number in the index of its shard."""
+class _ScanItem(NamedTuple):
+    """An image to decode: its location, its name in messages, and its index in its shard."""
 
     file: str
     stamp: tuple[int, int]
@@ -360,40 +360,40 @@ class _Task(NamedTuple):
 def _scan_shards(
     shown: Mapping[str, str], limits: ImageLimits, *, progress: bool, workers: int | None
 ) -> dict[str, Index]:
-    """Path -> what the shard holds, every image decoded; from the cache where the shard is that of before.
+    """Path -> index of the shard, every image decoded; from the cache if the shard is unchanged.
 
     Args:
-        shown: absolute path -> what messages call it.
-        limits: of the gate.
+        shown: absolute path -> name in messages.
+        limits: of the image loader.
         progress: show a progress bar.
-        workers: processes that decode.
+        workers: decoding processes.
     """
     key = ("shards", INDEX_VERSION, asdict(limits))
     real = {file: os.path.realpath(file) for file in shown}
     caches = {file: cache_file(*key, real[file]) for file in shown}
-    with alone(cache_file(*key, sorted(real.values())), shown=progress):
-        indexes = {file: index for file in shown if (index := _recall(caches[file], stamp(file)))}
+    with scan_lock(cache_file(*key, sorted(real.values())), shown=progress):
+        indexes = {file: index for file in shown if (index := _read_index(caches[file], stamp(file)))}
         new = [file for file in shown if file not in indexes]
         with ThreadPoolExecutor(READERS) as pool:
             indexes |= zip(new, pool.map(read_index, new), strict=True)
         tasks = [
-            _Task(file, _short(indexes[file]), sample.offset, sample.size, f"{shown[file]}/{sample.name}", number)
+            _ScanItem(file, _short(indexes[file]), sample.offset, sample.size, f"{shown[file]}/{sample.name}", number)
             for file in shown
             for number, sample in enumerate(indexes[file].samples)
             if sample.reason is None and not sample.digest
         ]
-        look = partial(scan_member, limits=limits)
-        scanned = scan_all(look, tasks, progress=progress, workers=workers)
+        scan = partial(scan_member, limits=limits)
+        scanned = scan_all(scan, tasks, progress=progress, workers=workers)
         for file, of_shard in itertools.groupby(scanned, key=lambda pair: pair[0].file):
-            _merge_scanned(indexes[file], of_shard, caches[file])  # shard by shard: Ctrl-C loses one, not all
+            _store_results(indexes[file], of_shard, caches[file])  # shard by shard, so that Ctrl-C loses only one
         with_tasks = {task.file for task in tasks}
         for file in new:
             if file not in with_tasks:
-                _remember(caches[file], indexes[file])
+                _write_index(caches[file], indexes[file])
     return indexes
 
 
-def scan_member(task: _Task, *, limits: ImageLimits) -> Scanned:
+def scan_member(task: _ScanItem, *, limits: ImageLimits) -> Scanned:
     """Decode one image of a shard."""
     try:
         content = read_image(task.name, task.file, task.stamp, task.offset, task.size, limits=limits)
@@ -403,27 +403,27 @@ def scan_member(task: _Task, *, limits: ImageLimits) -> Scanned:
     return Scanned(None, hashlib.sha256(content).hexdigest())
 
 
-def _merge_scanned(index: Index, scanned: Iterable[tuple[_Task, Scanned]], cache: Path) -> None:
+def _store_results(index: Index, scanned: Iterable[tuple[_ScanItem, Scanned]], cache: Path) -> None:
     again = {}
     for task, found in scanned:
         sample = index.samples[task.number]
         index.samples[task.number] = replace(sample, reason=found.reason, digest=found.digest)
-        if found.reason and (found.reason == CRASHED or any(word in found.reason for word in FLEETING)):
+        if found.reason and (found.reason == CRASHED or any(word in found.reason for word in TRANSIENT)):
             again[task.number] = sample
-    _remember(cache, replace(index, samples=[again.get(i, sample) for i, sample in enumerate(index.samples)]))
+    _write_index(cache, replace(index, samples=[again.get(i, sample) for i, sample in enumerate(index.samples)]))
 
 
 def _short(index: Index) -> tuple[int, int]:
     return (index.stamp[0], index.stamp[1]) if index.stamp else (0, 0)
 
 
-def _remember(cache: Path, index: Index) -> None:
+def _write_index(cache: Path, index: Index) -> None:
     if index.stamp is not None:
-        rows = [[getattr(sample, name) for name in Sample.__slots__] for sample in index.samples]
+        rows = [astuple(sample) for sample in index.samples]
         write_cache(cache, [index.stamp, rows, index.refused, index.unused, index.damage])
 
 
-def _recall(cache: Path, now: list[int] | None) -> Index | None:
+def _read_index(cache: Path, now: list[int] | None) -> Index | None:
     match read_cache(cache):
         case [list(before), list(rows), list(refused), list(unused), str() | None as damage] if before == now:
             try:

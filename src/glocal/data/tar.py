@@ -1,9 +1,9 @@
-"""Tar: where each member of an archive lies, and what is wrong with it.
+"""Tar: offset and size of each member of an archive, and its faults.
 
 POSIX.1-2017, pax, "pax Interchange Format" and "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 
-A reader of our own, of headers alone: tarfile takes memory by what a header claims, goes back in the file at negative
-sizes and does not tell a damaged header from the end. Nothing is ever unpacked.
+Parses only headers: tarfile allocates whatever a header claims, seeks backwards at negative sizes and mistakes a
+damaged header for the end. Nothing is ever unpacked.
 """
 
 import os
@@ -20,16 +20,16 @@ MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-BLOCK = 512  # everything in a tar is padded to it
+BLOCK = 512  # tars are padded to it
 MOST_HEADER = 2**20  # bytes of a long name or a pax header; paths end at 4,096
-TAIL = 64 * 2**10  # looked at behind the end mark: more than any writer pads (10 KiB)
+TAIL = 64 * 2**10  # checked after the end mark: more than any writer pads (10 KiB)
 FILES, FOLDER = (b"0", b"\0", b"7"), b"5"
-NO_FILES = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe"}  # and without bytes
+NON_FILES = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe"}  # without content
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a tar: where its bytes are, or why it is no file (or not a whole one)."""
+    """A member of a tar: offset and size, or why it is not a complete file."""
 
     name: str
     offset: int
@@ -38,11 +38,11 @@ class Member:
 
 
 class DamagedError(Exception):
-    """A tar that cannot be read further, and why."""
+    """A tar that is damaged from here on, and why."""
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
-    """Fewer bytes only at the end of the file; the system gives 2 GiB at a time at most."""
+    """Read ``size`` bytes, fewer only at the end of the file; one system call reads at most 2 GiB."""
     content = os.pread(descriptor, size, offset)
     while len(content) < size and (more := os.pread(descriptor, size - len(content), offset + len(content))):
         content += more
@@ -57,7 +57,7 @@ def read_members(descriptor: int, end: int) -> Iterator[Member]:
         end: its size in bytes.
 
     Raises:
-        DamagedError: where it cannot be read further.
+        DamagedError: where it is damaged.
     """
     at = 0
     extended: dict[str, bytes] = {}  # of the next member
@@ -69,7 +69,7 @@ def read_members(descriptor: int, end: int) -> Iterator[Member]:
             )
         if not any(header):
             if os.pread(descriptor, TAIL, at).strip(b"\0"):
-                raise DamagedError(f"shard goes on behind its end mark (at byte {at}: shards cannot be joined by cat)")
+                raise DamagedError(f"shard continues after its end mark (at byte {at}: shards cannot be joined by cat)")
             return
         _check_header(header, at)
         kind, start = header[156:157], at + BLOCK
@@ -92,39 +92,39 @@ def read_members(descriptor: int, end: int) -> Iterator[Member]:
                 raise DamagedError(f"shard truncated (it ends at byte {end}, inside {printable(name)})")
             more, start = block[504], start + BLOCK
         extended = {}
-        if kind in NO_FILES:
-            yield Member(name, 0, 0, f"is {NO_FILES[kind]} (of a shard, only files are read)")
+        if kind in NON_FILES:
+            yield Member(name, 0, 0, f"is {NON_FILES[kind]} (only files are supported)")
             size = 0
         elif kind == FOLDER or (kind == b"\0" and name.endswith("/")):
             size = 0
         elif start + size > end:
-            yield Member(name, 0, 0, f"is cut off (it claims {size:,} bytes, the shard has {max(0, end - start):,})")
+            yield Member(name, 0, 0, f"is truncated (it claims {size:,} bytes, the shard has {max(0, end - start):,})")
             raise DamagedError(f"shard truncated (it ends at byte {end}, inside {printable(name)})")
         elif sparse:
-            yield Member(name, 0, 0, "is a sparse file (of which a shard has only pieces)")
+            yield Member(name, 0, 0, "is a sparse file (not supported)")
         elif kind in FILES:
             yield Member(name, start, size)
         else:
-            yield Member(name, 0, 0, "is of an unknown kind (of a shard, only files are read)")
+            yield Member(name, 0, 0, "is of an unknown kind (only files are supported)")
         at = start + _padded(size)
 
 
 def _check_header(header: bytes, at: int) -> None:
     stored = re.match(rb"[ \0]*([0-7]+)", header[148:156])
-    blank = header[:148] + b" " * 8 + header[156:]  # the sum is over a header whose own field is blank
+    blank = header[:148] + b" " * 8 + header[156:]  # the checksum counts its own field as blank
     if stored is None or int(stored[1], 8) != sum(blank):
         if at == 0:
             packed = next(
                 (f" but one compressed with {how}" for magic, how in MAGIC.items() if header.startswith(magic)), ""
             )
             raise DamagedError(
-                f"no plain tar{packed} (unpack it)" if packed else "no tar (its first header is damaged)"
+                f"not a plain tar{packed} (unpack it)" if packed else "not a tar (its first header is damaged)"
             )
         raise DamagedError(f"shard damaged (at byte {at}: no valid header)")
 
 
 def _size(number: bytes, at: int) -> int:
-    """Octal digits, or, where the first bit is set, the big-endian number behind it; never negative."""
+    """Octal digits, or, if the first bit is set, a big-endian number; never negative."""
     if number[0] == 0x80:
         return int.from_bytes(number[1:], "big")
     digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0].*|[ \0]*([0-7]*)", number, re.DOTALL)
@@ -134,7 +134,7 @@ def _size(number: bytes, at: int) -> int:
 
 
 def _parse_pax(content: bytes, at: int) -> dict[str, bytes]:
-    """Records of ``length key=value`` and a newline; the length counts itself. Those kept are path, size and sparse."""
+    """Records of ``length key=value`` and a newline; the length counts itself. Only path, size and sparse are kept."""
     records, position = {}, 0
     while position < len(content):
         length = re.match(rb"(\d{1,7}) ", content[position : position + 8])
@@ -154,7 +154,7 @@ def _name(header: bytes, extended: Mapping[str, bytes]) -> str:
     name = extended.get("GNU.sparse.name", extended.get("path"))
     if name is None:
         name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
-        if prefix and header[257:263] == b"ustar\0":  # GNU has other things there
+        if prefix and header[257:263] == b"ustar\0":  # GNU uses this field otherwise
             name = prefix + b"/" + name
     return name.decode("utf-8", "surrogateescape")
 

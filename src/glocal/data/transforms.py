@@ -1,7 +1,7 @@
 """Resize, crop, normalise and augment: used by training, prediction and export alike.
 
-A random transform is a function of (seed, epoch, position of the image): no worker, batch or history can change it.
-Where torchvision's v2 transforms draw parameters themselves, ours get them from `draws`.
+A random transform is a function of (seed, epoch, index of the image), independent of workers, batches and history.
+Unlike torchvision's v2 transforms, ours get their random parameters from `draws`.
 """
 
 import random
@@ -20,13 +20,13 @@ from glocal.errors import GlocalError
 DETECTION_SCALES = (0.8, 1.25)
 """Scales of ``augment: light`` for detection: the standard jitter of Ghiasi et al. 2021 (Copy-Paste), §3."""
 SEGMENTATION_SCALES = (0.5, 2.0)
-"""Scales of ``augment: light`` for segmentation, as the papers' recipes of mmsegmentation have them."""
+"""Scales of ``augment: light`` for segmentation, as in mmsegmentation's recipes of the papers."""
 MAX_ASPECT_RATIO = 16
-"""Of a resized image; a longer one is squashed to it. Without it 1 x 2000 pixels would become 512 x 1,024,000."""
+"""Larger aspect ratios are squashed to it when resizing: 1 x 2000 pixels would become 512 x 1,024,000."""
 FILL = (124, 116, 104)
-"""Padding of images: ImageNet's mean, which becomes about 0."""
+"""Padding: ImageNet's mean, about 0 after normalisation."""
 LIGHT_SHIFT = 8
-"""`light` moves an image by up to 1/8 of its side: 4 pixels of 32, as He et al. 2016, §4.2, do for CIFAR."""
+"""`light` shifts an image by up to 1/8 of its side: 4 pixels of 32, as in He et al. 2016, §4.2, for CIFAR."""
 
 
 # Resize, crop, normalise
@@ -40,8 +40,8 @@ def resize_crop(
     Args:
         image: RGB.
         size: side in pixels, or height and width.
-        crop_pct: share of each side that the centre crop keeps.
-        interpolation: a name of Pillow's, small letters.
+        crop_pct: fraction of each side that the centre crop keeps.
+        interpolation: Pillow's name, lower case.
 
     Returns:
         (H, W, 3) uint8.
@@ -72,7 +72,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(..., H, W) -> (..., height, width), nearest: each new pixel takes the one that its centre lies in."""
+    """(..., H, W) -> (..., height, width), nearest, by pixel centres."""
     rows, columns = (
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
         for new, old in ((height, labels.shape[-2]), (width, labels.shape[-1]))
@@ -96,7 +96,7 @@ class Normalize(nn.Module):
         return (x - self.mean) * self.scale
 
 
-# Random numbers of an image
+# Random numbers per image
 
 
 def draws(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators that timm's and torchvision's transforms draw from, and put them back after."""
+    """Seed the global generators that timm's and torchvision's transforms use, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -142,13 +142,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def shift_and_flip(pixels: np.ndarray, drawn: np.ndarray, *, max_shift: int, flip: bool) -> np.ndarray:
-    """Shift each image, its borders reflected, and mirror half of them.
+    """Shift each image with reflected borders, and flip half of them.
 
     Args:
         pixels: (B, S, S, 3) images.
         drawn: (B, 4) of `draws`.
         max_shift: in pixels, along each axis and in both directions.
-        flip: whether to mirror.
+        flip: whether to flip.
     """
     size = pixels.shape[1]
     shift = drawn[:, :2] % (2 * max_shift + 1)  # (B, 2), 0 .. 2 max_shift
@@ -166,9 +166,9 @@ class RandAugment:
 
     Args:
         size: side of the result in pixels.
-        flip: mirror half of the images.
-        crop_scale: smallest share of the area that a crop has.
-        auto_augment: a policy in timm's notation; empty for none.
+        flip: flip half of the images.
+        crop_scale: smallest fraction of the area that a crop has.
+        auto_augment: a policy string of timm; empty for none.
         color_jitter: strength of brightness, contrast and saturation, without ``auto_augment``.
 
     Raises:
@@ -201,7 +201,7 @@ class RandAugment:
 
 
 class RandomErasing:
-    """Random erasing with noise (Zhong et al. 2020, Alg. 1), timm's; an image's draws are its own."""
+    """Random erasing with noise (Zhong et al. 2020, Alg. 1), timm's, with one seed per image."""
 
     def __init__(self, probability: float) -> None:
         from timm.data.random_erasing import RandomErasing as Erasing
@@ -224,9 +224,9 @@ class JitterParams(NamedTuple):
     """Parameters of a scale jitter, for an image and its targets together.
 
     Attributes:
-        flip: mirrored left to right, first.
+        flip: horizontal, applied first.
         scale: factor on both sides, before the crop or padding.
-        x: place of the crop, or of the image in its padding: 0 leftmost to 1 rightmost.
+        x: position of the crop, or of the image in its padding: 0 left to 1 right.
         y: 0 top to 1 bottom.
     """
 
@@ -246,7 +246,7 @@ def jitter_params(drawn: np.ndarray, *, flip: bool, scale_range: tuple[float, fl
 def jitter_detection(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, masks: np.ndarray | None, params: JitterParams
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Flip and rescale an image with its objects, then crop or pad it to its own size; objects cut off are left out.
+    """Flip and rescale an image with its objects, then crop or pad it to its own size; objects outside are removed.
 
     Args:
         image: (H, W, 3) uint8.
@@ -306,7 +306,7 @@ def jitter_segmentation(
 
 
 class Offset(NamedTuple):
-    """Of an image in its crop or padding: negative where it is cropped."""
+    """Of an image in its crop or padding; negative if cropped."""
 
     top: int
     left: int
@@ -316,8 +316,8 @@ def offset_of(params: JitterParams, inner: tuple[int, int], outer: tuple[int, in
     """The offset of ``inner`` (H, W) in ``outer``."""
     return Offset(
         *(
-            int(share * (space + 1)) if space >= 0 else -int(share * (1 - space))
-            for share, space in (
+            int(position * (space + 1)) if space >= 0 else -int(position * (1 - space))
+            for position, space in (
                 (params.y, outer[0] - inner[0]),
                 (params.x, outer[1] - inner[1]),
             )

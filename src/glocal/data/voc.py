@@ -1,7 +1,7 @@
 """Pascal VOC: an XML file of objects for each image, and lists of the images of each part.
 
 The PASCAL Visual Object Classes Challenge: Everingham et al. 2010, https://doi.org/10.1007/s11263-009-0275-4.
-Annotations are read by expat alone, which opens nothing, and documents that declare entities are refused.
+Annotations are parsed by expat, which opens no files; documents that declare entities are rejected.
 """
 
 import os
@@ -32,7 +32,7 @@ MOST_DEPTH = 30
 
 @dataclass
 class Element:
-    """An element of XML: its name, what stands in it, its text."""
+    """An XML element: name, children, text."""
 
     name: str
     inner: list["Element"] = field(default_factory=list)
@@ -46,21 +46,21 @@ class Element:
         return element
 
     def value(self, *names: str) -> str:
-        """The text of the element along a path, without what surrounds it; "" if there is none."""
+        """The stripped text of the element along a path; "" if there is none."""
         element = self.find(*names)
         return element.text.strip() if element else ""
 
 
 @dataclass(frozen=True)
 class VocPart:
-    """Images of a part, and what their annotations say, before an image is opened.
+    """Images of a part and their annotations; no image is opened yet.
 
     Attributes:
         root: of the layout.
-        annotations: image -> its file of annotations, relative to the root.
-        images: those with annotations that can be read.
+        annotations: image -> its annotation file, relative to the root.
+        images: those with readable annotations.
         objects: image id -> its objects.
-        skipped: images and annotations that cannot be used.
+        skipped: unusable images and annotations.
     """
 
     root: Path
@@ -71,7 +71,7 @@ class VocPart:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the objects that have one, sorted."""
+        """Class names of the objects, sorted."""
         names = {one.value("name") for of_image in self.objects.values() for one in of_image}
         return tuple(sorted(name for name in names if 0 < len(name) <= LONGEST_CLASS))
 
@@ -80,7 +80,7 @@ def parse_xml(content: bytes) -> Element:
     """The elements of an XML document, without attributes.
 
     Raises:
-        ObjectError: if it is damaged, declares a document type (where entities would be), or is nested too deep.
+        ObjectError: if it is damaged, declares a document type (which could contain entities), or is nested too deep.
     """
     root = Element("")
     path = [root]
@@ -98,7 +98,7 @@ def parse_xml(content: bytes) -> Element:
         path[-1].text += characters
 
     def refuse(*declaration: object) -> None:
-        raise ObjectError("XML with a document type, which could hold entities")
+        raise ObjectError("XML with a document type, which could contain entities")
 
     parser = expat.ParserCreate()
     parser.buffer_text, parser.buffer_size = True, 2**20
@@ -108,7 +108,7 @@ def parse_xml(content: bytes) -> Element:
         parser.Parse(content, True)
     except ObjectError:
         raise
-    except (expat.ExpatError, ValueError, LookupError) as error:  # an encoding that Python has not is a LookupError
+    except (expat.ExpatError, ValueError, LookupError) as error:  # an unknown encoding is a LookupError
         raise ObjectError(f"damaged XML ({printable(str(error))[:200]})") from None
     return root
 
@@ -124,17 +124,17 @@ def list_parts(
     """Part ("train" and "val", or "" for images to be split) -> names of its images, without extension.
 
     From ``ImageSets/TASK/train.txt`` and ``val.txt``; without val, of ``trainval.txt`` or ``train.txt``; without them,
-    of every file of annotations.
+    all annotation files.
 
     Args:
         root: of the layout.
         task: Main or Segmentation.
-        folder: of the files of annotations: Annotations, or SegmentationClass.
-        extension: of theirs.
+        folder: of the annotation files: Annotations, or SegmentationClass.
+        extension: of these files.
         follow_links: whether links are followed.
 
     Raises:
-        GlocalError: if a list cannot be read.
+        GlocalError: if a list is unreadable.
     """
     lists = {name: root / "ImageSets" / task / f"{name}.txt" for name in ("train", "val", "trainval")}
     there = {
@@ -157,12 +157,12 @@ def find_images(root: Path, *, follow_links: bool = False) -> dict[str, str]:
 
 
 def read_voc(root: Path, stems: list[str], files: dict[str, str], *, follow_links: bool = False) -> VocPart:
-    """Read the annotations of a part; what is bad in them is no error here.
+    """Read the annotations of a part; faults are listed, not raised.
 
     Args:
         root: of the layout.
         stems: names of the images, without extension.
-        files: as of `find_images`.
+        files: from `find_images`.
         follow_links: whether links are followed.
     """
     inside = Inside(root / "Annotations", follow_links=follow_links)
@@ -177,7 +177,7 @@ def read_voc(root: Path, stems: list[str], files: dict[str, str], *, follow_link
             if problem := inside.problem(f"{stem}.xml"):
                 raise ObjectError(problem)
             if stem in images:
-                raise ObjectError("listed a second time")
+                raise ObjectError("listed twice")
             if stem not in files:
                 path = os.path.join("JPEGImages", stem)
                 raise ObjectError("no such file (in JPEGImages, with any extension)")
@@ -195,21 +195,21 @@ def _read(file: Path) -> bytes:
     try:
         return read_annotations(file, most_bytes=MOST_XML)
     except GlocalError:
-        raise ObjectError("no such file" if not os.path.lexists(file) else "cannot be read, or is too large") from None
+        raise ObjectError("no such file" if not os.path.lexists(file) else "unreadable, or too large") from None
 
 
 def _size(top: Element) -> tuple[int, int] | None:
-    """Width and height; None where the file does not give them."""
+    """Width and height; None if the file does not give them."""
     width, height = top.value("size", "width"), top.value("size", "height")
     if not width and not height:
         return None
     if not (width.isdecimal() and height.isdecimal() and len(width + height) < 20):
-        raise ObjectError("width and height that are no sizes")
+        raise ObjectError("invalid width or height")
     return int(width), int(height)
 
 
 def check_voc(part: VocPart, classes: tuple[str, ...], reading: Reading) -> CheckedPart:
-    """Decode every image of a part and check every object on them; what is bad is no error here."""
+    """Decode every image of a part and check every object; faults are listed, not raised."""
     shown = {image.name: image.name for image in part.images}
     good, bad = measure_images(part.root, shown, part.images, reading)
     labels = {name: label for label, name in enumerate(classes)}

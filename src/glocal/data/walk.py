@@ -1,20 +1,20 @@
-"""Walk folders of images: one rule for hidden names, links, and what Windows and macOS leave behind."""
+"""Walk image folders, with one rule for hidden files, links, and system files of Windows and macOS."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-SYSTEM_NAMES = frozenset(("Thumbs.db", "desktop.ini", "__MACOSX"))  # left by Windows and macOS, no one's images
+SYSTEM_NAMES = frozenset(("Thumbs.db", "desktop.ini", "__MACOSX"))  # of Windows and macOS
 
 
 class Listing(NamedTuple):
     """Entries of a folder by name, without hidden and system names.
 
     Attributes:
-        folders: and links to folders, where links are followed.
-        files: all else, and links to files, where links are followed.
-        links: those not followed.
+        folders: including links to folders if links are followed.
+        files: all others, including links to files if links are followed.
+        links: not followed.
     """
 
     folders: list[os.DirEntry[str]]
@@ -23,10 +23,10 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: str | Path, *, follow_links: bool = False) -> Listing:
-    """Entries of a folder, not of those below.
+    """Entries of a folder, not recursive.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if it is unreadable.
     """
     listing = Listing([], [], [])
     with os.scandir(folder) as found:
@@ -36,7 +36,7 @@ def list_folder(folder: str | Path, *, follow_links: bool = False) -> Listing:
             continue
         if entry.is_symlink() and not follow_links:
             listing.links.append(entry)
-        # a link to itself is a file that cannot be read; is_dir of an entry would raise, but needs no stat
+        # entry.is_dir needs no stat, but raises for circular links, which count as files here
         elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             listing.folders.append(entry)
         else:
@@ -47,15 +47,15 @@ def list_folder(folder: str | Path, *, follow_links: bool = False) -> Listing:
 def walk_folder(
     folder: str | Path, *, follow_links: bool = False, visited: set[tuple[int, int]] | None = None
 ) -> Iterator[Listing]:
-    """`list_folder` of a folder and of all below it, each before those inside it, by name.
+    """`list_folder` of a folder and all its subfolders, parents first, by name.
 
     Args:
-        folder: the first.
-        follow_links: whether links are files and folders.
-        visited: (device, inode) of folders to leave out, which grows: a folder that several links lead to comes once.
+        folder: the root.
+        follow_links: whether links are followed.
+        visited: (device, inode) of folders to leave out; updated, so that a folder linked several times comes once.
 
     Raises:
-        OSError: if a folder cannot be read.
+        OSError: if a folder is unreadable.
     """
     visited = set() if visited is None else visited
     waiting: list[str | Path] = [folder]

@@ -1,4 +1,4 @@
-"""Processes that read images, and what becomes of a run when one of them dies."""
+"""Data-loading workers, and the detection of one that died."""
 
 import copy
 import ctypes
@@ -15,19 +15,19 @@ from torch.utils.data import DataLoader
 
 
 def default_workers() -> int:
-    """Processes that decode: a processor each, up to 8."""
+    """Number of data-loading workers: one per CPU core, up to 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def read_in_order(
     dataset: Any, keys: Any, workers: int, collate_fn: Callable[[Any], Any] | None = None
 ) -> DataLoader[Any]:
-    """A loader of ``dataset[key]`` for each of ``keys``, in their order; it leaves torch's global generator alone.
+    """A `DataLoader` of ``dataset[key]`` for each of ``keys``, in order, without use of torch's global generator.
 
     Args:
-        dataset: what is read; by ``workers`` processes, or by this one if that is 0.
-        keys: what is read of it; an iterable, endless if need be.
-        workers: how many processes. One that is killed raises one of `LOST`, then or at any later moment.
+        dataset: read by ``workers`` processes, or in this one if that is 0.
+        keys: of the dataset; any iterable, possibly endless.
+        workers: number of processes. When one is killed, one of `WORKER_ERRORS` is raised, now or later.
         collate_fn: see `DataLoader`; by default arrays become tensors.
     """
     return DataLoader(
@@ -41,26 +41,26 @@ def read_in_order(
     )
 
 
-LOST = (RuntimeError, ConnectionError, EOFError)
-"""What may be raised where a process of a loader is gone; `worker_died` tells whether it was."""
+WORKER_ERRORS = (RuntimeError, ConnectionError, EOFError)
+"""Raised when a data-loading worker dies, and for other reasons: `worker_died` decides."""
 
 
 def worker_died(error: BaseException) -> bool:
-    """Whether an error says that a process of a loader is gone: for want of memory, or as a decoder crashed.
+    """Whether an error means that a data-loading worker died: out of memory, or a crashed decoder.
 
-    What such a process itself raised, and the loader raises again, is none.
+    Exceptions of the dataset, which the loader raises again, do not.
     """
-    if isinstance(error, (ConnectionError, EOFError)):  # of a share that is gone, unless it is of what was handed over
+    if isinstance(error, (ConnectionError, EOFError)):  # of the queue to the worker, not of the dataset
         frames = traceback.walk_tb(error.__traceback__)
         return any(frame.f_globals.get("__name__") == "multiprocessing.queues" for frame, _ in frames)
     return str(error).startswith("DataLoader worker (pid")
 
 
 class _Flag:
-    """An event of one byte.
+    """A lock-free `multiprocessing.Event`, one byte in shared memory.
 
-    That of `multiprocessing` has a lock, which a process that is killed while it looks at the event takes along. The
-    loader then waits for that lock for ever when it ends its other processes.
+    A worker killed while it holds the lock of multiprocessing's own event would block the loader for ever when it stops
+    the other workers.
     """
 
     def __init__(self) -> None:

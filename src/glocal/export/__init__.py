@@ -1,4 +1,4 @@
-"""Trained models for other runtimes: ONNX Runtime, OpenVINO, torch alone; and their files at work."""
+"""Export models to ONNX Runtime, OpenVINO and torch, and run the exported files."""
 
 from glocal.export.description import FORMATS, RUNTIMES, Description, Format, Runtime, Size, height_and_width
 from glocal.export.formats import ENDS

@@ -1,10 +1,10 @@
-"""What an exported file says of itself: one JSON text under the key ``glocal``, wherever its format keeps such things.
+"""Metadata of an exported file: a JSON text under the key ``glocal``, in the place that its format provides.
 
     onnx                 metadata_props["glocal"]
     openvino             rt_info "glocal" of the .xml
     torch-export, aoti   extra/glocal.json in the .pt2
 
-A file is untrusted: the text has closed keys, and each value its type and limits.
+Files are untrusted: keys are fixed, and each value is checked by type and range.
 """
 
 import json
@@ -18,46 +18,46 @@ Size = int | tuple[int, int]
 """Of an image in pixels: its side, or height and width."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's, small letters
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's, lower case
 KEY = "glocal"
 VERSION = 1
 STEP = 32
-"""Pixels: what heights and widths are multiples of, where a file takes any."""
+"""Height and width are multiples of this many pixels in files of dynamic size."""
 NO_DIGEST = "0" * 64
 MAX_TEXT = 8 * 2**20
 SIDES = range(8, 4097)
 
 
 def height_and_width(size: Size) -> tuple[int, int]:
-    """Of an image, from its side or from both."""
+    """Height and width of an image size."""
     return (size, size) if isinstance(size, int) else size
 
 
-class Unusable(Exception):  # noqa: N818 - what is wrong with a file; whoever knows its path makes the error
-    """What is wrong with a file, and what to do."""
+class InvalidFileError(Exception):
+    """The fault of a file, and what to do; the caller adds the path."""
 
-    def __init__(self, reason: str, advice: str = "export it again, or take another file") -> None:
+    def __init__(self, reason: str, advice: str = "export it again, or use another file") -> None:
         super().__init__(reason)
         self.reason, self.advice = reason, advice
 
 
 @dataclass(frozen=True)
 class Description:
-    """A model as an exported file has it.
+    """Metadata of an exported model.
 
     Attributes:
         format: of the file.
         name: the model's architecture.
         classes: the K class names, in the order of the logits.
         image_size: height and width in pixels.
-        crop_pct: share of the resized image that the centre crop keeps, see `glocal.data.transforms.resize_crop`.
-        interpolation: of the resize, a name of Pillow's.
+        crop_pct: fraction of the resized image that the centre crop keeps, see `glocal.data.transforms.resize_crop`.
+        interpolation: of the resize, Pillow's name.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
-        dynamic: what may differ from one call to the next: nothing, ``batch``, or ``batch`` and ``size``.
-        batch_size: images of a call where the batch is not dynamic.
-        half: whether weights are of 16 bits.
-        digest: SHA-256 over the file with zeros in its place; zeros for a format that has checksums of its own.
+        dynamic: dynamic dimensions: none, ``batch``, or ``batch`` and ``size``.
+        batch_size: if the batch is not dynamic.
+        half: whether weights have 16 bits.
+        digest: SHA-256 over the file with a zero digest; zeros for formats with checksums.
     """
 
     format: Format
@@ -82,24 +82,24 @@ class Description:
         """Check a text.
 
         Raises:
-            Unusable: for anything but what `text` writes.
+            InvalidFileError: if it is not the output of `text`.
         """
         if len(text) > MAX_TEXT:
-            raise Unusable(f"its description has {len(text):,} bytes, the limit is {MAX_TEXT:,}")
+            raise InvalidFileError(f"its description has {len(text):,} bytes, the limit is {MAX_TEXT:,}")
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):
-            raise Unusable("its description is damaged (no JSON)") from None
+            raise InvalidFileError("its description is damaged (not JSON)") from None
         if not isinstance(found, dict):
-            raise Unusable("its description is damaged (no JSON object)")
+            raise InvalidFileError("its description is damaged (not a JSON object)")
         if found.pop("version", None) != VERSION:
-            raise Unusable(f"expected version {VERSION} of its description, got another", "update glocal")
+            raise InvalidFileError(f"expected version {VERSION} of its description, got another", "update glocal")
         known = {field.name for field in fields(cls)}
         if found.keys() != known:
-            raise Unusable(f"its description is damaged (expected the keys {', '.join(sorted(known))})")
+            raise InvalidFileError(f"its description is damaged (expected the keys {', '.join(sorted(known))})")
         wrong = [key for key, is_right in _CHECKS.items() if not is_right(found[key])]
         if wrong:
-            raise Unusable(f"its description has no sensible {', '.join(wrong)}")
+            raise InvalidFileError(f"its description has invalid {', '.join(wrong)}")
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items()}
         return cls(**values)
 

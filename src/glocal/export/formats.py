@@ -1,4 +1,4 @@
-"""A graph into the files of each format."""
+"""Writers of the file formats."""
 
 import hashlib
 import importlib
@@ -18,24 +18,24 @@ from torch.export import ExportedProgram
 
 from glocal.errors import GlocalError
 from glocal.export.description import KEY, NO_DIGEST, Format
-from glocal.export.graph import quiet, write_out
+from glocal.export.graph import decompose_attention, quiet
 
 OPSET = 20
-"""Of ONNX: ONNX Runtime since 1.17, OpenVINO since 2024."""
+"""ONNX opset: ONNX Runtime since 1.17, OpenVINO since 2024."""
 MAX_ONE_FILE = 2**31 - 2**24
-"""Bytes of weights in an .onnx; protobuf ends at 2 GiB. Above, they lie in FILE.onnx.data."""
+"""Largest size of weights inside an .onnx (protobuf is limited to 2 GiB); larger ones are in FILE.onnx.data."""
 INPUT, OUTPUT = "image", "logits"
-INSIDE = "extra/glocal.json"  # of a .pt2
+INSIDE = "extra/glocal.json"  # in a .pt2
 ENDS: dict[Format, str] = {
     "onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2", "safetensors": ""
 }  # fmt: skip
-"""What names of files end in; safetensors is a folder."""
+"""File name suffixes; safetensors is a folder."""
 HALF: dict[Format, torch.dtype] = {"onnx": torch.float16, "torch-export": torch.bfloat16, "aoti": torch.bfloat16}
-"""What a model computes in with ``half``: on a CPU torch's float16 takes ten times as long as its bfloat16, and ONNX
-Runtime has no bfloat16. OpenVINO stores float16 and computes in what the processor does best."""
+"""Compute dtype with ``half``: on a CPU torch's float16 is ten times slower than bfloat16, and ONNX Runtime has no
+bfloat16. OpenVINO stores float16 and selects the compute dtype itself."""
 
 
-def need(package: str) -> Any:
+def require(package: str) -> Any:
     """Import a package of the ``export`` extra.
 
     Raises:
@@ -50,20 +50,20 @@ def need(package: str) -> Any:
 
 @cache
 def openvino_core() -> Any:
-    """OpenVINO's `Core`, one a process and never dropped.
+    """OpenVINO's `Core`, one per process and never freed.
 
-    A second one that outlives the first puts the first's signal stack, by then freed, back in place: the next signal,
-    even of a process that ended, would crash Python.
+    A second one that outlives the first restores the first's freed signal stack: the next signal, even SIGCHLD, would
+    crash Python.
 
     Raises:
         GlocalError: if OpenVINO is not installed.
     """
-    return need("openvino").Core()
+    return require("openvino").Core()
 
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """OpenVINO reports to its maker that it was imported, unless it finds nothing to report with."""
+    """Disable OpenVINO's telemetry on import by hiding its telemetry package."""
     name = "openvino_telemetry"
     if name in sys.modules:
         yield
@@ -76,7 +76,7 @@ def _without_telemetry() -> Iterator[None]:
 
 
 def check_compiler() -> None:
-    """Refuse aoti where nothing can compile.
+    """Check that aoti has a C++ compiler.
 
     Raises:
         GlocalError: if there is no C++ compiler.
@@ -85,17 +85,17 @@ def check_compiler() -> None:
         raise GlocalError("aoti: expected a C++ compiler, found none; install g++, or set CXX")
 
 
-def beside(path: Path) -> Path | None:
-    """Where the weights of a file lie if not, or maybe not, in it."""
+def companion(path: Path) -> Path | None:
+    """The possible companion file with the weights."""
     return {".xml": path.with_suffix(".bin"), ".onnx": path.with_name(f"{path.name}.data")}.get(path.suffix)
 
 
 def write_onnx(program: ExportedProgram, path: Path, text: str, half: bool) -> None:
-    """FILE.onnx; the weights in FILE.onnx.data where they are more than it can hold."""
-    need("onnxscript")
+    """FILE.onnx; large weights in FILE.onnx.data."""
+    require("onnxscript")
     with quiet():
         made: Any = torch.onnx.export(
-            write_out(program),
+            decompose_attention(program),
             (),
             dynamo=True,
             opset_version=OPSET,
@@ -114,10 +114,9 @@ def write_onnx(program: ExportedProgram, path: Path, text: str, half: bool) -> N
 def write_openvino(program: ExportedProgram, path: Path, text: str, half: bool) -> None:
     """FILE.xml and FILE.bin.
 
-    By way of ONNX: as exact and quick as from torch's graph (docs/export.md), and OpenVINO's converter of that reports
-    its use to its maker.
+    Converted from ONNX: as exact and fast as from torch's graph (docs/export.md), whose converter sends telemetry.
     """
-    ov = need("openvino")
+    ov = require("openvino")
     with tempfile.TemporaryDirectory() as folder:
         write_onnx(program, Path(folder) / "model.onnx", text, half)
         model = openvino_core().read_model(Path(folder) / "model.onnx")
@@ -130,13 +129,13 @@ def write_openvino(program: ExportedProgram, path: Path, text: str, half: bool) 
 
 def write_torch_export(program: ExportedProgram, path: Path, text: str, half: bool) -> None:
     """FILE.pt2 for torch.export.load."""
-    program.example_inputs = None  # zeros, of several MB
+    program.example_inputs = None  # several MB of zeros
     with quiet():
         torch.export.save(program, path, extra_files={Path(INSIDE).name: text})
 
 
 def write_aoti(program: ExportedProgram, path: Path, text: str, half: bool) -> None:
-    """FILE.pt2 for torch._inductor.aoti_load_package: machine code for processors like this one."""
+    """FILE.pt2 for torch._inductor.aoti_load_package: machine code for this type of CPU."""
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
@@ -153,7 +152,7 @@ WRITERS: dict[Format, Callable[[ExportedProgram, Path, str, bool], None]] = {
 
 
 def digest_of(content: bytes, side: Path | None, digest: str) -> str:
-    """SHA-256 over a file with zeros in the place of ``digest``, and over the file beside it."""
+    """SHA-256 over a file with zeros instead of ``digest``, and over its companion."""
     total = hashlib.sha256(content.replace(digest.encode(), NO_DIGEST.encode()))
     if side is not None:
         with open(side, "rb") as file:
@@ -163,7 +162,7 @@ def digest_of(content: bytes, side: Path | None, digest: str) -> str:
 
 
 def seal(path: Path) -> None:
-    """Write the digest of a file, and of what is beside it, into its description."""
-    content, side = path.read_bytes(), beside(path)
+    """Write the digest of a file and its companion into its description."""
+    content, side = path.read_bytes(), companion(path)
     digest = digest_of(content, side if side and side.exists() else None, NO_DIGEST)
     path.write_bytes(content.replace(NO_DIGEST.encode(), digest.encode()))

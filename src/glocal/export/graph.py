@@ -1,4 +1,4 @@
-"""A model as a graph of operators (torch.export), from which every format is written."""
+"""torch.export graphs of models, the source of every format."""
 
 import copy
 import warnings
@@ -13,18 +13,18 @@ from torch.export import Dim, ExportedProgram
 from glocal.errors import GlocalError, first_line
 from glocal.export.description import STEP
 
-# Where a size is free the graph is made at one that no model is made for: there position tables are resampled, and at
-# the published size resampling is the identity. Only shapes are computed with, so that size costs nothing.
+# Graphs of dynamic size are traced at a size that no model has by default, so that position tables are resampled; at
+# the default size resampling is the identity. Tracing only propagates shapes, so the size costs nothing.
 FREE_SIZE = 11 * STEP, 13 * STEP
 
 
 class Graph(NamedTuple):
-    """A model as operators.
+    """An exported graph.
 
     Attributes:
-        program: (B, 3, H, W) float32 -> (B, K) float32; None for a format that has weights alone.
-        dynamic: what may differ from one call to the next: ``batch``, ``size``.
-        reason: why the size is fixed though it was asked to be free.
+        program: (B, 3, H, W) float32 -> (B, K) float32; None for a format with weights only.
+        dynamic: dynamic dimensions: ``batch``, ``size``.
+        reason: why the size is fixed although a dynamic one was requested.
     """
 
     program: ExportedProgram | None
@@ -33,7 +33,7 @@ class Graph(NamedTuple):
 
 
 class Cast(nn.Module):
-    """A copy of a model that computes in another type; images and logits stay float32."""
+    """A copy of a model in another dtype; images and logits stay float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -45,21 +45,21 @@ class Cast(nn.Module):
 
 
 def trace(model: nn.Module, *, image_size: tuple[int, int], batch_size: int, dynamic: bool) -> Graph:
-    """Write down what a model does.
+    """Trace a model with torch.export.
 
     Args:
         model: in eval mode.
         image_size: height and width in pixels.
-        batch_size: images of a call, where that is fixed.
-        dynamic: leave the batch free, and height and width too where the model lets them be.
+        batch_size: if fixed.
+        dynamic: dynamic batch, and dynamic height and width if the model supports them.
 
     Raises:
-        GlocalError: if the model does what no graph can hold.
+        GlocalError: if the model cannot be traced.
     """
     if not dynamic:
         return Graph(_traced(model, (batch_size, *image_size), None), ())
     batch = Dim("batch", min=1)
-    reason = next((f"{side} is no multiple of {STEP}" for side in image_size if side % STEP), None)
+    reason = next((f"{side} is not a multiple of {STEP}" for side in image_size if side % STEP), None)
     if reason is None:
         sides = {2: STEP * Dim("height", min=1), 3: STEP * Dim("width", min=1)}
         try:
@@ -76,30 +76,30 @@ def _traced(model: nn.Module, shape: tuple[int, int, int], dynamic: Any) -> Expo
         with quiet(), torch.no_grad():
             program = torch.export.export(model, (images,), dynamic_shapes=dynamic and (dynamic,))
             program = program.run_decompositions({torch.ops.aten._upsample_bicubic2d_aa.vec: _resample})
-    except Exception as error:  # whatever the code of a model does that torch.export cannot follow
+    except Exception as error:  # model code may raise anything under torch.export
         raise GlocalError(
-            f"the model cannot be made a graph for {height} x {width} images: {first_line(error)}"
+            f"torch.export cannot trace the model for {height} x {width} images: {first_line(error)}"
         ) from error
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # names the files and folders of whoever exports
+            node.meta.pop("stack_trace", None)  # contains local paths
     return program
 
 
 def _resample(x: Tensor, size: list[int], align_corners: bool, scale_factors: Any) -> Tensor:
-    """Bicubic resampling with antialias as two matrix products: exact in all runtimes.
+    """Antialiased bicubic resampling as two matrix products: exact in all runtimes.
 
-    OpenVINO has no such operator; its reading of ONNX's is off by 1e-3 at the borders.
+    OpenVINO has no such operator; its conversion of ONNX's has errors of 1e-3 at the borders.
     """
     (h, w), (height, width) = x.shape[-2:], size
     return (_cubic(height, h) @ x.float() @ _cubic(width, w).T).to(x.dtype)
 
 
-def write_out(program: ExportedProgram) -> ExportedProgram:
-    """The same with attention and Einstein sums as matrix products.
+def decompose_attention(program: ExportedProgram) -> ExportedProgram:
+    """Decompose attention and einsum into matrix products.
 
-    ONNX's forms of these reshape the keys and scale both factors, or are computed slowly: OpenVINO then does not see
-    that it is attention, and takes up to a tenth longer for a model.
+    ONNX's own decompositions are slow or reshape the keys and scale both factors: OpenVINO then does not recognise
+    attention and is up to 10 % slower.
     """
     attention, einsum = torch.ops.aten.scaled_dot_product_attention.default, torch.ops.aten.einsum.default
     by_definition = torch.export.default_decompositions()[einsum]
@@ -116,7 +116,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention of a model in evaluation, by its definition."""
+    """Attention in eval mode, by its definition."""
     if enable_gqa:
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
@@ -127,13 +127,13 @@ def _attention(
     elif attn_mask is not None:
         logits = logits + attn_mask
     mixed = logits.softmax(-1) @ v
-    return mixed.transpose(1, -2).contiguous().transpose(1, -2)  # in memory as torch's: graphs have views of it
+    return mixed.transpose(1, -2).contiguous().transpose(1, -2)  # the memory layout of torch's: graphs have views of it
 
 
 def _cubic(length: int, size: int) -> Tensor:
-    """(length, size) weights of Keys' cubic kernel, a = -0.5, widened where it shrinks; rows sum to 1."""
+    """(length, size) weights of Keys' cubic kernel, a = -0.5, widened for downsampling; rows sum to 1."""
     at = torch.arange(length, dtype=torch.float32) + 0.5
-    scale = size / torch.ones_like(at).sum()  # a tensor: runtimes do not compute with sizes as numbers
+    scale = size / torch.ones_like(at).sum()  # a tensor: runtimes do not compute with Python sizes
     distance = (torch.arange(size, dtype=torch.float32) + 0.5 - (scale * at)[:, None]).abs() / scale.clamp(min=1.0)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
@@ -143,7 +143,7 @@ def _cubic(length: int, size: int) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of exporters, which are about themselves."""
+    """Suppress the exporters' warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,7 @@
-"""Exported files at work: called like the model they were made from.
+"""Load exported files as modules.
 
-A file may come from anyone. An .onnx or .xml holds operators and numbers. A .pt2 is another matter: torch evaluates
-text in it and unpickles, and with aoti it is machine code; it is read only for who says that its maker is trusted.
+Files are untrusted. An .onnx or .xml holds operators and numbers. A .pt2 can execute code: torch evaluates text in it
+and unpickles, and aoti is machine code; it is loaded only with ``trust``.
 """
 
 import os
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import CheckpointError, GlocalError, check_choice, first_line
-from glocal.export.description import RUNTIMES, STEP, Description, Runtime, Unusable
+from glocal.export.description import RUNTIMES, STEP, Description, InvalidFileError, Runtime
 from glocal.export.reading import read_file
-from glocal.export.runtimes import IN, TAKEN_BY, Run, of_module
+from glocal.export.runtimes import LOADERS, RUNTIMES_BY_SUFFIX, Run, of_module
 from glocal.files import printable
 from glocal.models.io import load_model
 
@@ -23,16 +23,16 @@ from glocal.models.io import load_model
 class ExportedModel(nn.Module):
     """An exported model in a runtime on the CPU: (B, 3, H, W) float32 normalised images -> (B, K) float32 logits.
 
-    Any B: a file of a fixed batch is given one batch after the other, the last one filled up.
+    Any B: for a fixed batch size the images are split into batches, the last one padded.
 
     Attributes:
         path: of the file.
-        runtime: that runs it.
-        description: all that the file says of itself.
+        runtime: of the model.
+        description: metadata of the file.
         identity: SHA-256 of the file, as hex.
         name: the model's architecture.
         classes: the K class names, in the order of the logits.
-        image_size: side in pixels; (height, width) where they differ.
+        image_size: side in pixels; (height, width) if they differ.
         crop_pct: see `glocal.data.transforms.resize_crop`.
         interpolation: see `glocal.data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
@@ -53,18 +53,18 @@ class ExportedModel(nn.Module):
 
     @property
     def model(self) -> "ExportedModel":
-        """Itself, for who expects a `SavedModel`."""
+        """Itself, as in `SavedModel`."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process loads the file anew."""
+        """Other processes reload the file."""
         return load_exported, self._again
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits.
 
         Raises:
-            GlocalError: for images that the file does not take, or a file that cannot be run.
+            GlocalError: if the images do not fit, or the runtime fails.
         """
         self._check(images)
         pixels = np.ascontiguousarray(images.detach().cpu().numpy())
@@ -78,8 +78,8 @@ class ExportedModel(nn.Module):
             pixels = np.concatenate([pixels, np.zeros((batch_size - count, *pixels.shape[1:]), np.float32)])
         try:
             logits = self._run(pixels)
-        except Exception as error:  # those of the runtimes have no common base
-            raise GlocalError(f"{printable(self.path)}: {self.runtime} cannot run it ({first_line(error)})") from error
+        except Exception as error:  # the runtimes' errors have no common base
+            raise GlocalError(f"{printable(self.path)}: {self.runtime} failed ({first_line(error)})") from error
         expected = batch_size, len(self.classes)
         if logits.shape != expected or logits.dtype != np.float32:
             raise GlocalError(
@@ -109,33 +109,33 @@ def load_exported(
     """Read an exported file.
 
     Args:
-        path: .onnx, .xml (OpenVINO), .pt2 (torch), or what `glocal.models.io.load_model` reads.
+        path: .onnx, .xml (OpenVINO), .pt2 (torch), or a model for `glocal.models.io.load_model`.
         runtime: ``onnxruntime``, ``openvino`` or ``torch``; by default the one for the suffix.
-        threads: of the runtime; by default as many as torch has.
-        trust: read a .pt2, from which code can run.
+        threads: of the runtime; by default torch's.
+        trust: allow a .pt2, which can execute code.
 
     Raises:
-        CheckpointError: if there is none, it is damaged, not what its suffix says, or nothing of glocal's.
-        GlocalError: if the runtime does not take such a file, or is not installed.
+        CheckpointError: if it is missing, damaged, does not match its suffix, or was not written by glocal.
+        GlocalError: if the runtime does not support the file, or is not installed.
     """
     path = Path(path)
     runtime, threads = runtime_for(path, runtime), threads or torch.get_num_threads()
     again = os.fspath(path), runtime, threads, trust
     if path.suffix == ".pt2" and not trust:
         raise GlocalError(
-            f"{printable(path)}: torch runs code that it finds in such a file. If you made it, or trust who did, say "
-            "--trust (from Python trust=True); .onnx and .xml need no trust"
+            f"{printable(path)}: loading a .pt2 can execute code from it. If you trust its source, add --trust "
+            "(from Python trust=True); .onnx and .xml need no trust"
         )
     try:
         if path.is_dir() or path.suffix == ".safetensors":
             return _plain(path, threads, again)
         file = read_file(path)
-        run = IN[runtime](file, threads)
-    except Unusable as error:
+        run = LOADERS[runtime](file, threads)
+    except InvalidFileError as error:
         raise CheckpointError(f"{printable(path)}: {printable(error.reason)}; {printable(error.advice)}") from None
     except OSError as error:
         raise CheckpointError(
-            f"{printable(path)}: cannot be read ({error.strerror or error}); check the path and its permissions"
+            f"{printable(path)}: unreadable ({error.strerror or error}); check the path and its permissions"
         ) from error
     return ExportedModel(path, runtime, file.description, file.digest, run, again)
 
@@ -144,18 +144,20 @@ def runtime_for(path: Path, runtime: Runtime | None = None) -> Runtime:
     """The runtime for a file.
 
     Raises:
-        GlocalError: if it is none for such a file.
+        GlocalError: if the runtime does not support the file.
     """
-    taken = TAKEN_BY.get(".safetensors" if path.is_dir() else path.suffix)
+    taken = RUNTIMES_BY_SUFFIX.get(".safetensors" if path.is_dir() else path.suffix)
     if taken is None:
-        raise CheckpointError(f"{printable(path)}: expected a folder or a file of {', '.join(TAKEN_BY)}, got another")
+        raise CheckpointError(
+            f"{printable(path)}: expected a folder or a file of {', '.join(RUNTIMES_BY_SUFFIX)}, got another"
+        )
     if runtime is None:
         return taken[0]
     check_choice("runtime", runtime, RUNTIMES)
     if runtime not in taken:
         raise GlocalError(
-            f"runtime: expected {' or '.join(taken)} for {printable(path)}, got {runtime}; `glocal export` makes files "
-            "for the others"
+            f"runtime: expected {' or '.join(taken)} for {printable(path)}, got {runtime}; `glocal export` writes "
+            "files for the others"
         )
     return runtime
 

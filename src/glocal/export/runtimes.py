@@ -1,4 +1,4 @@
-"""A checked file in each of the runtimes, on the CPU."""
+"""Load checked files into the runtimes, on the CPU."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from glocal.errors import first_line
-from glocal.export.description import Runtime, Unusable
-from glocal.export.formats import need, openvino_core
+from glocal.export.description import InvalidFileError, Runtime
+from glocal.export.formats import openvino_core, require
 from glocal.export.graph import quiet
 from glocal.export.reading import File
 
@@ -22,13 +22,13 @@ def in_onnxruntime(file: File, threads: int) -> Run:
     """A session of ONNX Runtime.
 
     Raises:
-        Unusable: if it cannot be loaded.
+        InvalidFileError: if it cannot be loaded.
     """
-    ort = need("onnxruntime")
+    ort = require("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    if os.environ.get("OMP_WAIT_POLICY") != "ACTIVE":  # as for torch: threads that spin are slow on shared cores
+    if os.environ.get("OMP_WAIT_POLICY") != "ACTIVE":  # as for torch: spinning threads are slow on shared cores
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = file.content if file.is_alone else os.fspath(file.path)
     with _loading("onnxruntime"):
@@ -41,11 +41,11 @@ def in_openvino(file: File, threads: int) -> Run:
     """A model compiled by OpenVINO, from an .xml or an .onnx.
 
     Raises:
-        Unusable: if it cannot be loaded.
+        InvalidFileError: if it cannot be loaded.
     """
-    ov = need("openvino")
+    ov = require("openvino")
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    if not file.description.half:  # where a processor has bfloat16, OpenVINO would compute in it: errors of 1e-2
+    if not file.description.half:  # otherwise OpenVINO computes in bfloat16 where supported, with errors of 1e-2
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     core = openvino_core()
     with _loading("openvino"):
@@ -60,10 +60,10 @@ def in_openvino(file: File, threads: int) -> Run:
 
 
 def in_torch(file: File, threads: int) -> Run:
-    """A .pt2 in torch; code that is in it can run.
+    """A .pt2 in torch; it can execute code.
 
     Raises:
-        Unusable: if it cannot be loaded.
+        InvalidFileError: if it cannot be loaded.
     """
     with _loading("torch"), quiet():
         if file.description.format == "aoti":
@@ -94,14 +94,14 @@ def _loading(runtime: str) -> Iterator[None]:
         yield
     except OSError:
         raise
-    except Exception as error:  # those of the runtimes have no common base
-        raise Unusable(f"{runtime} cannot load it ({first_line(error)})") from error
+    except Exception as error:  # the runtimes' errors have no common base
+        raise InvalidFileError(f"{runtime} cannot load it ({first_line(error)})") from error
 
 
-IN: dict[Runtime, Callable[[File, int], Run]] = {
+LOADERS: dict[Runtime, Callable[[File, int], Run]] = {
     "onnxruntime": in_onnxruntime, "openvino": in_openvino, "torch": in_torch
 }  # fmt: skip
-TAKEN_BY: dict[str, tuple[Runtime, ...]] = {
+RUNTIMES_BY_SUFFIX: dict[str, tuple[Runtime, ...]] = {
     ".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",), ".safetensors": ("torch",)
 }  # fmt: skip
 """Runtimes for a file by its suffix, the default first."""

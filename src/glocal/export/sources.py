@@ -1,4 +1,4 @@
-"""What is exported: the model of a run, or one by its name."""
+"""Models to export: from a run, or by name."""
 
 import os
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ RANDOM = "random weights"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A classifier and how its images are prepared.
+    """A classifier and its preprocessing.
 
     Attributes:
         model: in eval mode.
-        name: its architecture.
-        weights: which ones, in words.
-        classes: one name for each logit, or None where none are known.
+        name: of the architecture.
+        weights: their description.
+        classes: one name per logit, or None if unknown.
         image_size: side in pixels, or height and width.
         crop_pct: see `glocal.data.transforms.resize_crop`.
         interpolation: see `glocal.data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
-        model_args: keywords that it was made with.
+        model_args: keywords it was created with.
     """
 
     model: nn.Module
@@ -77,15 +77,15 @@ def from_run(path: Path) -> Source:
 
 
 def named(name: str, weights: Weights = None, image_size: int | tuple[int, int] | None = None) -> Source:
-    """A model that glocal or timm knows.
+    """A model of glocal or timm by name.
 
     Args:
-        name: of the model, with timm's tag of weights or without.
+        name: of the model, with or without timm's weight tag.
         weights: see `Weights`.
-        image_size: side in pixels, or height and width; by default what the model is made for.
+        image_size: side in pixels, or height and width; by default the model's.
 
     Raises:
-        GlocalError: if there is no such model, or it cannot be made for images of this size or with these weights.
+        GlocalError: if there is no such model, or it cannot be created at this size or with these weights.
     """
     check_model(name)
     size = image_size or default_image_size(name)
@@ -96,12 +96,12 @@ def named(name: str, weights: Weights = None, image_size: int | tuple[int, int] 
             model, arguments = _made(name, size, pretrained=weights is not None)
     except GlocalError:
         raise
-    except Exception as error:  # timm's, and what a download can end in
+    except Exception as error:  # timm's errors, and those of a download
         source = f" with {weights} weights" if weights else ""
-        raise GlocalError(f"{name} cannot be made{source}: {first_line(error)}") from error
+        raise GlocalError(f"{name} cannot be created{source}: {first_line(error)}") from error
     cfg = model.pretrained_cfg
     if weights is not None and cfg.get("crop_mode", "center") != "center":
-        raise GlocalError(f"{name}: expected weights of images that were cropped to the centre, got {cfg['crop_mode']}")
+        raise GlocalError(f"{name}: expected weights with centre crop, got {cfg['crop_mode']}")
     return Source(
         model=model.eval(),
         name=cfg["architecture"],
@@ -123,20 +123,20 @@ def _in_words(weights: Weights) -> str:
 
 
 def _made(name: str, size: int | tuple[int, int], **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """A model, and the keywords that timm's factory does not remember."""
+    """A model, and the keywords that timm does not store."""
     try:
         return create_model(name, img_size=size, **kwargs), {"img_size": size}
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return create_model(name, **kwargs), {}  # it takes any size and is not told one
+        return create_model(name, **kwargs), {}  # no img_size: the model takes any size
 
 
 def _with_checkpoint(name: str, file: Path, size: int | tuple[int, int]) -> tuple[Any, dict[str, Any]]:
     checkpoint = read_checkpoint(file)
     with torch.device("meta"):
         blank: Any = create_model(name)
-    if not hasattr(blank, "adapt_checkpoint"):  # timm's: its factory reads the file, and adapts it
+    if not hasattr(blank, "adapt_checkpoint"):  # timm's models: timm reads and adapts the file
         num_classes = _num_classes(unwrap(checkpoint), blank, file)
         overlay = {"file": os.fspath(file), "num_classes": num_classes, "custom_load": False}
         return _made(name, size, num_classes=num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -152,13 +152,13 @@ def _num_classes(state_dict: Mapping[str, Any], model: Any, file: Path) -> int:
     head = f"{names if isinstance(names, str) else names[0]}.weight"
     if head not in state_dict:
         raise CheckpointError(
-            f"{printable(file)}: expected a classifier's weights, got none called {head}; a backbone has no classes"
+            f"{printable(file)}: expected a classifier's weights, got no {head}; a backbone has no classes"
         )
     return len(state_dict[head])
 
 
 def _label_names(model: Any) -> tuple[str, ...] | None:
-    """Of timm's own weights: those it says, or ImageNet's (n01440764, ...), which are the names of its folders."""
+    """Class names of timm's weights: its own, or ImageNet's synset ids (n01440764, ...)."""
     if names := model.pretrained_cfg.get("label_names"):
         return tuple(names)
     subset = infer_imagenet_subset(model)

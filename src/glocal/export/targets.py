@@ -1,25 +1,25 @@
-"""Where an export goes: refused before work is done for it, and given its name only when it is whole."""
+"""Output paths of an export: checked before any work, and moved into place only when complete."""
 
 import os
 from pathlib import Path
 
 from glocal.errors import CheckpointError, GlocalError
-from glocal.export.description import Format, Unusable
-from glocal.export.formats import ENDS, beside
+from glocal.export.description import Format, InvalidFileError
+from glocal.export.formats import ENDS, companion
 from glocal.export.reading import read_file
 from glocal.files import printable, sync
 from glocal.models.io import WEIGHTS, load_model
 
 
 def check_target(path: Path, to: Format, overwrite: bool) -> None:
-    """Refuse a name for an export.
+    """Check the output path of an export.
 
     Raises:
-        GlocalError: if it is of another format, in no folder, or there and not of this kind or not to be replaced.
+        GlocalError: if its suffix or folder is wrong, or it exists and must not be replaced.
     """
     if not path.parent.is_dir():
         raise GlocalError(
-            f"out: expected a folder that is there, got {printable(path.parent)}; make it, or choose another --out"
+            f"out: expected an existing folder, got {printable(path.parent)}; create it, or choose another --out"
         )
     if to == "safetensors":
         if path.suffix in (".safetensors", *filter(None, ENDS.values())) or (path.exists() and not path.is_dir()):
@@ -27,34 +27,34 @@ def check_target(path: Path, to: Format, overwrite: bool) -> None:
     elif path.suffix != ENDS[to] or path.is_dir():
         raise GlocalError(f"out: expected a file that ends in {ENDS[to]} for {to}, got {printable(path)}")
     there = path / WEIGHTS if to == "safetensors" else path
-    side = beside(path)
+    side = companion(path)
     if not there.exists():
         if side is not None and side.exists():
-            raise GlocalError(f"out: {printable(side)} is there, but no {printable(path)}; choose another --out")
+            raise GlocalError(f"out: {printable(side)} exists without {printable(path)}; choose another --out")
         return
     if not overwrite:
-        raise GlocalError(f"out: {printable(there)} is there already; --force replaces it, or choose another --out")
+        raise GlocalError(f"out: {printable(there)} already exists; --force replaces it, or choose another --out")
     if (reason := _difference(path, to)) is not None:
         raise GlocalError(
-            f"out: {printable(there)} is not replaced, as it is no whole file of `glocal export --to {to}` "
+            f"out: {printable(there)} is not replaced: it is not a complete file of `glocal export --to {to}` "
             f"({printable(reason)}); delete it yourself, or choose another --out"
         )
 
 
 def _difference(path: Path, to: Format) -> str | None:
-    """Why what is there is not an export of this format."""
+    """Why the existing file is not an export of this format."""
     try:
         if to == "safetensors":
             load_model(path, "classification")
             return None
         found = read_file(path).description.format
-    except (Unusable, CheckpointError, OSError) as error:
+    except (InvalidFileError, CheckpointError, OSError) as error:
         return str(error)
-    return None if found == to else f"it is of the format {found}"
+    return None if found == to else f"its format is {found}"
 
 
-def put(made: Path, path: Path) -> int:
-    """Give what was made its name, its companions first, so that whoever finds it finds them.
+def move_into_place(made: Path, path: Path) -> int:
+    """Move the written files into place, companions first.
 
     Returns:
         Bytes of all files.
@@ -68,10 +68,10 @@ def put(made: Path, path: Path) -> int:
     num_bytes = sum(file.stat().st_size for file, _ in files)
     for file, _ in files:
         sync(file)
-    stale = beside(path)
+    stale = companion(path)
     for file, target in files:
         os.replace(file, target)
     if stale is not None and stale not in [target for _, target in files]:
-        stale.unlink(missing_ok=True)  # of the file that was replaced
+        stale.unlink(missing_ok=True)  # of the replaced file
     sync(files[-1][1].parent)
     return num_bytes

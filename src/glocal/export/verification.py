@@ -1,4 +1,4 @@
-"""What an exported file gives against what its model gives, on real images."""
+"""Compare the outputs of an exported file with its model, on real images."""
 
 import math
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from glocal.export.description import STEP, Description, Format
 from glocal.export.loading import ExportedModel
 
 TOLERANCE = 1e-4
-"""Of the largest difference, as a share of the largest logit. Sums in another order differ by 1e-6
-(docs/results/export.md): what differs by more is another function."""
+"""Of the largest difference relative to the largest logit. The order of sums makes differences of 1e-6
+(docs/results/export.md)."""
 TOLERANCE_HALF: dict[Format, float] = {"onnx": 1e-2, "openvino": 5e-2, "torch-export": 5e-2, "aoti": 5e-2}
 """float16 has 11 bits, bfloat16 has 8: they differ by 1e-3 and 1e-2."""
 OTHER_BATCH = 5
-"""Images at once, beside the batch size that is asked for."""
+"""A second batch size to check."""
 OTHER_SIZE = STEP, 2 * STEP
-"""Added to height and width for a second size; not the same to both, or they could be taken for each other."""
+"""Added to height and width for a second size; different, to detect swapped axes."""
 
 
 class Check(NamedTuple):
-    """How far a file's logits are from the model's.
+    """Difference between the logits of a file and of its model.
 
     Attributes:
-        batch_size: images at once.
-        image_size: their height and width.
-        difference: the largest, absolute.
-        relative: the largest, as a share of the largest logit.
+        batch_size: of the images.
+        image_size: height and width.
+        difference: largest absolute difference.
+        relative: relative to the largest logit.
     """
 
     batch_size: int
@@ -44,10 +44,10 @@ class Check(NamedTuple):
 
 
 class VerificationError(GlocalError):
-    """A file gave other logits than its model.
+    """The logits of a file differ from its model's.
 
     Attributes:
-        checks: all of them.
+        checks: all checks.
     """
 
     def __init__(self, message: str, checks: tuple[Check, ...]) -> None:
@@ -56,7 +56,7 @@ class VerificationError(GlocalError):
 
 
 class Reference:
-    """A model on real images, prepared as its description says."""
+    """A model on real images, preprocessed by its description."""
 
     def __init__(self, model: nn.Module, images: Sequence[Image.Image], description: Description) -> None:
         self.model, self.images, self.description = model, images, description
@@ -72,13 +72,13 @@ class Reference:
         """(count, K) float32.
 
         Raises:
-            GlocalError: if the model does not take images of this size, or is no classifier.
+            GlocalError: if the model does not take images of this size, or is not a classifier.
         """
         height, width = size
         try:
             with torch.inference_mode():
                 logits = self.model(self.batch(count, size))
-        except Exception as error:  # models refuse images in ways of their own
+        except Exception as error:  # models may raise anything
             raise GlocalError(
                 f"size: {self.description.name} cannot be run on {height} x {width} images: {first_line(error)}"
             ) from error
@@ -89,7 +89,7 @@ class Reference:
     def check(
         self, exported: ExportedModel, batch_sizes: Sequence[int], sizes: Sequence[tuple[int, int]]
     ) -> list[Check]:
-        """Each batch size at each image size; a difference is infinite where a logit is not finite."""
+        """Check each batch size at each image size; non-finite logits give an infinite difference."""
         checks = []
         for size in sizes:
             for count in batch_sizes:
@@ -101,7 +101,7 @@ class Reference:
 
 
 def builtin_images(count: int) -> list[Image.Image]:
-    """Real images that need no folder: the first test images of fashion-mini, RGB."""
+    """The first test images of the built-in fashion-mini, RGB."""
     images = load_data("fashion-mini").val
     return [images.image(index) for index in range(min(count, len(images)))]
 
@@ -116,6 +116,6 @@ def to_batch(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> torch.Tensor:
-    """(count, 3, H, W) float32, normalised; images come again where there are too few."""
+    """(count, 3, H, W) float32, normalised; images repeat if there are too few."""
     pixels = np.stack([resize_crop(image, size, crop_pct, interpolation) for image in islice(cycle(images), count)])
     return Normalize(mean, std)(torch.from_numpy(pixels).permute(0, 3, 1, 2)).contiguous()

@@ -1,4 +1,4 @@
-"""A model into a file for other runtimes: written, read back, compared with the model, and only then given its name."""
+"""Export a model: write a file, read it back, compare it with the model, and move it into place."""
 
 import copy
 import tempfile
@@ -13,11 +13,20 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from glocal.errors import GlocalError, check_choice, first_line
-from glocal.export.description import FORMATS, SIDES, Description, Format, Runtime, Size, Unusable, height_and_width
+from glocal.export.description import (
+    FORMATS,
+    SIDES,
+    Description,
+    Format,
+    InvalidFileError,
+    Runtime,
+    Size,
+    height_and_width,
+)
 from glocal.export.formats import HALF, WRITERS, check_compiler
 from glocal.export.graph import Cast, Graph, trace
 from glocal.export.loading import load_exported
-from glocal.export.targets import check_target, put
+from glocal.export.targets import check_target, move_into_place
 from glocal.export.verification import (
     OTHER_BATCH,
     OTHER_SIZE,
@@ -34,16 +43,16 @@ from glocal.models.io import ModelConfig, save_model
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and gives what the model gives.
+    """A written and verified file.
 
     Attributes:
         path: of the file, or of the folder for safetensors.
-        description: what it says of itself.
-        runtime: it was compared in.
+        description: its metadata.
+        runtime: of the comparison.
         checks: on real images, for each batch and image size.
-        tolerance: for their relative differences.
-        num_bytes: of all its files.
-        fixed_because: why the image size is fixed though `dynamic` asked for a free one.
+        tolerance: of relative differences.
+        num_bytes: total size of its files.
+        fixed_because: why the image size is fixed despite `dynamic`.
     """
 
     path: Path
@@ -56,7 +65,7 @@ class Exported:
 
     @property
     def format(self) -> Format:
-        """Of the file."""
+        """File format."""
         return self.description.format
 
     @property
@@ -92,27 +101,27 @@ def export_model(
     """Write a classifier for another runtime, and compare it with the model on real images.
 
     Args:
-        model: (B, 3, H, W) float32 -> (B, K) logits; it is not changed.
-        path: of the file, ending as the format's do; for safetensors a folder.
+        model: (B, 3, H, W) float32 -> (B, K) logits; left unchanged.
+        path: of the file, with the suffix of the format; for safetensors a folder.
         to: the format.
         image_size: side in pixels, or height and width.
-        dynamic: take any number of images, and, where the model does, heights and widths of any multiple of 32.
-        half: weights of 16 bits.
-        batch_size: images of a call, where that is fixed.
-        classes: one name for each logit; by default "0", "1", ...
-        crop_pct: see `resize_crop`; this and the next three by default as timm's configuration of the model has them.
+        dynamic: dynamic batch, and if the model supports it dynamic height and width, multiples of 32.
+        half: 16-bit weights.
+        batch_size: if fixed.
+        classes: one name per logit; by default "0", "1", ...
+        crop_pct: see `resize_crop`; this and the next three by default from timm's configuration of the model.
         interpolation: see `glocal.data.transforms.resize_crop`.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
-        other_sizes: more image sizes to compare at.
-        images: to compare on; by default those of `builtin_images`.
-        overwrite: replace a file of the same format that was exported before.
+        other_sizes: further image sizes to compare.
+        images: for the comparison; by default `builtin_images`.
+        overwrite: replace a previous export of the same format.
         model_args: for safetensors, see `glocal.models.io.ModelConfig.of_classifier`.
 
     Raises:
-        VerificationError: if the logits differ too much; nothing is left of the file.
-        GlocalError: if an argument is wrong, the model or this machine cannot do what is asked, or nothing can be
-            written; a file that was there before is kept.
+        VerificationError: if the logits differ too much; the file is removed.
+        GlocalError: if an argument is invalid, the model or this machine does not support it, or writing fails; an
+            existing file is kept.
     """
     path, sizes = Path(path), tuple(map(height_and_width, (image_size, *other_sizes)))
     _check(to, sizes, dynamic, half, batch_size)
@@ -135,7 +144,7 @@ def export_model(
     names = _names(classes, num_classes=reference.logits(1, sizes[0]).shape[1])
     graph = _graph(plain, description, dynamic)
     if len(sizes) > 1 and "size" not in graph.dynamic:
-        raise GlocalError(f"size: expected one, for {description.name} keeps to it ({graph.reason})")
+        raise GlocalError(f"size: expected one, as {description.name} has a fixed size ({graph.reason})")
     description = replace(description, classes=names, dynamic=graph.dynamic)
     _check_readable(description)
     batch_sizes = (batch_size, OTHER_BATCH if batch_size != OTHER_BATCH else 1) if graph.dynamic else (batch_size,)
@@ -146,8 +155,8 @@ def export_model(
         _write(plain, graph, made, description, model_args)
         exported = load_exported(made, trust=True)
         checks = tuple(reference.check(exported, batch_sizes, sizes))
-        _refuse_wrong(path, checks, tolerance)
-        num_bytes = put(made, path)
+        _check_differences(path, checks, tolerance)
+        num_bytes = move_into_place(made, path)
     return Exported(
         path=path,
         description=description,
@@ -164,13 +173,13 @@ def _check(to: str, sizes: Sequence[tuple[int, int]], dynamic: bool, half: bool,
     if wrong := [side for size in sizes for side in size if side not in SIDES]:
         raise GlocalError(f"size: expected {SIDES[0]} to {SIDES[-1]} pixels, got {wrong[0]}")
     if len(sizes) > 1 and not dynamic:
-        raise GlocalError("size: expected one, or --dynamic (dynamic=True) for a file that takes several")
+        raise GlocalError("size: expected one, or --dynamic (dynamic=True) for several")
     if batch_size < 1:
         raise GlocalError(f"batch: expected at least 1, got {batch_size}")
     if to == "safetensors" and half:
-        raise GlocalError("half: expected another format; models in safetensors are float32, to be trained on")
+        raise GlocalError("half: expected another format; safetensors models are float32, for further training")
     if to == "safetensors" and sizes[0][0] != sizes[0][1]:
-        raise GlocalError("size: expected a square for safetensors, as training has it, got {} x {}".format(*sizes[0]))
+        raise GlocalError("size: expected a square for safetensors, as in training, got {} x {}".format(*sizes[0]))
     if to == "aoti":
         check_compiler()
 
@@ -179,22 +188,22 @@ def _names(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
     if classes is None:
         return tuple(map(str, range(num_classes)))
     if len(classes) != num_classes:
-        raise GlocalError(f"classes: expected {num_classes} names, one for each logit, got {len(classes)}")
+        raise GlocalError(f"classes: expected {num_classes} names, one per logit, got {len(classes)}")
     return tuple(classes)
 
 
 def _check_readable(description: Description) -> None:
-    """Whoever reads the file refuses a description with values of no sense: so does who writes it."""
+    """Check that the description can be read back."""
     try:
         Description.of(description.text())
-    except Unusable as error:
-        raise GlocalError(f"the model cannot be exported so that it loads again: {error.reason}") from error
+    except InvalidFileError as error:
+        raise GlocalError(f"the exported model could not be loaded again: {error.reason}") from error
 
 
 def _graph(model: nn.Module, description: Description, dynamic: bool) -> Graph:
     to = description.format
     if to == "safetensors":
-        return Graph(None, ("batch",), "a model in safetensors has one")
+        return Graph(None, ("batch",), "safetensors models have a fixed size")
     if description.half and to in HALF:
         model = Cast(model, HALF[to]).eval()
     return trace(model, image_size=description.image_size, batch_size=description.batch_size, dynamic=dynamic)
@@ -202,7 +211,7 @@ def _graph(model: nn.Module, description: Description, dynamic: bool) -> Graph:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A place of the same name in a hidden folder beside; it goes with all that is still in it."""
+    """A path of the same name in a temporary folder beside it, which is removed at the end."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
             yield Path(folder) / path.name
@@ -221,15 +230,14 @@ def _write(
         WRITERS[to](graph.program, path, description.text(), description.half)
     except (GlocalError, OSError):
         raise
-    except Exception as error:  # whatever an exporter has no rule for
-        raise GlocalError(f"{description.name} cannot be written as {to}: {first_line(error)}") from error
+    except Exception as error:  # exporters may raise anything
+        raise GlocalError(f"{description.name} cannot be exported as {to}: {first_line(error)}") from error
 
 
 def _save(model: nn.Module, folder: Path, description: Description, model_args: Mapping[str, Any] | None) -> None:
     if description.interpolation != "bicubic":
         raise GlocalError(
-            f"safetensors: expected a model of images that were resized bicubic, got {description.interpolation}; "
-            "choose another format"
+            f"safetensors: expected a model with bicubic resize, got {description.interpolation}; choose another format"
         )
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     if (tuple(cfg.get("mean", ())), tuple(cfg.get("std", ()))) != (description.mean, description.std):
@@ -244,13 +252,13 @@ def _save(model: nn.Module, folder: Path, description: Description, model_args: 
     save_model(model, folder, config)
 
 
-def _refuse_wrong(path: Path, checks: tuple[Check, ...], tolerance: float) -> None:
+def _check_differences(path: Path, checks: tuple[Check, ...], tolerance: float) -> None:
     worst = max(checks, key=lambda check: check.relative)
     if worst.relative > tolerance:
         height, width = worst.image_size
         raise VerificationError(
-            f"{printable(path)}: its logits are not the model's: they differ by {worst.difference:.2g}, "
+            f"{printable(path)}: its logits differ from the model's by {worst.difference:.2g}, "
             f"{worst.relative:.2g} of the largest (tolerance {tolerance:g}), for {worst.batch_size} images of "
-            f"{height} x {width}; it is removed. Another format may do",
+            f"{height} x {width}; the file was removed. Another format may work",
             checks,
         )

@@ -1,4 +1,4 @@
-"""What sits on a backbone. Knows a backbone's `feature_info`, never its name."""
+"""Detection and segmentation heads on a backbone's `feature_info`, independent of its name."""
 
 from glocal.heads.detection import Detector, create_detector
 from glocal.heads.pyramid import PyramidAdapter

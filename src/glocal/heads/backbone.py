@@ -1,4 +1,4 @@
-"""A backbone for a head: by name or as a module, its weights, its BatchNorms, its frozen stages."""
+"""Backbones for heads: by name or as a module, with weights, BatchNorm mode and frozen stages."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -27,22 +27,22 @@ def create_backbone(
     coarsest: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Image -> list of maps, with what detectors and segmenters change in a backbone.
+    """A feature extractor (image -> list of maps), prepared for a detector or segmenter.
 
     Args:
         backbone: a name of glocal or timm, or a module made with ``features_only=True``.
-        pretrained: start from the weights timm knows for the name.
-        weights: a file of weights for the name, in the backbone's own names; for a name only.
-        norm: BatchNorm of the backbone: "batch" as it is; "frozen" to statistics and scales that do not change (for
-            batches of a few images; needs trained weights); "sync" over all processes.
-        frozen_stages: the stem and this many stages of `feature_info` do not train. Their BatchNorms still follow the
-            images, unless frozen.
-        coarsest: stride of the coarsest level that is used; a backbone by name is built without the stages after it.
+        pretrained: load timm's weights for the name.
+        weights: a checkpoint file in the backbone's parameter names; for a name only.
+        norm: BatchNorm of the backbone: "batch"; "frozen" statistics and scales (for small batches;
+            needs pretrained weights); "sync" over all processes.
+        frozen_stages: the stem and this many stages of `feature_info` are frozen. Their BatchNorm statistics are still
+            updated, unless norm is "frozen".
+        coarsest: stride of the coarsest level in use; a backbone by name is built without later stages.
         kwargs: of `timm.create_model`, for a name only.
 
     Raises:
-        GlocalError: if the name, the norm or the number of stages is unknown, a module has no maps, or no weights are
-            where they should be.
+        GlocalError: if the name, the norm or the number of stages is unknown, a module gives no maps, or the weights
+            are missing.
     """
     check_choice("norm", norm, NORMS)
     features: Any = backbone
@@ -54,11 +54,11 @@ def create_backbone(
         features = _by_name(backbone, coarsest, pretrained=pretrained, **kwargs)
     elif pretrained or weights is not None or kwargs:
         given = ", ".join([*["pretrained"] * pretrained, *["weights"] * (weights is not None), *kwargs])
-        raise GlocalError(f"{given}: only for a backbone by name; make the module with it")
+        raise GlocalError(f"{given}: only for a backbone by name; pass it when you create the module")
     if not callable(getattr(getattr(features, "feature_info", None), "reduction", None)):
         raise GlocalError(
             f"backbone: expected a name or a module that gives maps, got {type(features).__name__}; "
-            "make it with timm.create_model(..., features_only=True)"
+            "create it with timm.create_model(..., features_only=True)"
         )
     if norm == "frozen":
         features = freeze_batch_norm_2d(features)
@@ -73,8 +73,7 @@ def _by_name(name: str, coarsest: int | None, *, pretrained: bool, **kwargs: Any
         raise GlocalError(
             f"backbone: expected a name of glocal or timm, got {name!r}{nearest(name, timm.list_models())}"
         )
-    # timm's Vision and Swin Transformers take images of other sizes than their own only if told so, other models do
-    # not know these keywords
+    # timm's Vision and Swin Transformers need these keywords to take other image sizes; other models reject them
     optional = {"dynamic_img_size": True, "strict_img_size": False}
     sketch = None
     while sketch is None:
@@ -100,7 +99,7 @@ def _by_name(name: str, coarsest: int | None, *, pretrained: bool, **kwargs: Any
 
 
 def _sketch(name: str, **kwargs: Any) -> nn.Module:
-    """The model without storage, where its constructor reads no values."""
+    """The model on the meta device, if its constructor allows it."""
     try:
         with torch.device("meta"):
             return timm.create_model(name, **kwargs)
@@ -109,14 +108,14 @@ def _sketch(name: str, **kwargs: Any) -> nn.Module:
 
 
 def _freeze(backbone: nn.Module, stages: int) -> None:
-    """Freeze all that is registered up to the end of a stage: modules stand in the order they are used in."""
+    """Freeze all modules up to the end of a stage; modules are registered in the order of use."""
     info: Any = backbone.feature_info
     modules = info.module_name()
     if not 0 <= stages <= len(modules):
         raise GlocalError(f"frozen_stages: expected 0 to {len(modules)} for this backbone, got {stages}")
     if not stages:
         return
-    # the features of a wrapped model lie under its name, those of an unwrapped one may be flattened: stages.0, stages_0
+    # a wrapped model prefixes the names, an unwrapped one may flatten them: stages.0, stages_0
     ends = [f"{prefix}{modules[stages - 1].replace('.', dot)}" for prefix in ("", "model.") for dot in (".", "_")]
     inside = tuple(f"{end}." for end in ends)
     named = list(backbone.named_modules())
@@ -127,16 +126,16 @@ def _freeze(backbone: nn.Module, stages: int) -> None:
 
 
 def image_statistics(backbone: nn.Module) -> tuple[list[float], list[float]]:
-    """Mean and std of the images the backbone was made for, as its configuration says; ImageNet's if none."""
+    """Mean and std from the backbone's configuration, by default ImageNet's."""
     cfg: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
     return list(cfg.get("mean") or IMAGENET_DEFAULT_MEAN), list(cfg.get("std") or IMAGENET_DEFAULT_STD)
 
 
 def check_keywords(what: str, given: Iterable[str], *takers: Callable[..., Any], more: Iterable[str] = ()) -> None:
-    """Refuse a keyword that none of the callables takes: the libraries under the heads swallow it.
+    """Reject keywords that none of the callables takes; the underlying libraries would ignore them.
 
     Raises:
-        GlocalError: naming the nearest.
+        GlocalError: with the nearest known keyword.
     """
     known = {*more, *(name for taker in takers for name in inspect.signature(taker).parameters)}
     for name in given:

@@ -1,7 +1,7 @@
 """Cascade R-CNN: Delving into High Quality Object Detection, Cai & Vasconcelos 2018. https://arxiv.org/abs/1712.00726
 
-Three box heads, each on the boxes of the one before. With masks, one mask head on the boxes of the last, as detectron2
-has it ("Cascade Mask R-CNN"); the authors' journal version and mmdetection have one a stage.
+Three box heads, each on the boxes of the previous one. With masks, one mask head on the boxes of the last, as in
+detectron2 ("Cascade Mask R-CNN"); the authors' journal version and mmdetection have one per stage.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import clip_boxes_to_image
 
-# overlap with an object from which a box is its sample, weights of the box's deltas, weight of the loss (§4.2, 5.1)
+# IoU threshold of positive boxes, weights of the box deltas, weight of the loss (§4.2, 5.1)
 STAGES = (
     (0.5, (10.0, 10.0, 5.0, 5.0), 1.0),
     (0.6, (20.0, 20.0, 10.0, 10.0), 0.5),
@@ -22,7 +22,7 @@ STAGES = (
 
 
 class Predictor(nn.Module):
-    """Logits of the classes, and deltas that all classes share (§5.1), in the layout of torchvision's predictor."""
+    """Class logits, and class-agnostic box deltas (§5.1), in the layout of torchvision's predictor."""
 
     def __init__(self, hidden: int, num_classes: int):
         super().__init__()
@@ -39,7 +39,7 @@ class CascadeRoIHeads(RoIHeads):
     """Torchvision's RoI heads with a cascade of box heads (Fig. 3d).
 
     Args:
-        heads: made for Faster or Mask R-CNN; its pooling, sampling, thresholds and mask head are taken.
+        heads: of Faster or Mask R-CNN; their pooling, sampling, thresholds and mask head are reused.
         num_classes: with the background.
         in_features: of a pooled box, flattened.
         hidden: units of each box head.
@@ -63,18 +63,18 @@ class CascadeRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As `RoIHeads.forward`: levels and proposals -> predictions, losses; losses are named by their stage."""
+        """As `RoIHeads.forward`: levels and proposals -> predictions, losses; losses are named by stage."""
         losses: dict[str, Tensor] = {}
         scores: list[Tensor] = []
         logits = deltas = torch.empty(0)
         matched: list[Tensor] = []
         labels: list[Tensor] = []
         boxes = proposals
-        for i, (overlap, weights, weight) in enumerate(STAGES):
+        for i, (iou, weights, weight) in enumerate(STAGES):
             self.box_coder = BoxCoder(weights)
             proposals = boxes
             if self.training:
-                self.proposal_matcher = Matcher(overlap, overlap, allow_low_quality_matches=False)
+                self.proposal_matcher = Matcher(iou, iou, allow_low_quality_matches=False)
                 proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
             pooled = self.box_roi_pool(features, proposals, image_shapes)
             logits, deltas = self.box_predictors[i](self.box_heads[i](pooled))
@@ -88,9 +88,9 @@ class CascadeRoIHeads(RoIHeads):
         result: list[dict[str, Tensor]] = []
         if not self.training:
             # the mean of the three heads' probabilities, on the boxes of the last (§5.1)
-            found = self.postprocess_detections(torch.stack(scores).mean(0).log(), deltas, proposals, image_shapes)
+            detections = self.postprocess_detections(torch.stack(scores).mean(0).log(), deltas, proposals, image_shapes)
             result = [
-                dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*found, strict=True)
+                dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*detections, strict=True)
             ]
         if self.has_mask():
             self._masks(features, proposals, image_shapes, targets, matched, labels, result, losses)
@@ -116,7 +116,7 @@ class CascadeRoIHeads(RoIHeads):
             positive = [one > 0 for one in labels]
             proposals = [boxes[keep] for boxes, keep in zip(proposals, positive, strict=True)]
         else:
-            proposals = [found["boxes"] for found in result]
+            proposals = [detections["boxes"] for detections in result]
         pooled = self.mask_roi_pool(features, proposals, image_shapes)
         logits = self.mask_predictor(self.mask_head(pooled))
         if self.training:
@@ -124,5 +124,5 @@ class CascadeRoIHeads(RoIHeads):
             matched = [index[keep] for index, keep in zip(matched, positive, strict=True)]
             losses["loss_mask"] = maskrcnn_loss(logits, proposals, masks, classes, matched)
             return
-        for found, mask in zip(result, maskrcnn_inference(logits, [f["labels"] for f in result]), strict=True):
-            found["masks"] = mask
+        for detections, mask in zip(result, maskrcnn_inference(logits, [f["labels"] for f in result]), strict=True):
+            detections["masks"] = mask

@@ -1,6 +1,6 @@
-"""Detectors on any backbone: torchvision's, and two on its parts; DETR and its successors are in `glocal.heads.detr`.
+"""Detectors on any backbone: torchvision's, and two built from its modules; DETRs are in `glocal.heads.detr`.
 
-All have one interface. Classes are 0 .. num_classes - 1 everywhere: in targets, in predictions, and no background.
+All share one interface. Classes are 0 .. num_classes - 1 in targets and predictions, without a background class.
 """
 
 import re
@@ -23,21 +23,20 @@ from glocal.heads.backbone import check_keywords, create_backbone, image_statist
 from glocal.heads.cascade import CascadeRoIHeads
 from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
-from glocal.heads.transform import of_any_proportions
+from glocal.heads.transform import of_any_aspect_ratio
 
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """What sets a detector apart.
+    """Properties of a detector.
 
     Attributes:
-        family: what it is made by.
+        family: its kind of construction.
         preset: its row in each of `PRESETS`; by default the family's.
-        masks: whether it learns and predicts a mask for each object.
-        without_masks: of one with masks, the detector that is the same but for them.
-        cascade: whether its boxes pass three heads, each for boxes that fit better (Cai & Vasconcelos 2018).
-        knows_padding: whether it is told which pixels of a batch are padding; if not, it takes images of one fixed
-            size.
+        masks: whether it predicts instance masks.
+        without_masks: the same detector without masks.
+        cascade: whether it has a cascade of three box heads (Cai & Vasconcelos 2018).
+        knows_padding: whether it takes a padding mask; if not, images are resized to a fixed size.
     """
 
     family: Literal["two_stage", "one_stage", "detr"]
@@ -70,7 +69,7 @@ _NARROW = {
     "decoder_ffn_dim": 128, "decoder_layers": 2, "dropout": 0.0, "num_queries": 30,
 }  # fmt: skip
 
-# What changes with the size of images and objects. "coco": the published settings, sides of 800 to 1333 pixels.
+# Settings by image and object size. "coco": the published settings, sides of 800 to 1333 pixels.
 # "small": images of about 128 pixels with objects from 8 pixels on, heads for two CPU cores.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "coco": {
@@ -99,8 +98,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-# Where networks leave convolutions and products for coordinates. Under autocast these would stay in 16 bits, and
-# bfloat16 knows pixels from 256 on in steps of two, from 1024 on of eight.
+# Modules whose outputs become coordinates. Under autocast these would stay in 16 bits, where bfloat16 rounds pixels
+# from 256 on to multiples of 2, from 1024 on of 8.
 FLOAT32 = re.compile(
     r"backbone|head|rpn\.head|roi_heads\.(box_predictor|box_predictors\.\d|mask_predictor)|model|.*bbox_(predictor|embed\.\d+)"
 )
@@ -117,12 +116,12 @@ def _in_float32(module: nn.Module, args: Any, out: Any) -> Any:
 
 
 class Detector(nn.Module):
-    """A detection network behind the interface all kinds share.
+    """A detection network behind the common interface.
 
     Args:
         network: as torchvision's detectors: images and targets -> losses in training, else predictions.
         num_classes: of objects.
-        first_label: the network's label of class 0; 1 where 0 is its background.
+        first_label: the network's label of class 0; 1 if 0 is its background.
     """
 
     def __init__(self, network: nn.Module, num_classes: int, first_label: int = 0):
@@ -138,32 +137,32 @@ class Detector(nn.Module):
         """Losses in training, predictions in evaluation.
 
         Args:
-            images: (3, H, W) floats in [0, 1], of any sizes; they are normalised, resized and padded inside.
-            targets: in training one dict an image: `boxes` (N, 4) x1, y1, x2, y2 in pixels of that image, `labels`
-                (N,) integers 0 .. num_classes - 1, and where masks are predicted `masks` (N, H, W). N may be 0.
+            images: (3, H, W) floats in [0, 1], of any sizes; they are normalised, resized and padded here.
+            targets: in training one dict per image: `boxes` (N, 4) x1, y1, x2, y2 in pixels of that image, `labels`
+                (N,) integers 0 .. num_classes - 1, and for mask detectors `masks` (N, H, W). N may be 0.
 
         Returns:
-            In training a dict of scalar losses, whose sum is to be minimised. In evaluation one dict an image, best
-            first: `boxes` (M, 4) and `labels` (M,) as in targets, `scores` (M,) in [0, 1], and maybe `masks` (M, H, W)
-            booleans.
+            In training a dict of scalar losses to be summed. In evaluation one dict per image, by descending score:
+            `boxes` (M, 4) and `labels` (M,) as in targets, `scores` (M,) in [0, 1], and for mask detectors `masks`
+            (M, H, W) booleans.
 
         Raises:
-            GlocalError: in training, if targets are missing, or labels or boxes are not what they should be.
+            GlocalError: in training, if targets are missing, or labels or boxes are invalid.
         """
         if self.training:
             return self.network(images, [self._checked(target) for target in self._one_each(images, targets)])
-        return [self._found(found) for found in self.network(images)]
+        return [self._to_classes(detections) for detections in self.network(images)]
 
     def _one_each(self, images: list[Tensor], targets: list[Target] | None) -> list[Target]:
         if targets is None or len(targets) != len(images):
             got = "none" if targets is None else f"{len(targets)} for {len(images)} images"
-            raise GlocalError(f"targets: expected one an image in training, got {got}")
+            raise GlocalError(f"targets: expected one per image in training, got {got}")
         return targets
 
     def _checked(self, target: Target) -> Target:
         boxes, labels = target["boxes"].reshape(-1, 4).float(), target["labels"].long()
         if len(boxes) != len(labels):
-            raise GlocalError(f"targets: expected a label a box, got {len(labels)} labels of {len(boxes)} boxes")
+            raise GlocalError(f"targets: expected one label per box, got {len(labels)} labels of {len(boxes)} boxes")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             span = f"{int(labels.min())} to {int(labels.max())}"
             raise GlocalError(f"labels: expected 0 to {self.num_classes - 1}, got {span}; there is no background class")
@@ -172,20 +171,20 @@ class Detector(nn.Module):
             raise GlocalError(f"boxes: expected x1 < x2 and y1 < y2 in pixels, got {wrong}")
         return {**target, "boxes": boxes, "labels": labels + self.first_label}
 
-    def _found(self, found: Target) -> Target:
-        found = {**found, "labels": found["labels"] - self.first_label}
-        if "masks" in found:
-            found["masks"] = found["masks"][:, 0]
-        return found
+    def _to_classes(self, detections: Target) -> Target:
+        detections = {**detections, "labels": detections["labels"] - self.first_label}
+        if "masks" in detections:
+            detections["masks"] = detections["masks"][:, 0]
+        return detections
 
 
 class Levels(nn.Module):
-    """Backbone, pyramid and FPN (Lin et al. 2017), as torchvision's detectors take a backbone.
+    """Backbone, pyramid and FPN (Lin et al. 2017) with the interface of torchvision's detection backbones.
 
     Args:
         pyramid: image -> maps.
         channels: of every level.
-        coarser: makes one level more, or two.
+        coarser: adds one or two coarser levels.
     """
 
     def __init__(self, pyramid: PyramidAdapter, channels: int, coarser: ExtraFPNBlock):
@@ -201,10 +200,10 @@ class Levels(nn.Module):
 
 
 def detector_spec(kind: str) -> DetectorSpec:
-    """What sets a kind of detector apart.
+    """Properties of a detector by its name.
 
     Raises:
-        GlocalError: for a kind that is not known.
+        GlocalError: for an unknown name.
     """
     check_choice("detector", kind, KINDS)
     return DETECTORS[kind]
@@ -230,12 +229,12 @@ def create_detector(
             "deformable_detr" or "rt_detr".
         backbone: a name of glocal or timm, or a module made with ``features_only=True``. Its configuration gives the
             mean and std that images are normalised with.
-        num_classes: of objects; the background is no class.
+        num_classes: of objects, without background.
         preset: "coco" for the published settings, "small" for images of about 128 pixels on a CPU.
-        pretrained: start the backbone from the weights timm knows.
-        weights: a file of weights for the backbone.
+        pretrained: load timm's weights into the backbone.
+        weights: a checkpoint file for the backbone.
         norm: the backbone's BatchNorm: "batch", "frozen" or "sync", see `create_backbone`.
-        frozen_stages: stages of the backbone, its stem first, that do not train.
+        frozen_stages: stages of the backbone to freeze, with its stem.
         backbone_kwargs: further keywords of the backbone.
         kwargs: override the preset: `min_size` and `max_size` in pixels, of the shorter and the longer side that images
             are resized to; `strides` of the levels taken from the backbone; `channels` of each; `anchor_size` in pixels
@@ -268,7 +267,7 @@ def create_detector(
         return Detector(create_detr(kind, features, num_classes, strides=strides, **kwargs), num_classes)
     make = _one_stage if spec.family == "one_stage" else _two_stage
     network = make(kind, features, num_classes, strides=strides, **kwargs)
-    network.transform = of_any_proportions(network.transform)
+    network.transform = of_any_aspect_ratio(network.transform)
     return Detector(network, num_classes, first_label=1 if spec.family == "two_stage" else 0)
 
 
@@ -284,18 +283,18 @@ def _one_stage(
 ) -> Any:
     """RetinaNet (Lin et al. 2017), FCOS (Tian et al. 2019) or ATSS (Zhang et al. 2020).
 
-    Groups of one channel in FCOS's head are put together (`regroup`): a level of one pixel could not be normalised.
+    Groups of one channel in FCOS's head are merged (`regroup`): a level of one pixel could not be normalised.
     """
     network = {"retinanet": RetinaNet, "fcos": FCOS, "atss": ATSS}[kind]
     check_keywords(kind, kwargs, network, more=("size_divisible", "fixed_size"))
     pyramid = PyramidAdapter(backbone, channels, strides)
-    # RetinaNet's P6 is made of the backbone's last map, FCOS's of the FPN's
+    # RetinaNet's P6 is computed from the backbone's last map, FCOS's from the FPN's
     coarser = LastLevelP6P7(pyramid.channels[-1] if kind == "retinanet" else channels, channels)
     levels = Levels(pyramid, channels, coarser)
-    if kind == "retinanet":  # three sizes an octave, §4 there
+    if kind == "retinanet":  # three sizes per octave, §4 there
         sizes = [[anchor_size * 2 ** (i + third / 3) for third in range(3)] for i in range(levels.num_levels)]
         anchors = AnchorGenerator(sizes, [[0.5, 1.0, 2.0]] * len(sizes))
-    else:  # a point a place: its box has the stride as its side
+    else:  # one point per location: its box has the stride as its side
         sides = [[strides[0] * 2**i] for i in range(levels.num_levels)]
         anchors = AnchorGenerator(sides, [[1.0]] * len(sides))
     detector = network(levels, num_classes, anchor_generator=anchors, **kwargs)

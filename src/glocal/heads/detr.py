@@ -31,17 +31,17 @@ from transformers.modeling_outputs import BackboneOutput
 from glocal.heads.backbone import check_keywords
 from glocal.heads.norm import regroup
 from glocal.heads.pyramid import PyramidAdapter
-from glocal.heads.transform import AnyProportions
+from glocal.heads.transform import AnyAspectRatio
 
-# What a loss weighs in the sum. RT-DETR's come weighted. Deformable DETR doubles the classification (§A.4).
+# Loss weights. RT-DETR's losses are already weighted. Deformable DETR doubles the classification (§A.4).
 WEIGHTS = {
     "detr": {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0},
     "deformable_detr": {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0},
     "rt_detr": {"loss_vfl": 1.0, "loss_bbox": 1.0, "loss_giou": 1.0},
 }
 
-# Where the papers depart from transformers' defaults: in Deformable DETR losses on every decoder layer, and the cost of
-# a class in the matching (§A.4).
+# Paper settings that differ from transformers' defaults: in Deformable DETR, losses on every decoder layer and the
+# class cost of the matching (§A.4).
 PUBLISHED: dict[str, dict[str, Any]] = {
     "detr": {},
     "deformable_detr": {"auxiliary_loss": True, "class_cost": 2},
@@ -50,16 +50,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 class _LevelsConfig(PreTrainedConfig):
-    """Tells transformers how wide the maps are."""
+    """Channels of the maps, for transformers."""
 
     model_type = "glocal_levels"
     channels: list[int] | None = None
 
 
-class _Shell(PreTrainedModel):
-    """Stands where transformers builds a backbone, until `create_detr` puts the pyramid there.
+class _BackbonePlaceholder(PreTrainedModel):
+    """Placeholder for transformers' backbone, replaced by the pyramid in `create_detr`.
 
-    So any module can be the backbone, and transformers neither initialises nor freezes anything in it.
+    So any module can be the backbone, and transformers neither initialises nor freezes any of it.
     """
 
     config_class = _LevelsConfig
@@ -69,19 +69,19 @@ class _Shell(PreTrainedModel):
         self.channels = config.channels
 
 
-AutoBackbone.register(_LevelsConfig, _Shell)
+AutoBackbone.register(_LevelsConfig, _BackbonePlaceholder)
 
 
 class Detr(DetrForObjectDetection):
-    """Transformers' DETR with the losses on every decoder layer that the paper has (§A.2).
+    """Transformers' DETR with the paper's auxiliary losses on every decoder layer (§A.2).
 
-    Asked for them by ``auxiliary_loss=True``, transformers (4 to 5.23) gives every layer the normalised output of the
-    one before, and normalises the last twice: another network than the released one.
+    With ``auxiliary_loss=True``, transformers (4 to 5.23) feeds every layer the normalised output of the previous one,
+    and normalises the last twice, unlike the released network.
     """
 
     def __init__(self, config: DetrConfig):
         super().__init__(config)
-        self.loss_type = "ForObjectDetection"  # which transformers chooses by the name of the class
+        self.loss_type = "ForObjectDetection"  # transformers chooses it by the class name
         self.every_layer = copy.copy(config)
         self.every_layer.auxiliary_loss = True
 
@@ -89,15 +89,15 @@ class Detr(DetrForObjectDetection):
         """As `DetrForObjectDetection.forward`."""
         if labels is None:
             return super().forward(pixel_values, pixel_mask)
-        given: list[Tensor] = []
+        outputs: list[Tensor] = []
         decoder = self.model.decoder
-        hooks = [layer.register_forward_hook(lambda _, __, out: given.append(out)) for layer in decoder.layers]
+        hooks = [layer.register_forward_hook(lambda _, __, out: outputs.append(out)) for layer in decoder.layers]
         try:
             out = super().forward(pixel_values, pixel_mask)
         finally:
             for hook in hooks:
                 hook.remove()
-        states = decoder.layernorm(torch.stack(given))  # (layers, B, Q, C)
+        states = decoder.layernorm(torch.stack(outputs))  # (layers, B, Q, C)
         logits, boxes = self.class_labels_classifier(states), self.bbox_predictor(states).sigmoid()
         out.loss, out.loss_dict, _ = self.loss_function(
             out.logits, labels, logits.device, out.pred_boxes, self.every_layer, logits, boxes
@@ -106,7 +106,7 @@ class Detr(DetrForObjectDetection):
 
 
 class Maps(nn.Module):
-    """A pyramid's levels as transformers takes them."""
+    """A pyramid with transformers' backbone interface."""
 
     def __init__(self, pyramid: PyramidAdapter):
         super().__init__()
@@ -114,7 +114,7 @@ class Maps(nn.Module):
         self.channels = pyramid.channels
 
     def forward(self, pixel_values: Tensor) -> BackboneOutput:
-        """(B, 3, H, W) -> a (B, channels[i], h, w) map a level."""
+        """(B, 3, H, W) -> one (B, channels[i], h, w) map per level."""
         return BackboneOutput(feature_maps=tuple(self.pyramid(pixel_values)))
 
 
@@ -132,14 +132,14 @@ class DetrNetwork(nn.Module):
         kind: "detr", "deformable_detr" or "rt_detr".
         model: of transformers.
         transform: normalises, resizes and pads images, and resizes boxes.
-        detections_per_img: predictions of an image, at most.
+        detections_per_img: maximum number of predictions per image.
     """
 
     def __init__(self, kind: str, model: nn.Module, transform: GeneralizedRCNNTransform, detections_per_img: int = 100):
         super().__init__()
         self.weights = WEIGHTS[kind]
-        self.softmax = kind == "detr"  # with one more class for "no object"; the others have a sigmoid a class
-        self.padded_units = kind == "rt_detr"  # knows no padding, so its boxes are relative to the padded image
+        self.softmax = kind == "detr"  # with one more class for "no object"; the others have a sigmoid per class
+        self.padded_units = kind == "rt_detr"  # takes no padding mask, so its boxes are relative to the padded image
         self.model = model
         self.transform = transform
         self.detections_per_img = detections_per_img
@@ -156,8 +156,8 @@ class DetrNetwork(nn.Module):
         units = self._units(batch)
         if targets is None:
             out = self.model(pixel_values=batch.tensors, pixel_mask=inside)
-            found = self._found(out.logits, out.pred_boxes, units, batch.image_sizes)
-            return self.transform.postprocess(found, batch.image_sizes, sizes)
+            detections = self._to_detections(out.logits, out.pred_boxes, units, batch.image_sizes)
+            return self.transform.postprocess(detections, batch.image_sizes, sizes)
         wanted = [
             {"class_labels": target["labels"], "boxes": box_convert(target["boxes"], "xyxy", "cxcywh") / unit}
             for target, unit in zip(targets, units, strict=True)
@@ -177,10 +177,10 @@ class DetrNetwork(nn.Module):
             losses[name] = weight * torch.stack(same).sum()
         return losses
 
-    def _found(
+    def _to_detections(
         self, logits: Tensor, boxes: Tensor, units: list[Tensor], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """(B, Q, K) logits and (B, Q, 4) boxes -> the best pairs of query and class; of softmax one a query."""
+        """(B, Q, K) logits and (B, Q, 4) boxes -> the best pairs of query and class; with softmax one per query."""
         if self.softmax:
             scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # (B, Q)
             queries = torch.arange(logits.shape[1], device=logits.device).expand_as(scores)
@@ -188,13 +188,13 @@ class DetrNetwork(nn.Module):
             scores = logits.sigmoid().flatten(1)  # (B, QK)
             pairs = torch.arange(scores.shape[1], device=logits.device).expand_as(scores)
             queries, labels = pairs // logits.shape[2], pairs % logits.shape[2]
-        found = []
+        detections = []
         for i, (unit, size) in enumerate(zip(units, sizes, strict=True)):
             best = scores[i].topk(min(self.detections_per_img, scores.shape[1])).indices
             corners = box_convert(boxes[i, queries[i, best]], "cxcywh", "xyxy") * unit
             corners = clip_boxes_to_image(corners, size)
-            found.append({"boxes": corners, "scores": scores[i, best], "labels": labels[i, best]})
-        return found
+            detections.append({"boxes": corners, "scores": scores[i, best], "labels": labels[i, best]})
+        return detections
 
 
 def create_detr(
@@ -211,19 +211,19 @@ def create_detr(
     detections_per_img: int = 100,
     **kwargs: Any,
 ) -> DetrNetwork:
-    """One of `NETWORKS` on the maps of a backbone; `create_detector` is the door to it.
+    """One of `NETWORKS` on the maps of a backbone; use `create_detector`.
 
     Args:
         kind: "detr", "deformable_detr" or "rt_detr".
         backbone: image -> maps.
         num_classes: of objects.
-        strides: of the maps used; DETR itself reads the last.
-        image_mean: that images are normalised with.
-        image_std: likewise.
+        strides: of the maps; DETR uses the last.
+        image_mean: for normalisation.
+        image_std: for normalisation.
         min_size: of the shorter side of the resized image, in pixels.
         max_size: of the longer side.
-        fixed_size: width and height of every resized image, for both.
-        detections_per_img: predictions of an image, at most.
+        fixed_size: width and height of every resized image, instead of both.
+        detections_per_img: maximum number of predictions per image.
         kwargs: of transformers' configuration.
     """
     make_config, make_model = NETWORKS[kind]
@@ -242,5 +242,5 @@ def create_detr(
     if kind == "deformable_detr":
         regroup(model.model.input_proj)
     model.model.backbone.model = Maps(pyramid)
-    transform = AnyProportions(min_size, max_size, image_mean, image_std, fixed_size=fixed_size)
+    transform = AnyAspectRatio(min_size, max_size, image_mean, image_std, fixed_size=fixed_size)
     return DetrNetwork(kind, model, transform, detections_per_img)

@@ -1,4 +1,4 @@
-"""GroupNorm that a map of one pixel has statistics for (Wu & He 2018, https://arxiv.org/abs/1803.08494)."""
+"""GroupNorm that works on 1x1 maps (Wu & He 2018, https://arxiv.org/abs/1803.08494)."""
 
 import math
 
@@ -11,11 +11,10 @@ def num_groups(channels: int) -> int:
 
 
 def regroup(head: nn.Module) -> None:
-    """Put together groups of one channel: on a map of 1x1 they are one number, which torch refuses to normalise.
+    """Merge groups of one channel: on a 1x1 map they are a single value, which torch refuses to normalise.
 
-    torchvision's FCOS and transformers' Deformable DETR have 32 groups whatever their width, so with 32 channels a
-    small image alone in its batch would end training and evaluation. Wider ones, the published among them, stay as
-    they are.
+    torchvision's FCOS and transformers' Deformable DETR always have 32 groups, so with 32 channels a batch of one small
+    image would raise an error. Wider heads, including the published ones, are unchanged.
     """
     for module in head.modules():
         if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:

@@ -1,4 +1,4 @@
-"""Maps at strides 4, 8, 16 and 32 from any backbone of timm, for the decoders and detectors that ask for them."""
+"""Maps at strides 4, 8, 16 and 32 from any backbone of timm, for decoders and detectors that need them."""
 
 import math
 from typing import Any
@@ -10,15 +10,15 @@ STRIDES = (4, 8, 16, 32)
 
 
 class PyramidAdapter(nn.Module):
-    """A backbone's maps as a pyramid: its own where it has them, a simple feature pyramid where it has one stride.
+    """A feature pyramid on a backbone: its own maps, or a simple feature pyramid if it has a single stride.
 
-    Of the maps of one stride the deepest is taken. Levels coarser than the coarsest map (of CvT, which ends at stride
-    16) are pooled from it; finer ones are made of the finest by transposed convolutions. From a backbone of a single
-    stride (ViT, T2T-ViT) every level is made of the last map (Li et al. 2022, "ViTDet", §3, Fig. 2c).
+    Of several maps of one stride the deepest is used. Levels coarser than the coarsest map (of CvT, which ends at
+    stride 16) are pooled from it; finer ones are computed from the finest by transposed convolutions. For a backbone of
+    a single stride (ViT, T2T-ViT) every level is computed from the last map (Li et al. 2022, "ViTDet", §3, Fig. 2c).
 
     Args:
         backbone: made with ``features_only=True``: image -> list of (B, C, h, w) maps, and `feature_info`.
-        dim: channels of the levels that convolutions make.
+        dim: channels of the computed levels.
         strides: of the levels, in pixels, fine to coarse.
 
     Attributes:
@@ -26,7 +26,7 @@ class PyramidAdapter(nn.Module):
         reductions: the strides.
 
     Raises:
-        ValueError: if the backbone skips a stride that is asked for.
+        ValueError: if the backbone skips a requested stride.
     """
 
     def __init__(self, backbone: nn.Module, dim: int = 256, strides: tuple[int, ...] = STRIDES):
@@ -45,7 +45,7 @@ class PyramidAdapter(nn.Module):
             source = min(max(stride, finest), coarsest)
             if source not in deepest:
                 raise ValueError(
-                    f"backbone: expected maps of strides 4, 8, 16, 32, or some of them in a row, or all of one, "
+                    f"backbone: expected maps of strides 4, 8, 16, 32, or consecutive ones of these, or one stride, "
                     f"got {reductions}; choose them with out_indices"
                 )
             in_chs = channels[deepest[source]]

@@ -18,13 +18,13 @@ from glocal.heads.backbone import check_keywords, create_backbone
 from glocal.heads.norm import num_groups
 from glocal.heads.pyramid import STRIDES, PyramidAdapter
 
-# smp's decoders that read a pyramid; its DPT reads the tokens of timm's ViTs alone
+# smp's decoders on a pyramid; its DPT only works on the tokens of timm's ViTs
 SMP = (
     "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "segformer",
 )  # fmt: skip
 KINDS = ("semantic_fpn", "upernet", *(f"smp_{name}" for name in SMP))
 
-# What changes with the size of images. "ade20k": the published settings, sides of 512 pixels. "small": images of about
+# Settings by image size. "ade20k": the published settings, sides of 512 pixels. "small": images of about
 # 128 pixels, heads for two CPU cores. smp's decoders are the same for both.
 PRESETS: dict[str, dict[str, dict[str, int]]] = {
     "ade20k": {},
@@ -47,19 +47,19 @@ def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def pad_to_whole(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> zeros at the right and below up to multiples of the coarsest stride, as detectors have it.
+    """(B, C, H, W) -> zero-padded at the right and bottom to multiples of the coarsest stride, as in detectors.
 
-    timm's Transformers refuse what their patches do not divide.
+    timm's Transformers reject sizes that their patches do not divide.
     """
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
 
 
 class PoolTo(nn.Module):
-    """Averages over ``side`` x ``side`` cells, as `nn.AdaptiveAvgPool2d`, but by products that ONNX takes at any size.
+    """Averages over ``side`` x ``side`` cells, like `nn.AdaptiveAvgPool2d`, by products that ONNX supports at any size.
 
     Args:
-        side: cells along each axis; they overlap where it does not divide the map.
+        side: cells along each axis; they overlap if it does not divide the map.
     """
 
     def __init__(self, side: int):
@@ -68,20 +68,20 @@ class PoolTo(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, side, side)."""
-        rows, columns = (self._shares(length, x) for length in x.shape[-2:])
+        rows, columns = (self._weights(length, x) for length in x.shape[-2:])
         return rows @ x @ columns.T
 
-    def _shares(self, length: int, x: Tensor) -> Tensor:
-        """(side, length) share of each place in each cell: cell i goes from floor(i n / s) to ceil((i + 1) n / s)."""
+    def _weights(self, length: int, x: Tensor) -> Tensor:
+        """(side, length) weight of each pixel in each cell: cell i goes from floor(i n / s) to ceil((i + 1) n / s)."""
         place, cell = torch.arange(length, device=x.device), torch.arange(self.side, device=x.device)[:, None]
         inside = ((place + 1) * self.side > cell * length) & (place * self.side < (cell + 1) * length)
         return inside.to(x.dtype) / inside.sum(1, keepdim=True)
 
 
 class SemanticFPN(nn.Module):
-    """FPN whose levels are brought to stride 4 and summed (Kirillov et al. 2019, §3.1, Fig. 3).
+    """FPN whose levels are upsampled to stride 4 and summed (Kirillov et al. 2019, §3.1, Fig. 3).
 
-    A level of stride s passes log2(s / 4) convolutions, at least one, each but that of stride 4 followed by a doubling.
+    A level of stride s has log2(s / 4) convolutions, at least one, each followed by 2x upsampling above stride 4.
 
     Args:
         channels: of the levels at strides 4, 8, 16 and 32.
@@ -118,9 +118,8 @@ class SemanticFPN(nn.Module):
 class UPerNet(nn.Module):
     """Pyramid pooling on the last level, FPN above it, all levels fused at stride 4 (Xiao et al. 2018, §3.1, Fig. 4).
 
-    The head of parsing scenes alone, as Swin and its successors use it. GroupNorm in place of BatchNorm: the 1x1 map
-    of the pyramid pooling has no statistics over a batch of one image. Groups have four channels at least, so it has
-    them at any width.
+    Only the scene parsing head, as in Swin and its successors. GroupNorm instead of BatchNorm: the 1x1 map of the
+    pyramid pooling has no statistics for a batch of one image. Groups have at least four channels, so they always do.
 
     Args:
         channels: of the levels at strides 4, 8, 16 and 32.
@@ -161,7 +160,7 @@ class UPerNet(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A pyramid and a decoder: image -> logits of every pixel.
+    """A pyramid and a decoder: image -> logits per pixel.
 
     Args:
         pyramid: image -> maps.
@@ -215,12 +214,12 @@ def create_segmenter(
     Args:
         kind: "semantic_fpn", "upernet", or "smp_" and a decoder of segmentation_models_pytorch ("smp_unet", ...).
         backbone: a name of glocal or timm, or a module made with ``features_only=True``.
-        num_classes: of the logits; the background counts where pixels are labelled so.
+        num_classes: of the logits, including background if it is labelled.
         preset: "ade20k" for the published settings, "small" for images of about 128 pixels on a CPU.
-        pretrained: start the backbone from the weights timm knows.
-        weights: a file of weights for the backbone.
+        pretrained: load timm's weights into the backbone.
+        weights: a checkpoint file for the backbone.
         norm: the backbone's BatchNorm: "batch", "frozen" or "sync", see `create_backbone`.
-        frozen_stages: stages of the backbone, its stem first, that do not train.
+        frozen_stages: stages of the backbone to freeze, with its stem.
         backbone_kwargs: further keywords of the backbone.
         kwargs: of `SemanticFPN`, `UPerNet` or smp's class; they override the preset.
 

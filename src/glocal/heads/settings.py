@@ -1,6 +1,6 @@
-"""What a person or a file may set of a detector or segmenter: kinds, presets, sizes, options and their ranges, by task.
+"""Settings of detectors and segmenters for users and files: kinds, presets, sizes, options and their ranges, by task.
 
-All of it is closed lists and ranges, for a file may come from anyone.
+They are closed lists and ranges, because files are untrusted.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ PRESETS = {"detection": tuple(DETECTOR_PRESETS), "segmentation": tuple(SEGMENTER
 PUBLISHED = {"detection": "coco", "segmentation": "ade20k"}
 """The preset of the published settings."""
 UNNAMED = {"detection": (), "segmentation": ("",)}
-"""Presets without a name: segmenters saved before they had presets are the published ones."""
+"""Segmenters saved before presets existed: an empty name means the published preset."""
 NORMS = ("batch", "frozen")
 IMAGE_SIZES = range(32, 2049)
 MAX_CLASSES = {"detection": 100_000, "segmentation": 255}
-"""Label maps are 8-bit, and 255 is the label that is ignored."""
+"""Label maps are 8-bit, and 255 is the ignored label."""
 OPTIONS: dict[str, dict[str, tuple[float, float]]] = {
     "detection": {
         "channels": (8, 1024), "hidden": (8, 4096), "anchor_size": (2, 512), "box_detections_per_img": (1, 1000),
@@ -29,16 +29,16 @@ OPTIONS: dict[str, dict[str, tuple[float, float]]] = {
     },
     "segmentation": {"dim": (8, 1024), "head_dim": (8, 1024), "drop_rate": (0, 0.9)},
 }  # fmt: skip
-"""Keywords of heads, and their range."""
+"""Keywords of heads, and their ranges."""
 FRACTIONS = ("box_score_thresh", "score_thresh", "drop_rate")
-"""Options that need not be whole numbers."""
+"""Options with fractional values."""
 
 
 def option_fault(task: str, key: Any, value: Any) -> str | None:
-    """Why a keyword of a head cannot be used, or None."""
+    """Why a keyword of a head is invalid, or None."""
     known = OPTIONS[task]
     if key not in known:
-        return f"no keyword {short(key)} is known for {task}{nearest(str(key)[:100], known)}"
+        return f"unknown keyword {short(key)} for {task}{nearest(str(key)[:100], known)}"
     low, high = known[key]
     number, kind = (int | float, "a number") if key in FRACTIONS else (int, "a whole number")
     if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:  # NaN compares as false

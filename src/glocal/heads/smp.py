@@ -1,4 +1,4 @@
-"""Every backbone as an encoder of segmentation_models_pytorch (Iakubovskii 2019), so that its decoders sit on it."""
+"""Every backbone as an encoder of segmentation_models_pytorch (Iakubovskii 2019), for use with its decoders."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ ENCODER = "glocal"
 
 
 class Encoder(nn.Module, EncoderMixin):
-    """A pyramid as smp's decoders take it: the image, then maps at strides 2, 4, 8, 16 and 32.
+    """A pyramid with smp's encoder interface: the image, then maps at strides 2, 4, 8, 16 and 32.
 
-    A backbone without maps of stride 2 gets one convolution for them, as decoders refine by them alone.
+    For a backbone without maps of stride 2 a convolution computes them, for the last step of the decoders.
 
     Args:
         backbone: image -> maps.
         depth: strides used, 2 the first.
-        output_stride: no map is coarser; where a decoder asks for less than 32, coarser maps are enlarged (smp would
-            dilate convolutions, which not every backbone has).
+        output_stride: coarsest stride; coarser maps are upsampled to it (smp would dilate convolutions, which not
+            every backbone has).
         stem_width: channels of the convolution.
     """
 
@@ -44,7 +44,7 @@ class Encoder(nn.Module, EncoderMixin):
         self._out_channels = [3, *([] if has_stem else [stem_width]), *self.pyramid.channels]
 
     def make_dilated(self, output_stride: int) -> None:
-        """Called by smp where output_stride is not 32: `forward` sees to it."""
+        """Called by smp if output_stride is not 32; `forward` implements it."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> x and the maps of the first `depth` strides."""
@@ -60,7 +60,7 @@ def create_smp(name: str, backbone: nn.Module, num_classes: int, **kwargs: Any) 
     """A model of smp on any backbone.
 
     Args:
-        name: of its class, in small letters.
+        name: of its class, in lower case.
         backbone: image -> maps.
         num_classes: of the logits.
         kwargs: of its class.

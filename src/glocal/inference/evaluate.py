@@ -89,8 +89,8 @@ def _whole_folder(name: str, checked: Checked, on_error: OnError) -> EvaluationS
     if checked.skipped and on_error == "stop":
         shown = "".join(f"\n  {printable(bad.path)}: {printable(bad.reason)}" for bad in checked.skipped[:5])
         raise GlocalError(
-            f"data: expected nothing but images in {printable(name)}, got files that cannot be used: "
-            f"{len(checked.skipped)}{shown}\n--on-error skip goes on without them"
+            f"data: expected only readable images in {printable(name)}, got "
+            f"{len(checked.skipped)} unreadable{shown}\n--on-error skip leaves them out"
         )
     flat = [
         (path, label)

@@ -23,7 +23,7 @@ from glocal.data.shard_names import SHARD, is_shards, list_shards
 from glocal.data.shards import Shards
 from glocal.data.transforms import resize_crop
 from glocal.data.walk import walk_folder
-from glocal.data.workers import LOST, default_workers, read_in_order, worker_died
+from glocal.data.workers import WORKER_ERRORS, default_workers, read_in_order, worker_died
 from glocal.errors import GlocalError
 from glocal.export import height_and_width
 from glocal.files import printable
@@ -262,7 +262,7 @@ def read_batches(reader: Reader, start: int = 0, workers: int | None = None) -> 
             for read in read_in_order(reader, range(start, len(reader)), max(0, workers)):
                 start += 1
                 yield read
-        except LOST as error:
+        except WORKER_ERRORS as error:
             if not worker_died(error):
                 raise
             yield reader.read_alone(start)

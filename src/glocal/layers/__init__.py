@@ -1,4 +1,4 @@
-"""Parts without a family, built on torch alone: importing timm registers the models, which import this room."""
+"""Layers of the families, built on torch alone: importing timm registers the models, which import this package."""
 
 from glocal.layers.attention import Attend, ConvAttention, MHSA2d, NonLocal2d, SelfAttention
 from glocal.layers.coupling import FCUDown, FCUUp

@@ -20,11 +20,11 @@ BIAS_OF_A_BAND = 32**4  # entries for each image and head: 16 MB with four heads
 
 
 class Attend(nn.Module):
-    """softmax(scale q k^T + bias) v (Vaswani et al. 2017, §3.2.1). Without parameters; a module so that hooks find it.
+    """softmax(scale q k^T + bias) v (Vaswani et al. 2017, §3.2.1). No parameters; a module so that hooks find it.
 
     Args:
         scale: factor of q k^T; None takes head_dim ** -0.5.
-        dropout: probability with which a weight is dropped in training.
+        dropout: of the attention weights in training.
     """
 
     def __init__(self, *, scale: float | None = None, dropout: float = 0.0):
@@ -77,15 +77,15 @@ class ConvAttention(nn.Module):
     """Self-attention whose q, k and v come from convolutions over the map (Wu et al. 2021, "CvT", §3.2, Fig. 3c).
 
     As in the authors' release: the scale is dim ** -0.5, not that of a head; prefix tokens (the class token) are not in
-    the map and go to the linear layers as they are.
+    the map and skip the convolutions.
 
     Args:
         dim: channels of a token.
         num_heads: heads, each dim / num_heads wide.
-        projection: what q, k and v pass before their linear layers: "conv", a depthwise 3x3 convolution and BatchNorm;
-            "pool", an average pooling for k and v and nothing for q; "linear", nothing (§4.4, Tab. 7).
+        projection: of q, k and v before their linear layers: "conv", a depthwise 3x3 convolution and BatchNorm;
+            "pool", average pooling of k and v only; "linear", none (§4.4, Tab. 7).
         kv_stride: stride of that convolution or pooling for k and v.
-        num_prefix_tokens: tokens that stand before those of the map.
+        num_prefix_tokens: tokens before those of the map.
         qkv_bias: whether the linear layers of q, k and v have a bias.
         dropout: dropout of the attention weights.
 
@@ -125,7 +125,7 @@ class ConvAttention(nn.Module):
         return self.attended(q, prefix, x)
 
     def of_prefix(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(B, prefix + HW, dim) -> (B, prefix, dim): of the output, the prefix tokens alone."""
+        """(B, prefix + HW, dim) -> (B, prefix, dim), the output for the prefix tokens only."""
         prefix, x = self.split(x, height, width)
         q = self.proj_q(prefix).unflatten(2, (-1, self.head_dim)).transpose(1, 2)  # (B, n, prefix, d)
         return self.attended(q, prefix, x)
@@ -147,7 +147,7 @@ class ConvAttention(nn.Module):
 
 
 def prepend(prefix: Tensor, x: Tensor) -> Tensor:
-    """(B, P, C) tokens before (B, N, C) tokens; without any, the others as they are and not a copy."""
+    """(B, P, C) tokens before (B, N, C) tokens; without prefix tokens no copy is made."""
     return torch.cat((prefix, x), dim=1) if prefix.shape[1] else x
 
 
@@ -161,32 +161,32 @@ class DepthwiseProjection(nn.Sequential):
 
 
 def _pooling(dim: int, stride: int) -> nn.Module:
-    """The release pools k and v alone; odd ends make one window more (ceil_mode)."""
+    """The release pools only k and v; odd sizes give one more window (ceil_mode)."""
     return nn.AvgPool2d(3, stride, padding=1, ceil_mode=True) if stride > 1 else nn.Identity()
 
 
-def _nothing(dim: int, stride: int) -> nn.Module:
+def _identity(dim: int, stride: int) -> nn.Module:
     return nn.Identity()
 
 
 PROJECTIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "conv": DepthwiseProjection,
     "pool": _pooling,
-    "linear": _nothing,
+    "linear": _identity,
 }
 
 
 class MHSA2d(nn.Module):
-    """Multi-head self-attention over the pixels of a map, as BoTNet has it (Srinivas et al. 2021, §3, Fig. 4).
+    """Multi-head self-attention over the pixels of a map, as in BoTNet (Srinivas et al. 2021, §3, Fig. 4).
 
     As in the authors' reference code: queries are scaled before both the content and the position logits; q, k and v
-    have no bias; there is no output projection (the block's next 1x1 convolution is one); where the block strides, an
+    have no bias; there is no output projection (the block's next 1x1 convolution is one); if the stride is 2,
     average pooling follows. Public re-implementations differ from it and from one another: docs/botnet.md.
 
     Args:
         dim: channels of the map, in and out.
         num_heads: heads, each dim / num_heads wide.
-        size: rows and columns of the map for which the position tables are made; any other size resamples them.
+        size: height and width of the map for the position tables, which are resampled at other sizes.
         position: "relative", "absolute" or "none".
         stride: 1, or 2 for an average pooling of 2x2 after the attention (odd sizes round up).
 
@@ -216,7 +216,7 @@ class MHSA2d(nn.Module):
         self.qkv = nn.Conv2d(dim, 3 * dim, kernel_size=1, bias=False)
         self.position = POSITIONS[position](size, self.head_dim)
         self.attend = Attend(scale=1.0)
-        # ceil_mode: the last row and column of an odd map are averaged over what is there, as TensorFlow's SAME does.
+        # ceil_mode averages the last row and column of an odd map over the existing pixels, as TensorFlow's SAME does
         self.pool = nn.AvgPool2d(2, 2, ceil_mode=True) if stride == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

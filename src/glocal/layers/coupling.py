@@ -13,7 +13,7 @@ POOLINGS = ("avg", "max")
 
 
 def plus_nearest(x: Tensor, coarse: Tensor, stride: int) -> Tensor:
-    """(B, C, H, W) plus (B, C, H / s, W / s) repeated s x s times, by broadcasting: the repeated map is never made."""
+    """(B, C, H, W) plus (B, C, H / s, W / s) repeated s x s times, without the repeated map in memory."""
     x, coarse = x.permute(0, 2, 3, 1), coarse.permute(0, 2, 3, 1)
     cells = x.unflatten(2, (-1, stride)).unflatten(1, (-1, stride))  # (B, h, s, w, s, C)
     return (cells + coarse[:, :, None, :, None]).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
@@ -28,7 +28,7 @@ UPSAMPLINGS = {"nearest": plus_nearest, "bilinear": plus_bilinear}
 
 
 class FCUDown(nn.Module):
-    """Map to tokens: 1x1 convolution, pooling, LayerNorm, GELU, the class token again, and the sum with the tokens.
+    """Map to tokens: 1x1 convolution, pooling, LayerNorm, GELU, class token prepended, added to the tokens.
 
     Args:
         in_chs: channels of the map.
@@ -44,7 +44,7 @@ class FCUDown(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
-        # An average of what a 1x1 convolution gives is what it gives of the average: stride^2 times less to do.
+        # Average pooling commutes with a 1x1 convolution; pooling first costs stride^2 times less.
         self.average = nn.AvgPool2d(stride) if pooling == "avg" and stride > 1 else nn.Identity()
         self.conv_project = nn.Conv2d(in_chs, dim, 1)
         self.maximum = nn.MaxPool2d(stride) if pooling == "max" and stride > 1 else nn.Identity()
@@ -52,13 +52,13 @@ class FCUDown(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """(B, in_chs, H, W) map, (B, 1 + hw, dim) tokens -> the tokens with the map added to them."""
+        """(B, in_chs, H, W) map, (B, 1 + hw, dim) tokens -> tokens plus map."""
         x = map_to_tokens(self.maximum(self.conv_project(self.average(x))))  # (B, hw, dim)
         return tokens + torch.cat((tokens[:, :1], self.act(self.ln(x))), dim=1)
 
 
 class FCUUp(nn.Module):
-    """Tokens to map: the class token goes, 1x1 convolution, BatchNorm, ReLU, up-sampling, and the sum with a map.
+    """Tokens to map: class token dropped, 1x1 convolution, BatchNorm, ReLU, upsampling, added to the map.
 
     Args:
         dim: channels of a token.
@@ -81,7 +81,7 @@ class FCUUp(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """(B, 1 + hw, dim) tokens, (B, out_chs, H, W) map -> the map with the tokens added to it."""
+        """(B, 1 + hw, dim) tokens, (B, out_chs, H, W) map -> map plus tokens."""
         height, width = x.shape[-2:]
         coarse = tokens_to_map(tokens[:, 1:], height // self.stride, width // self.stride)
         coarse = self.act(self.bn(self.conv_project(coarse)))  # (B, out_chs, h, w)

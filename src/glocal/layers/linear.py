@@ -1,4 +1,4 @@
-"""Linear layers, which on a CPU go where their products are quickest."""
+"""Linear layers with a faster matrix product on some CPUs."""
 
 import platform
 from pathlib import Path
@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MANY_VALUES = 32768
-"""Of an input: ATen gives those of up to 20480 to another, slow routine."""
+"""Input values: ATen uses another, slow routine for up to 20480."""
 MANY_TOKENS, MANY_TO_TRAIN = 128, 512
-"""Below, laying out the weights for the product takes longer than it saves: without and with a backward pass."""
+"""Below, packing the weights takes longer than it saves: without and with a backward pass."""
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`; on AMD's processors with AVX-512 the equal 1x1 convolution over a map as wide as all tokens.
+    """`torch.nn.Linear`; on AMD CPUs with AVX-512 computed as the equivalent 1x1 convolution over a 1 x N map.
 
-    torch gives linear layers in float32 to MKL, which has half the speed of oneDNN there, and convolutions to oneDNN:
-    docs/performance.md has the figures. Nothing is copied: a row of tokens is such a map, channels last. Small inputs,
-    compiled and exported graphs and everything else have the linear layer as it is.
+    torch runs float32 linear layers in MKL, which has half the speed of oneDNN there, and convolutions in oneDNN
+    (docs/performance.md). Nothing is copied: tokens are such a map, channels last. Small inputs, compiled and exported
+    graphs, and all other cases use the plain linear layer.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -27,15 +27,15 @@ class Linear(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         x = input.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # (1, in, 1, N), channels last
         weight = self.weight.view(self.out_features, 1, 1, self.in_features).permute(0, 3, 1, 2)
-        # one pixel cannot be dilated; that it is asked for takes ATen to oneDNN on one thread too
+        # dilation has no effect on a 1x1 kernel, but makes ATen use oneDNN on one thread too
         x = F.conv2d(x, weight, self.bias, dilation=2)
         return x.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
 
     def by_convolution(self, x: Tensor) -> bool:
-        """Whether that is the quicker way."""
+        """Whether the convolution is faster."""
         if (
             not SUITED or torch.compiler.is_compiling() or torch._C._get_tracing_state()
-        ):  # a graph must not ask for sizes
+        ):  # a graph must not depend on sizes
             return False
         if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() <= MANY_VALUES:
             return False
@@ -53,4 +53,4 @@ def _suited() -> bool:
 
 
 SUITED = _suited()
-"""Whether this processor is one of those on which it was measured to gain (docs/results/linear.md)."""
+"""Whether this CPU is of the kind on which the convolution was measured to be faster (docs/results/linear.md)."""

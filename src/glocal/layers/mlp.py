@@ -1,4 +1,4 @@
-"""The MLP of the families and what it needs."""
+"""The MLP of the Transformer blocks, and its activation."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from glocal.layers.linear import Linear
 class QuickGELU(nn.Module):
     """x sigmoid(1.702 x) (Hendrycks & Gimpel 2016, §2), written as silu(1.702 x) / 1.702.
 
-    Equal, with one tensor less to write and, in training, one less to keep. Takes the arguments of activations.
+    Equal, with one tensor less to write and, in training, one less to store. ``inplace`` is accepted and ignored.
     """
 
     def __init__(self, inplace: bool = False):
@@ -28,7 +28,7 @@ class Mlp(nn.Module):
     Args:
         dim: channels of a token.
         hidden_dim: channels between the layers.
-        act_layer: makes the activation.
+        act_layer: class of the activation.
     """
 
     def __init__(self, dim: int, hidden_dim: int, act_layer: Callable[[], nn.Module] = nn.GELU):

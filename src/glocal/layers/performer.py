@@ -1,4 +1,4 @@
-"""Attention of linear cost by positive random features, as T2T-ViT has it.
+"""Linear-cost attention by positive random features, as in T2T-ViT.
 
 Choromanski et al. 2021, "Rethinking Attention with Performers", §2.2, Lemma 1 (https://arxiv.org/abs/2009.14794).
 """
@@ -15,16 +15,16 @@ class RandomFeatureAttention(nn.Module):
     """softmax(q k^T) v in expectation, at a cost linear in the number of tokens.
 
     With m frozen random features w_i the kernel exp(q.k) is the mean of f_i(q) f_i(k), f_i(x) = exp(w_i.x - |x|^2 / 2).
-    The release computes these exponentials as they stand: in half precision they underflow to 0 and the quotient to
-    0 / 0. Here the largest exponent is taken out of every query and out of all keys first, and the rest is computed in
-    float32 at least, whatever autocast says: the same quotient, its constant 1e-8 included, for any size of q and k.
+    The release computes these exponentials directly: in half precision they underflow and the quotient becomes 0 / 0.
+    Here the largest exponent of each query and of all keys is subtracted first, in float32 or wider even under
+    autocast: the same quotient, its constant 1e-8 included, for any size of q and k.
 
     Args:
         dim: channels of q and k.
         num_features: m.
 
     Attributes:
-        w: (m, dim) random features, frozen: part of a checkpoint, not of what is trained.
+        w: (m, dim) random features, a buffer: saved, not trained.
     """
 
     w: Tensor

@@ -1,4 +1,4 @@
-"""Position encodings that enter attention as an additive bias on its logits, and the resampling of their tables.
+"""Position encodings as an additive bias on the attention logits, and the resampling of their tables.
 
 Relative position in two dimensions: Shaw et al. 2018 (one dimension), Bello et al. 2019 (height and width apart),
 in the form of BoTNet (Srinivas et al. 2021, §3, Fig. 4; https://arxiv.org/abs/2101.11605).
@@ -45,14 +45,14 @@ def sinusoid(length: int, dim: int) -> Tensor:
 def sincos_position_2d(dim: int, height: int, width: int, like: Tensor) -> Tensor:
     """Fixed position embedding of a map (Chen et al. 2021, "MoCo v3", §4; Vaswani et al. 2017, §3.5, for each axis).
 
-    Quarters of the channels are sin(column w), cos(column w), sin(row w), cos(row w) with dim / 4 frequencies w that
-    fall geometrically from 1 towards 1/10000.
+    Quarters of the channels are sin(column w), cos(column w), sin(row w), cos(row w) with dim / 4 frequencies w,
+    geometric from 1 towards 1/10000.
 
     Args:
         dim: channels, a multiple of 4.
         height: rows.
         width: columns.
-        like: gives device and type.
+        like: tensor with the device and dtype of the result.
 
     Returns:
         (dim, height, width) values in [-1, 1].
@@ -68,11 +68,11 @@ def sincos_position_2d(dim: int, height: int, width: int, like: Tensor) -> Tenso
 class RelativePosition2d(nn.Module):
     """Logits q_i . (r_height[row_j - row_i] + r_width[column_j - column_i]), tables shared by the heads.
 
-    Another map size than ``size`` resamples the tables. Queries of some rows of the map, the first of them `first_row`,
-    have their bias alone.
+    Map sizes other than ``size`` resample the tables. Given the queries of some rows from `first_row` on, only their
+    bias is computed.
 
     Args:
-        size: rows H and columns W of the map for which the tables are made.
+        size: height H and width W of the map for the tables.
         head_dim: channels d of a head.
 
     Attributes:
@@ -101,8 +101,8 @@ class RelativePosition2d(nn.Module):
 class AbsolutePosition2d(nn.Module):
     """Logits q_i . (a_height[row_j] + a_width[column_j]): the position of the key, wherever the query is.
 
-    The ablation of BoTNet (§4.4, Tab. 4), and what most re-implementations compute. Tables are shared by the heads;
-    another map size than ``size`` resamples them.
+    The ablation of BoTNet (§4.4, Tab. 4), computed by most re-implementations. Tables are shared by the heads;
+    map sizes other than ``size`` resample them.
 
     Attributes:
         abs_height: (H, d), one row a key row.
@@ -124,7 +124,7 @@ class AbsolutePosition2d(nn.Module):
 
 
 class NoPosition2d(nn.Module):
-    """No position encoding: attention then sees a set of pixels. Takes the arguments of the others."""
+    """No position encoding: attention is permutation-equivariant. Same arguments as the others."""
 
     def __init__(self, size: tuple[int, int], head_dim: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Between maps and tokens: flattening, and the patch embedding of ViT."""
+"""Maps to tokens and back, and the patch embedding of ViT."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +11,13 @@ def map_to_tokens(x: Tensor) -> Tensor:
 
 def tokens_to_map(x: Tensor, height: int, width: int) -> Tensor:
     """(B, HW, C) tokens -> (B, C, H, W) map, the inverse of `map_to_tokens`: a view, channels last."""
-    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # of one image too, where other ways lose the layout
+    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # keeps the layout for a batch of one too
 
 
 class PatchEmbed(nn.Module):
     """Linear projection of non-overlapping patches (Dosovitskiy et al. 2021, §3.1, Eq. 1), as a strided convolution.
 
-    Height and width that the patch does not divide are padded with zeros at the bottom and at the right.
+    Images are zero-padded at the bottom and right to a multiple of the patch size.
 
     Args:
         patch_size: side of a patch, in pixels.

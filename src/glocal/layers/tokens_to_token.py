@@ -1,4 +1,4 @@
-"""The tokens-to-token module of T2T-ViT: overlapping patches, again and again, with attention between.
+"""The tokens-to-token module of T2T-ViT: repeated overlapping patches with attention between.
 
 Yuan et al. 2021, §3.1, Fig. 3 (https://arxiv.org/abs/2101.11986).
 """
@@ -55,7 +55,7 @@ class TokenAttention(nn.Module):
 class TokenPerformer(nn.Module):
     """The same with attention of linear cost (§4.1, "Performer layer"); the order of the projection is k, q, v.
 
-    Its dropout is 0.1 in training whatever the model's is, as released.
+    Its dropout is always 0.1 in training, as released.
     """
 
     def __init__(self, in_dim: int, dim: int):
@@ -90,7 +90,7 @@ class TokensToToken(nn.Module):
     def soft_split(self, x: Tensor, index: int) -> tuple[Tensor, int, int]:
         """(B, C, H, W) map -> (B, hw, C k^2) overlapping patches, and their rows h and columns w.
 
-        The values of a patch stand channel first, then by row and column of the kernel.
+        The values of a patch are ordered by channel, then row and column of the kernel.
         """
         kernel, stride, padding = self.splits[index]
         height, width = ((length + 2 * padding - kernel) // stride + 1 for length in x.shape[-2:])

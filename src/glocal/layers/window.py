@@ -1,7 +1,7 @@
-"""Attention inside square windows of a map, and between them. Maps are channels-last here: (B, H, W, C).
+"""Attention within square windows of a map, and between windows. Maps are channels-last here: (B, H, W, C).
 
-Windows that the map does not fill are padded with zeros at the bottom and right; what they hold takes part in attention
-unmasked, as in CAT's release for dense prediction, and is cut off again.
+The map is zero-padded at the bottom and right to whole windows; the padding takes part in attention unmasked, as in
+CAT's release for dense prediction, and is cropped afterwards.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from glocal.layers.linear import Linear
 
 
 def to_windows(x: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) -> (B, h, w, side, side, C) windows, padded with zeros to whole ones."""
+    """(B, H, W, C) -> (B, h, w, side, side, C) windows, zero-padded."""
     batch, height, width, chs = x.shape
     rows, columns = (height + side - 1) // side, (width + side - 1) // side
     x = F.pad(x, (0, 0, 0, columns * side - width, 0, rows * side - height))
@@ -23,24 +23,24 @@ def to_windows(x: Tensor, side: int) -> Tensor:
 
 
 def from_windows(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, h, w, side, side, C) windows -> (B, height, width, C), the padding cut off."""
+    """(B, h, w, side, side, C) windows -> (B, height, width, C), without the padding."""
     batch, rows, columns, side, _, chs = x.shape
     x = x.transpose(2, 3).contiguous().view(batch, rows * side, columns * side, chs)
     return x[:, :height, :width]
 
 
 def by_windows(attend: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
-    """A function of windows on a map, (B, H, W, C) -> the same shape; what is in windows already stays in them."""
+    """Apply a function of windows to a map, (B, H, W, C) -> the same shape, or to windows directly."""
     if x.ndim == 6:
         return attend(x)
     return from_windows(attend(to_windows(x, side)), x.shape[1], x.shape[2])
 
 
 def full_windows(x: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) -> (B, h, w, side, side, C) windows where the map fills them all, else the map as it is.
+    """(B, H, W, C) -> (B, h, w, side, side, C) windows if no padding is needed, else the map unchanged.
 
-    Layers in a row then partition once. A padded map stays a map, so that what is done to pixels alone is not done to
-    the padding; and so does one whose size an exported graph leaves open.
+    Consecutive layers then partition once. A map that needs padding stays a map, so that pixelwise layers skip the
+    padding; so does one of dynamic size in an exported graph.
     """
     if torch.compiler.is_exporting() or x.shape[1] % side or x.shape[2] % side:
         return x
@@ -48,7 +48,7 @@ def full_windows(x: Tensor, side: int) -> Tensor:
 
 
 class RelativeBias(nn.Module):
-    """A learned bias a head for each offset between two pixels of a window (Liu et al. 2021, "Swin", §3.2, Eq. 4).
+    """A learned bias per head for each offset between two pixels of a window (Liu et al. 2021, "Swin", §3.2, Eq. 4).
 
     Attributes:
         table: ((2 side - 1)^2, heads); row = (row offset) (2 side - 1) + column offset, of query minus key, each
@@ -79,7 +79,7 @@ class WindowAttention(nn.Module):
         dim: channels.
         num_heads: heads, each dim / num_heads wide.
         side: pixels along a window.
-        shift: pixels by which the windows are moved down and right; what was not together before stays apart.
+        shift: pixels by which the windows are shifted down and right; pixels joined by the roll are masked.
         qkv_bias: whether q, k and v have a bias.
         dropout: dropout of the attention weights.
 
@@ -105,25 +105,25 @@ class WindowAttention(nn.Module):
         """(B, H, W, dim) map, or its (B, h, w, side, side, dim) windows -> the same shape."""
         return by_windows(self.inside_shifted if self.shift else self.inside, x, self.side)
 
-    def inside(self, x: Tensor, apart: Tensor | float = 0.0) -> Tensor:
+    def inside(self, x: Tensor, mask: Tensor | float = 0.0) -> Tensor:
         """(B, h, w, s, s, dim) -> the same shape: attention inside each window."""
         qkv = self.qkv(x.flatten(3, 4).flatten(0, 2))  # (Bhw, ss, 3 dim)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (Bhw, n, ss, d) each
-        bias = self.position()[None] + apart  # (1 or Bhw, n, ss, ss)
-        y = self.attend(q, k, v, bias).transpose(1, 2).clone(memory_format=torch.contiguous_format)  # as ONNX has it
+        bias = self.position()[None] + mask  # (1 or Bhw, n, ss, ss)
+        y = self.attend(q, k, v, bias).transpose(1, 2).clone(memory_format=torch.contiguous_format)  # for ONNX
         return self.proj(y.flatten(2)).view(x.shape)
 
     def inside_shifted(self, x: Tensor) -> Tensor:
-        """The same in windows that begin ``shift`` pixels further down and right."""
+        """The same in windows shifted ``shift`` pixels down and right."""
         rows, columns = x.shape[1] * self.side, x.shape[2] * self.side
         x = from_windows(x, rows, columns).roll((-self.shift, -self.shift), dims=(1, 2))
         x = to_windows(x, self.side)
-        x = self.inside(x, self.apart(rows, columns, x).repeat(x.shape[0], 1, 1, 1))
+        x = self.inside(x, self.shift_mask(rows, columns, x).repeat(x.shape[0], 1, 1, 1))
         x = from_windows(x, rows, columns).roll((self.shift, self.shift), dims=(1, 2))
         return to_windows(x, self.side)
 
-    def apart(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """(hw, 1, ss, ss) bias of -inf between pixels that rolling the map brought together."""
+    def shift_mask(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """(hw, 1, ss, ss) bias of -inf between pixels that are neighbours only by the roll."""
         row, column = (
             (torch.arange(n, device=like.device) >= n - self.side).long()
             + (torch.arange(n, device=like.device) >= n - self.shift).long()
@@ -138,7 +138,7 @@ class CrossPatchAttention(nn.Module):
     """Self-attention between windows, one channel at a time: CAT's cross-patch self-attention (CPSA).
 
     Lin et al. 2021, "CAT", §3.2, Fig. 3b: tokens are the windows, their features the side^2 pixels of one channel; all
-    channels share the weights; no position.
+    channels share the weights; there is no position encoding.
 
     Args:
         side: pixels along a window.

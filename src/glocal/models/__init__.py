@@ -1,4 +1,4 @@
-"""The families, one a file. Importing this room registers every model with timm."""
+"""The families, one a file. Importing this package registers every model with timm."""
 
 from collections.abc import Mapping
 from typing import Any

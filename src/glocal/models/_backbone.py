@@ -1,7 +1,7 @@
-"""timm's model contract, written once.
+"""The base class of all families: timm's model interface.
 
-A family is an image -> a few stages -> a head. It writes `forward_stages`, which yields what each stage gives and reads
-as the paper's figure; features, intermediates, pruning and checkpointing follow from it here.
+A family is image -> stages -> head. It implements `forward_stages`, which yields the output of each stage and reads as
+the paper's figure; features, intermediates, pruning and gradient checkpointing are implemented here on top of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,15 +20,15 @@ StateDict = dict[str, Tensor]
 
 
 class Backbone(nn.Module):
-    """What timm and its tools ask of a model.
+    """timm's model interface.
 
     Attributes:
         num_classes: classes of the head; 0 for none.
         num_features: channels of `forward_features`.
-        head_hidden_size: channels that enter the classifier.
+        head_hidden_size: input channels of the classifier.
         feature_info: one dict a stage: `num_chs`, `reduction` (its stride in pixels), `module`.
-        output_norm: whether the maps of all stages pass norms of their own, asked for or not.
-        norm: what the last stage passes through on its way to the head; families without one leave the identity.
+        output_norm: whether every stage has an output norm, which its map always passes.
+        norm: the final norm, between the last stage and the head; the identity in families without one.
     """
 
     default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2, 3)
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         self.output_norm = False
         self.norm: nn.Module = nn.Identity()
 
-    # What a family writes.
+    # Implemented by each family.
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """(B, in_chans, H, W) image -> the output of each stage in turn, one for each entry of `feature_info`."""
@@ -62,16 +62,16 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> (B, num_classes) logits, or with ``pre_logits`` what enters the classifier."""
+        """Features -> (B, num_classes) logits, or with ``pre_logits`` the input of the classifier."""
         raise NotImplementedError
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The module that makes the logits."""
+        """The classifier."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier on the model; 0 classes for none, ``global_pool=''`` for unpooled features."""
+        """Replace the classifier; 0 classes for none, ``global_pool=''`` for unpooled features."""
         self.set_pool(global_pool)
         self.num_classes = num_classes
         self.head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -86,22 +86,22 @@ class Backbone(nn.Module):
 
     @staticmethod
     def adapt_checkpoint(state_dict: StateDict, model: nn.Module) -> StateDict:
-        """A checkpoint in anyone's names -> the names and table sizes of ``model``; the heads may differ."""
+        """A checkpoint of any known release -> names and table sizes of ``model``; the heads may differ."""
         return state_dict
 
     @staticmethod
     def keywords_of(state_dict: StateDict) -> dict[str, Any]:
-        """Keywords that a converted checkpoint asks for, where its release differs from the published classifier."""
+        """Keywords that a converted checkpoint needs, where its release differs from the published classifier."""
         return {}
 
     def norm_stage(self, x: Tensor, index: int) -> Tensor:
-        """Output of the stage ``index`` through the final norm, as far as that is made for it."""
+        """Output of the stage ``index`` through the final norm, where the norm has its width."""
         return self.norm(x)
 
-    # What follows from it.
+    # Shared by all families.
 
     def classifiers(self) -> tuple[str, ...]:
-        """Names of the modules that make the logits: one, or one a branch."""
+        """Names of the classifier modules: one, or one per branch."""
         names = self.pretrained_cfg["classifier"]
         return (names,) if isinstance(names, str) else tuple(names)
 
@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def training_loss(self, x: Tensor, target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The loss to minimise, for any training loop; a model of two heads has its own."""
+        """The loss to minimise, for any training loop; a two-headed model overrides it."""
         return criterion(self(x), target)
 
     def forward_intermediates(
@@ -129,15 +129,15 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The features and, beside them, the maps of some stages.
+        """The final features and the feature maps of some stages.
 
         Args:
             x: (B, in_chans, H, W) images.
-            indices: stages to take: their indices, the last n if an int, all if None.
-            norm: pass the maps through the final norm too.
-            stop_early: do not compute the stages after the last one taken.
+            indices: of the stages to return; an int n for the last n, None for all.
+            norm: apply the final norm to the maps.
+            stop_early: skip the stages after the last one in ``indices``.
             output_fmt: "NCHW", the only format.
-            intermediates_only: return the maps alone.
+            intermediates_only: return only the maps.
 
         Returns:
             (features, maps), or maps; map i is (B, num_chs, ceil(H / reduction), ceil(W / reduction)) of its
@@ -164,7 +164,7 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the stages at ``indices`` do not need; returns the indices, counted from the first stage."""
+        """Remove the layers after the last stage in ``indices``; returns the non-negative indices."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last + 1 < len(self.feature_info)
         if shortened:
@@ -176,23 +176,23 @@ class Backbone(nn.Module):
             self.reset_classifier(0, "")
         return taken
 
-    def step(self, module: Callable[..., Any], *args: Any) -> Any:
-        """``module(*args)``; with gradient checkpointing its inside is computed again in the backward pass."""
+    def maybe_checkpoint(self, module: Callable[..., Any], *args: Any) -> Any:
+        """``module(*args)``, under `torch.utils.checkpoint` if gradient checkpointing is on."""
         return checkpoint(module, *args, use_reentrant=False) if self.grad_checkpointing else module(*args)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only the outputs of blocks."""
+        """Recompute the blocks in the backward pass instead of storing their activations."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay should leave alone."""
+        """Names of the parameters without weight decay."""
         return set()
 
 
 def build(cls: type[BackboneT], name: str, pretrained: bool, kwargs: dict[str, Any], **variant: Any) -> BackboneT:
-    """Make a registered variant; the caller's keywords win over the row of the table."""
+    """Build a registered variant; the caller's keywords override those of the variant."""
     return build_model_with_cfg(
         cls,
         name,
@@ -224,12 +224,12 @@ def cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def channels_last_on_cpu(x: Tensor) -> Tensor:
-    """The images in the layout in which CPUs convolve faster; layers keep it. On other devices it is the caller's."""
+    """Images in channels-last layout on a CPU, where convolutions are faster in it; unchanged on other devices."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 def init_linears(model: nn.Module) -> None:
-    """Linear layers as Transformers start them: normal of 0.02, truncated, and no bias (Touvron et al. 2021)."""
+    """Initialise linear layers: truncated normal with std 0.02, zero bias (Touvron et al. 2021)."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""The config.json of a saved model: what it may say, checked before anything is made of it.
+"""The config.json of a saved model, validated before anything is built from it.
 
 Two forms: a classifier's, as timm and Hugging Face write it, and ours of a detector or segmenter.
 """
@@ -24,24 +24,24 @@ CONFIG = "config.json"
 IMAGE_SIZES = range(8, 4097)
 MAX_CLASSES = 100_000
 _KEYWORDS = frozenset(("num_classes", "img_size", "global_pool", "drop_path_rate", "drop_rate", "in_chans"))
-# What timm's own models may be given beside; glocal's take whatever their class names.
+# Further keywords for timm's models; glocal's take the keywords of their class.
 _TIMM_KEYWORDS = _KEYWORDS | frozenset((
     "attn_drop_rate", "class_token", "dynamic_img_size", "init_values", "mlp_ratio", "patch_size", "pos_drop_rate",
     "pos_embed", "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens", "strict_img_size", "window_size",
 ))  # fmt: skip
-# Keywords of timm's factory and of modules that say where things come from or how they run, never what the model is.
+# Keywords of timm's factory and of modules about where weights come from or how to run, not about the architecture.
 _FORBIDDEN = (
     "_", "pretrained", "checkpoint", "cache", "scriptable", "exportable", "no_jit", "features", "out_indices", "device",
     "dtype", "blocks", "self", "args", "kwargs",
 )  # fmt: skip
-_REPEATS = ("depth", "num_med_block")  # keywords that say how often to make a block
+_REPEATS = ("depth", "num_med_block")  # keywords that set the number of blocks
 _HEAD_KEYS = ("task", "head", "backbone", "classes", "image_size", "mean", "std")
 _HEAD_OPTIONAL = ("preset", "norm", "options", "category_ids")
 AGAIN = "save it again, or take another file"
 
 
 class FileError(Exception):
-    """What is wrong with a file, and what to do; `load_model` adds the path."""
+    """The fault of a file and what to do; `load_model` adds the path."""
 
     def __init__(self, reason: str, advice: str = AGAIN) -> None:
         super().__init__(reason)
@@ -53,10 +53,10 @@ def check_config(text: str, num_tensors: int) -> dict[str, Any]:
 
     Args:
         text: of the file.
-        num_tensors: that the model has; they bound its depths, for each block has one.
+        num_tensors: number of tensors of the model, an upper bound of its depth.
 
     Raises:
-        FileError: if it describes no model of ours or timm's.
+        FileError: if it describes no model of glocal or timm.
     """
     config = json_object(text, "its configuration")
     check = _check_head if "task" in config else _check_classifier
@@ -66,10 +66,10 @@ def check_config(text: str, num_tensors: int) -> dict[str, Any]:
 def timm_config(
     model: nn.Module, classes: Sequence[str], image_size: int, crop_pct: float, keywords: Mapping[str, Any]
 ) -> str:
-    """What timm would write into the config.json of a classifier.
+    """The config.json that timm writes for a classifier.
 
     Raises:
-        GlocalError: if the model is not of timm's factory.
+        GlocalError: if the model was not created by timm.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / CONFIG
@@ -87,7 +87,9 @@ def timm_config(
                 },
             )
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise GlocalError(f"model: expected one of timm's factory, got one it cannot describe: {error}") from error
+            raise GlocalError(
+                f"model: expected one created by timm, got one without a timm configuration: {error}"
+            ) from error
         return file.read_text(encoding="utf-8")
 
 
@@ -96,7 +98,7 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:  # JSON, UTF-8, and integers of too many digits
-        raise FileError(f"{what} is damaged or no JSON ({first_line(error)})") from None
+        raise FileError(f"{what} is damaged or not JSON ({first_line(error)})") from None
     if not isinstance(value, dict):
         raise FileError(f"{what}: expected a JSON object, got {kind_of(value)}")
     return value
@@ -127,9 +129,9 @@ def _check_classifier(config: dict[str, Any], num_tensors: int) -> dict[str, Any
     if not _is_number(crop_pct) or not 0.1 <= crop_pct <= 1:
         raise FileError(f"crop_pct: expected a number from 0.1 to 1, got {short(crop_pct)}")
     for key, wanted in (("interpolation", "bicubic"), ("crop_mode", "center")):
-        if cfg.get(key, wanted) != wanted:  # it would be given images of another kind than it learned from
+        if cfg.get(key, wanted) != wanted:  # otherwise inference would preprocess unlike training
             raise FileError(
-                f"{key}: expected {wanted}, got {short(cfg[key])}", "glocal prepares images in no other way"
+                f"{key}: expected {wanted}, got {short(cfg[key])}", "glocal supports no other preprocessing"
             )
     names = config.get("label_names", cfg.get("label_names"))
     if names is None and num_classes <= MAX_CLASSES:
@@ -151,9 +153,9 @@ def _check_head(config: dict[str, Any], num_tensors: int) -> dict[str, Any]:
     if task not in tuple(settings.HEADS):
         raise FileError(f"task: expected one of {', '.join(settings.HEADS)}, got {short(task)}")
     if others := [key for key in config if key not in known]:
-        raise FileError(f"no setting {short(others[0])} is known{nearest(others[0][:100], known)}")
+        raise FileError(f"unknown setting {short(others[0])}{nearest(others[0][:100], known)}")
     if missing := [key for key in _HEAD_KEYS if key not in config]:
-        raise FileError(f"its configuration does not say {missing[0]}")
+        raise FileError(f"its configuration lacks {missing[0]}")
     for key, choices in (("head", settings.HEADS[task]), ("norm", settings.NORMS)):
         if config.get(key, settings.NORMS[0]) not in choices:
             raise FileError(f"{key}: expected one of {', '.join(choices)}, got {short(config.get(key))}")
@@ -175,7 +177,7 @@ def _check_head(config: dict[str, Any], num_tensors: int) -> dict[str, Any]:
             raise FileError(f"options: {reason}")
         if key.endswith("_layers") and value > num_tensors:
             raise FileError(
-                f"options: {key}: expected at most {num_tensors}, the tensors there are, got {short(value)}"
+                f"options: {key}: expected at most {num_tensors}, the number of tensors, got {short(value)}"
             )
     ids = config.get("category_ids", [])
     fits = isinstance(ids, list) and len(ids) in (0, len(classes)) and all(_is_int(i) and abs(i) < 2**53 for i in ids)
@@ -225,7 +227,7 @@ def _statistic(key: str, values: Any, low: float) -> tuple[float, float, float]:
 
 
 def known_keywords(architecture: str) -> frozenset[str]:
-    """Keywords that say what a model is: for glocal's all of its class, for timm's a list of usual ones."""
+    """Keywords of the architecture: for glocal's models those of the class, for timm's a list of common ones."""
     cls = inspect.signature(model_entrypoint(architecture)).return_annotation
     if not (isinstance(cls, type) and cls.__module__.startswith("glocal.")):
         return _TIMM_KEYWORDS
@@ -240,7 +242,7 @@ def known_keywords(architecture: str) -> frozenset[str]:
 
 
 def _keyword(architecture: str, key: str, value: Any, num_tensors: int) -> Any:
-    """A keyword of a model that is known and plain; lists as tuples."""
+    """The value of a known keyword, checked to be plain; lists become tuples."""
     known = known_keywords(architecture)
     if key not in known:
         raise FileError(
@@ -250,7 +252,7 @@ def _keyword(architecture: str, key: str, value: Any, num_tensors: int) -> Any:
     if not _is_plain(value) or not all(-(2**16) <= n <= 2**16 for n in numbers):  # NaN is not
         raise FileError(f"model_args: {key}: expected plain values within limits, got {short(value)}")
     if key.startswith(_REPEATS) and sum(numbers) > num_tensors:
-        raise FileError(f"model_args: {key}: expected at most {num_tensors}, the tensors there are, got {short(value)}")
+        raise FileError(f"model_args: {key}: expected at most {num_tensors}, the number of tensors, got {short(value)}")
     if key == "img_size" and any(n not in IMAGE_SIZES for n in numbers):
         raise FileError(f"model_args: img_size: expected {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}, got {short(value)}")
     return _as_tuple(value)
@@ -278,7 +280,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _is_int(value: Any) -> TypeGuard[int]:
-    """Whether it is an integer; a bool is none."""
+    """Whether it is an integer, not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

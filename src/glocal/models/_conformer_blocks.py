@@ -1,4 +1,4 @@
-"""Blocks of Conformer: its two branches, and how they stand side by side (Peng et al. 2021, §3.1, Fig. 2b)."""
+"""Blocks of Conformer: its two branches, and their coupling (Peng et al. 2021, §3.1, Fig. 2b)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +32,7 @@ class ConvBlock(nn.Module):
             )
 
     def forward(self, x: Tensor, couple: Callable[[Tensor], Tensor] | None = None) -> Pair:
-        """(B, in_chs, H, W) and what adds the tokens -> output, and what the 3x3 convolution gave."""
+        """(B, in_chs, H, W) and the coupling from the tokens -> output, and the output of the 3x3 convolution."""
         y = self.act(self.bn1(self.conv1(x)))
         y = couple(y) if couple else y
         y = self.act(self.bn2(self.conv2(y)))  # (B, out_chs / 4, H / s, W / s)
@@ -59,14 +59,14 @@ class TransBlock(nn.Module):
 
 
 class Absent(nn.Module):
-    """Stands for a branch that is switched off: passes a map on as both outputs."""
+    """Placeholder for a disabled branch: returns its input as both outputs."""
 
     def forward(self, x: Tensor, *others: Any) -> Pair:
         return x, x
 
 
 class Off(nn.Module):
-    """Stands for a coupling that is switched off, down or up: gives what would be added to as it is."""
+    """Placeholder for a disabled `FCUDown` or `FCUUp`: returns its second input unchanged."""
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         return other
@@ -93,10 +93,10 @@ class ConvTransBlock(nn.Module):
         self.fusion_block = fusion_block
 
     def forward(self, x: Tensor, tokens: Tensor) -> Pair:
-        """(B, C, H, W) map and (B, 1 + hw, dim) tokens -> both, a block further."""
+        """(B, C, H, W) map and (B, 1 + hw, dim) tokens -> both after this block."""
         x, inner = self.cnn_block(x)
         tokens = self.trans_block(self.squeeze_block(inner, tokens))
-        del inner  # at high resolution the memory is wanted below
+        del inner  # frees memory at high resolution
         for block in self.med_block:
             x, _ = block(x)
         x, _ = self.fusion_block(x, partial(self.expand_block, tokens))

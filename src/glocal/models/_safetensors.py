@@ -1,7 +1,7 @@
-"""A safetensors file of weights with its configuration in the metadata, read as what it is: untrusted.
+"""A safetensors file of weights with its configuration in the metadata, read as untrusted input.
 
 Nothing in it is run, imported or looked up elsewhere; sizes and shapes are compared before anything is allocated. The
-digest tells damage, not forgery.
+digest detects damage, not forgery.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from glocal.models._config import CONFIG, FileError, json_object
 WEIGHTS = "model.safetensors"
 VERSION = "1"
 MAX_HEADER = 8 * 2**20
-"""Bytes of a header or a config.json: room for 50,000 tensors or class names; more would only be slow to refuse."""
+"""Bytes of a header or a config.json: enough for 50,000 tensors or class names."""
 _OURS = ("glocal", "config", "digest")  # of the metadata; a file has all of them or none
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -37,12 +37,12 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the tensors of a file.
+    """The header of a file, before its tensors.
 
     Attributes:
         config: the text of its configuration, not yet checked.
         digest: SHA-256 over configuration and tensors, as hex, not yet checked; None if glocal did not write the file.
-        tensors: what it says of each tensor, not yet checked.
+        tensors: type, shape and offsets of each tensor, not yet checked.
         content: its bytes.
         file_size: bytes of the file.
     """
@@ -66,7 +66,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not path.exists():
         raise FileError("no such file or folder", "check the path")
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-        raise FileError(f"{path.name} is no regular file", "check the path")
+        raise FileError(f"{path.name} is not a regular file", "check the path")
     return path.open("rb")
 
 
@@ -74,7 +74,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     """The header of an open file, and the configuration in it or beside it.
 
     Raises:
-        FileError: if it is damaged or too long, or there is no configuration, or another one beside it.
+        FileError: if it is damaged or too long, has no configuration, or a different one beside it.
     """
     if path.suffix != ".safetensors":
         raise FileError("expected a .safetensors file, got another", "`glocal convert` makes one of a .pth")
@@ -82,14 +82,14 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= size - 8:
-        raise FileError("is damaged or no safetensors file (no whole header)")
+        raise FileError("is damaged or not a safetensors file (incomplete header)")
     if length > MAX_HEADER:
         raise FileError(f"has a header of {length:,} bytes, the limit is {MAX_HEADER:,}")
     text = file.read(length)
     header = json_object(text, "its header")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
-        raise FileError("is damaged or no safetensors file (its metadata is no object)")
+        raise FileError("is damaged or not a safetensors file (its metadata is not an object)")
     config, digest = _config_of(metadata, path)
     return Header(config, digest, header, prefix + text, size)
 
@@ -104,27 +104,23 @@ def read_tensors(file: BinaryIO, header: Header, expected: Layout, name: str) ->
         name: of that model, for messages.
 
     Raises:
-        FileError: if they are not of that layout, have changed since they were written, or are not finite.
+        FileError: if the layout differs, the digest does not match, or a weight is not finite.
     """
     _check_layout(name, expected, _layout_in(header.tensors))
     num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in expected.values())
     whole = len(header.content) + num_bytes
     if header.file_size != whole:  # before it is read: the rest could be of any size
-        raise FileError(
-            f"expected {whole:,} bytes, got {header.file_size:,}: it is cut off or has something after its end"
-        )
+        raise FileError(f"expected {whole:,} bytes, got {header.file_size:,}: it is truncated or has trailing data")
     content = header.content + file.read(num_bytes)
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"is damaged or no safetensors file ({first_line(error)})") from error
+        raise FileError(f"is damaged or not a safetensors file ({first_line(error)})") from error
     del content
-    # again, for the library may read an ambiguous header in another way than we did
+    # again: the library may parse an ambiguous header differently
     _check_layout(name, expected, layout_of(tensors))
     if header.digest is not None and header.digest != digest_of(header.config, tensors):
-        raise FileError(
-            "has changed since it was written (its digest differs)", "take a copy that is whole, or save it again"
-        )
+        raise FileError("has changed since it was written (its digest differs)", "use an intact copy, or save it again")
     if bad := first_not_finite(tensors):
         raise FileError(
             f"expected finite weights, got NaN or infinity in {bad}", "train it again with a lower learning rate"
@@ -138,16 +134,14 @@ def _config_of(metadata: Mapping[str, Any], path: Path) -> tuple[str, str | None
     present = [name for name in _OURS if name in metadata]
     if not present:
         if not beside.exists():
-            raise FileError(
-                f"does not say which model it is of, and no {CONFIG} is beside it", f"put its {CONFIG} there"
-            )
+            raise FileError(f"does not name its model, and there is no {CONFIG} beside it", f"put its {CONFIG} there")
         return _read_config(beside), None
     if len(present) < len(_OURS) or not all(isinstance(metadata[name], str) for name in _OURS):
-        raise FileError("is damaged (its metadata is not complete)")
+        raise FileError("is damaged (its metadata is incomplete)")
     if metadata["glocal"] != VERSION:
         raise FileError(f"expected version {VERSION} of the format, got {metadata['glocal'][:20]}", "update glocal")
     config = metadata["config"]
-    # Only where the name says that the two belong together: a model may lie in a folder with others.
+    # Only under the standard name: a folder may hold several models.
     if (
         path.name == WEIGHTS
         and beside.exists()
@@ -168,7 +162,7 @@ def _read_config(path: Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise FileError(f"the {CONFIG} beside it is no UTF-8 text") from None
+        raise FileError(f"the {CONFIG} beside it is not UTF-8") from None
 
 
 # Layouts.
@@ -180,7 +174,7 @@ def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:
 
 
 def layout_differences(expected: Layout, got: Layout) -> str:
-    """What is missing, left over or of another form, three tensors at most; or nothing."""
+    """Missing, unexpected and differing tensors, three at most; empty if none."""
     problems = [f"missing: {name}" for name in expected if name not in got]
     problems += [f"left over: {short(name)}" for name in got if name not in expected]
     problems += [
@@ -197,12 +191,12 @@ def _check_layout(name: str, expected: Layout, got: Layout) -> None:
 
 
 def _layout_in(tensors: Mapping[str, Any]) -> Layout:
-    """What the header of a safetensors file says of its tensors."""
+    """Type and shape of each tensor, from the header of a safetensors file."""
     layout = {}
     for name, entry in tensors.items():
         dtype, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
         if not isinstance(dtype, str) or not isinstance(shape, list) or not all(_is_length(n) for n in shape):
-            raise FileError(f"is damaged (its header says nothing sensible of {short(name)})")
+            raise FileError(f"is damaged (invalid header entry for {short(name)})")
         if dtype not in _DTYPES:
             raise FileError(f"{short(name)}: expected one of the types {', '.join(_DTYPES)}, got {short(dtype)}")
         layout[name] = _DTYPES[dtype], tuple(shape)
@@ -222,10 +216,9 @@ def _form(layout: tuple[torch.dtype, tuple[int, ...]]) -> str:
 
 
 def plain_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Tensors as a file has them.
+    """Contiguous copies of tensors on the CPU.
 
-    They are cloned: safetensors refuses tensors that share memory, and layouts such as channels-last are not of the
-    file.
+    safetensors refuses tensors that share memory, and has no channels-last layout.
     """
     return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors}
 
@@ -237,7 +230,7 @@ def serialise(tensors: Mapping[str, torch.Tensor], config: str) -> bytes:
         GlocalError: if the header would be too long.
     """
     metadata = {"format": "pt", "glocal": VERSION, "config": config, "digest": digest_of(config, tensors)}
-    # not by the library, which writes metadata in random order: equal models would be unequal files
+    # the library writes metadata in random order, so equal models would differ in bytes
     content = safetensors.torch.save(dict(tensors))
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(

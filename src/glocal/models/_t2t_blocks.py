@@ -1,4 +1,4 @@
-"""Blocks of T2T-ViT and of the designs it was compared with: SE, Ghost, dense (Yuan et al. 2021, §3.2, Tab. 5)."""
+"""Blocks of T2T-ViT and of the compared designs: SE, Ghost, dense (Yuan et al. 2021, §3.2, Tab. 5)."""
 
 from typing import Any
 
@@ -129,7 +129,7 @@ class Transition(nn.Sequential):
 def dense_blocks(
     dim: int, groups: tuple[int, ...], num_heads: int, growth: int, drop_path_rate: float, kwargs: dict[str, Any]
 ) -> tuple[list[nn.Module], list[int]]:
-    """Blocks that grow, groups apart by transitions; and the channels after each."""
+    """Dense blocks in groups separated by transitions, and the channels after each."""
     blocks: list[nn.Module] = []
     widths = []
     rates = drop_path_rates(drop_path_rate, (len(groups),))[0]

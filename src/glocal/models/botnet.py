@@ -1,8 +1,8 @@
 """BoTNet: Bottleneck Transformers for Visual Recognition, Srinivas et al. 2021. https://arxiv.org/abs/2101.11605
 
-A ResNet whose last stage attends: the 3x3 convolution of a bottleneck gives way to multi-head self-attention over the
-map. No weights were released; the authors' reference code is a short listing, and public versions differ from it and
-from one another (docs/botnet.md has the table).
+A ResNet with attention in its last stage: multi-head self-attention over the map replaces the 3x3 convolution of a
+bottleneck. No weights were released; the authors' reference code is a short listing, and public versions differ from
+it and from one another (docs/botnet.md has the table).
 """
 
 from functools import partial
@@ -17,12 +17,12 @@ from glocal.models.resnet import Bottleneck, ResNet, Shortcut
 
 
 class BottleneckTransformer(Bottleneck):
-    """Bottleneck with MHSA in the place of its 3x3 convolution (Fig. 1 right; Tab. 1, c5).
+    """Bottleneck with MHSA in place of its 3x3 convolution (Fig. 1 right; Tab. 1, c5).
 
     Args:
         in_chs, width, stride, drop_path, act: as in `BasicBlock`.
         size: rows and columns of the input map at ``img_size``, for the position tables.
-        se_ratio: taken and left unused: blocks that attend have no squeeze-and-excitation (§4.8.4).
+        se_ratio: ignored: attention blocks have no squeeze-and-excitation (§4.8.4).
         num_heads: heads of the attention (4 in §3).
         position: "relative", "absolute" or "none" (Tab. 4).
         shortcut_act: activation on the projected shortcut, as in the authors' reference code; False for ResNet's.
@@ -53,10 +53,10 @@ class BoTNet(ResNet):
 
     Args:
         depths: blocks in each stage.
-        attention_stages: stages, from 1 to 4, whose blocks attend ("c5" of the paper is stage 4).
+        attention_stages: stages, from 1 to 4, with attention blocks ("c5" of the paper is stage 4).
         num_heads: heads of the attention.
         position: "relative", "absolute" or "none".
-        shortcut_act: activation on the projected shortcut of attending blocks; False for ResNet's plain one.
+        shortcut_act: activation on the projected shortcut of attention blocks; False for ResNet's plain one.
         last_stride: stride of stage 4; 1 gives the paper's S1 forms.
         kwargs: arguments of `ResNet`.
 
@@ -126,7 +126,7 @@ def botnet_s1_50(pretrained: bool = False, **kwargs: Any) -> BoTNet:
 
 
 def _s1(name: str, depths: tuple[int, ...], pretrained: bool, kwargs: dict[str, Any]) -> BoTNet:
-    # the T series adds squeeze-and-excitation, 1/16 wide, to the blocks that do not attend, and SiLU (§4.8.4). The
+    # the T series adds squeeze-and-excitation, 1/16 wide, to the blocks without attention, and SiLU (§4.8.4). The
     # published parameters count it in every block, and no BatchNorm, bias or position table: docs/botnet.md
     return build(BoTNet, name, pretrained, kwargs, depths=depths, last_stride=1, se_ratio=1 / 16, act="silu")
 

@@ -1,7 +1,7 @@
 """CAT: Cross Attention in Vision Transformer, Lin et al. 2021. https://arxiv.org/abs/2106.05786
 
 As released (github.com/linhezheng19/CAT, commit aa572ca): the classifier at 224 and 448 pixels, the backbone for dense
-prediction (``output_norm=True``) at every size that it runs at. Here both are one path for any image size.
+prediction (``output_norm=True``) at every size that it supports. Here both are one path for any image size.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def merge_2x2(x: Tensor) -> Tensor:
 
 
 class PatchEmbedding(nn.Module):
-    """Patches to channels, then LayerNorm (§3.1): by a strided convolution, or by slicing 2x2 again and again.
+    """Patches to channels, then LayerNorm (§3.1): by a strided convolution, or by repeated 2x2 slicing.
 
     The release's slice embedding cannot be constructed; ours slices as its patch projection does and then projects.
     """
@@ -91,7 +91,7 @@ class AttentionBlock(nn.Module):
 
 
 class CATBlock(nn.Sequential):
-    """Inside the windows, between them, inside again (Fig. 2b): `ipsa1`, `cpsa`, `ipsa2`, of one drop-path rate."""
+    """Inner-patch, cross-patch, inner-patch attention (Fig. 2b): `ipsa1`, `cpsa`, `ipsa2`, with one drop-path rate."""
 
     def __init__(
         self,
@@ -235,7 +235,7 @@ class CAT(Backbone):
             height, width = x.shape[1:3]
             x = full_windows(x, stage.side)  # (B, h / s, w / s, s, s, C), or as it is
             for block in stage.blocks:
-                x = self.step(block, x)
+                x = self.maybe_checkpoint(block, x)
             x = from_windows(x, height, width) if x.ndim == 6 else x  # (B, h, w, C)
             yield x
 

@@ -44,7 +44,7 @@ class Conformer(Backbone):
         num_classes: classes of each head; 0 for none.
         in_chans: channels of the image.
         global_pool: "avg" (with the class token of the other branch), or "" for the convolution branch's map.
-        img_size: taken as timm asks and unused: there are no tables.
+        img_size: accepted for timm and ignored: the model has no position tables.
         drop_rate: dropout before the classifiers.
         attn_drop_rate: dropout of the attention weights.
         drop_path_rate: stochastic depth of the transformer branch's last block, growing linearly from 0.
@@ -169,10 +169,10 @@ class Conformer(Backbone):
         x = F.pad(x, (0, -x.shape[3] % self.patch_size, 0, -x.shape[2] % self.patch_size))
         x = channels_last_on_cpu(x)
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))  # (B, 64, H / 4, W / 4)
-        tokens = self.step(self.tokens, x)
-        x, _ = self.step(self.conv_1, x)
+        tokens = self.maybe_checkpoint(self.tokens, x)
+        x, _ = self.maybe_checkpoint(self.conv_1, x)
         for i, block in enumerate(self.conv_trans, start=1):
-            x, tokens = self.step(block, x, tokens)
+            x, tokens = self.maybe_checkpoint(block, x, tokens)
             if i in self.taps:
                 yield x, tokens
 
@@ -187,7 +187,7 @@ class Conformer(Backbone):
         return x[0][:, :, :height, :width]
 
     def pooled(self, x: Pair) -> list[Tensor]:
-        """What enters each head: the averaged map, and the class token."""
+        """Input of each head: the averaged map, and the class token."""
         kept = [x[0].mean((2, 3)) if self.widths[0] else None, x[1][:, 0] if self.widths[1] else None]
         return [self.head_drop(branch) for branch in kept if branch is not None]
 
@@ -218,7 +218,7 @@ class Conformer(Backbone):
 
     @torch.jit.ignore
     def get_classifier(self) -> Any:
-        """Both heads, as timm's two-headed models give them; one where there is one branch."""
+        """Both heads, as in timm's two-headed models; one head if there is one branch."""
         heads = self._heads()
         return tuple(heads) if len(heads) > 1 else heads[0]
 

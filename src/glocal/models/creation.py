@@ -1,4 +1,4 @@
-"""Models for training: made by timm for the classes and the size at hand, with their starting weights."""
+"""Models for training: created through timm for given classes and image size, with their initial weights."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ Triple = tuple[float, float, float]
 Weights = Path | Literal["pretrained"] | None
 """A checkpoint to start from, timm's own weights, or random ones."""
 _OWN_KEYWORDS = ("num_classes", "img_size", "in_chans")
-"""Follow from the data and the image size, so nobody names them."""
+"""Set from the data and the image size, not by the user."""
 
 
 def create(
     name: str, *, num_classes: int, image_size: int, seed: int, weights: Weights = None, drop_path: float = 0.0
 ) -> Any:
-    """A model with a new head, its random weights drawn from ``seed``, the others loaded.
+    """A model with a new head; random weights are drawn from ``seed``, the others loaded.
 
     Args:
-        name: that timm knows, after ``import glocal``, or one with keywords (`parse_model`).
+        name: registered with timm (after ``import glocal``), or one with keywords (`parse_model`).
         num_classes: of the head.
-        image_size: side in pixels of what it will be given.
+        image_size: side of the input in pixels.
         seed: of the random weights.
         weights: see `Weights`.
         drop_path: rate of stochastic depth; 0 leaves the model's own default.
@@ -61,7 +61,7 @@ def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def starting_normalisation(name: str, weights: Weights) -> tuple[Triple, Triple]:
-    """What `normalisation` gives for a model that starts from ``weights``, known before it is made."""
+    """`normalisation` of a model initialised from ``weights``, without creating it."""
     if weights is None:
         return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
@@ -69,17 +69,17 @@ def starting_normalisation(name: str, weights: Weights) -> tuple[Triple, Triple]
 
 
 def default_image_size(name: str) -> int:
-    """Side in pixels that a model is made for."""
+    """Default input side of a model, in pixels."""
     cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
     return int(cfg.input_size[-1])
 
 
 def check_model(name: str, *, with_keywords: bool = False) -> None:
-    """Refuse a name that timm does not know.
+    """Check that timm knows a name.
 
     Args:
         name: of a model.
-        with_keywords: whether it may have keywords (`parse_model`); they are checked by their names alone.
+        with_keywords: whether it may have keywords (`parse_model`); only their names are checked.
 
     Raises:
         GlocalError: with the nearest names.
@@ -98,22 +98,22 @@ def check_model(name: str, *, with_keywords: bool = False) -> None:
 
 
 def has_weights(name: str) -> bool:
-    """Whether timm can load weights of this model by itself."""
+    """Whether timm has pretrained weights of this model."""
     cfg: Any = timm.get_pretrained_cfg(parse_model(name)[0])
     return bool(cfg.has_weights)
 
 
 def heads(model: Any) -> tuple[Any, ...]:
-    """The classifier of a model, or its classifiers: some have a head a branch."""
+    """The classifiers of a model: one, or one per branch."""
     classifier = model.get_classifier()
     return tuple(classifier) if isinstance(classifier, tuple | list) else (classifier,)
 
 
 def freeze(model: Any, patterns: Sequence[str], backbone: nn.Module | None = None) -> None:
-    """Take parameters out of training: ``backbone`` (by default all but the heads), or names of modules or parameters.
+    """Freeze parameters: ``backbone`` (by default all but the heads), or names of modules or parameters.
 
     Raises:
-        GlocalError: for a pattern that nothing is called, or when nothing is left to train.
+        GlocalError: if a pattern matches nothing, or nothing is left to train.
     """
     names = dict(model.named_parameters())
     for pattern in patterns:
@@ -128,7 +128,7 @@ def freeze(model: Any, patterns: Sequence[str], backbone: nn.Module | None = Non
             known = [name for name, _ in model.named_modules() if name]
             raise GlocalError(
                 f"freeze: expected backbone or the name of a module or parameter, got {pattern!r}"
-                f"{nearest(pattern, known)}; the model's parts: {', '.join(n for n, _ in model.named_children())}"
+                f"{nearest(pattern, known)}; the model's modules: {', '.join(n for n, _ in model.named_children())}"
             )
         for parameter in found:
             parameter.requires_grad_(False)
@@ -137,7 +137,7 @@ def freeze(model: Any, patterns: Sequence[str], backbone: nn.Module | None = Non
 
 
 def frozen_norms(model: nn.Module) -> list[nn.Module]:
-    """Modules whose running statistics must not move, as all they learn is frozen."""
+    """Norms whose parameters are all frozen, so that their running statistics must stay fixed too."""
     return [
         module
         for module in model.modules()
@@ -149,7 +149,7 @@ def frozen_norms(model: nn.Module) -> list[nn.Module]:
 
 def _create(name: str, num_classes: int, image_size: int, weights: Weights, drop_path: float) -> Any:
     kwargs: dict[str, Any] = {"num_classes": num_classes, "pretrained": weights is not None}
-    if kwargs["pretrained"]:  # a source of -1 classes never has our head, so the head is always made anew
+    if kwargs["pretrained"]:  # num_classes -1 differs from any head, so timm always re-initialises the head
         source = {"file": str(weights), "custom_load": False} if isinstance(weights, Path) else {}
         kwargs["pretrained_cfg_overlay"] = {"num_classes": -1, **source}
     else:
@@ -166,11 +166,11 @@ def _with_image_size(name: str, image_size: int, kwargs: dict[str, Any]) -> Any:
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(name, **kwargs)  # a model that takes any size and is not told one
+        return timm.create_model(name, **kwargs)  # no img_size: the model takes any size
 
 
 def model_args(name: str, image_size: int) -> dict[str, Any]:
-    """Keywords that a model must be given to be made again for images of this size."""
+    """Keywords that create the same model for images of this size."""
     name, keywords = parse_model(name)
     try:
         with torch.device("meta"):
@@ -183,7 +183,7 @@ def model_args(name: str, image_size: int) -> dict[str, Any]:
 
 
 def _check_all_loaded(model: Any, other: Any, path: Path) -> None:
-    """What differs between two models made from two seeds is random still: only the head may be."""
+    """Check that only the head is random: all else must be equal under two seeds."""
     fresh = {id(p) for head in heads(model) for p in head.parameters()}
     others = dict(other.named_parameters())
     left = [n for n, p in model.named_parameters() if id(p) not in fresh and not torch.equal(p, others[n])]

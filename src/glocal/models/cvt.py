@@ -37,7 +37,7 @@ class ConvEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def pads(self, length: int) -> int:
-        """Zeros after a row or column of this length, for patches that do not overlap."""
+        """Zeros after a row or column of this length, for non-overlapping patches."""
         kernel, stride = self.proj.kernel_size[0], self.proj.stride[0]
         return -length % stride if kernel == stride else 0
 
@@ -106,7 +106,7 @@ class CvT(Backbone):
         num_heads: heads of each stage.
         mlp_ratio: hidden width of the MLP over dim.
         kernels, strides, paddings: of the convolutional embedding of each stage.
-        embed: "conv", or "patch" for patches that do not overlap (Tab. 6).
+        embed: "conv", or "patch" for non-overlapping patches (Tab. 6).
         projection: of q, k and v: "conv", "pool" or "linear" (Tab. 7).
         kv_stride: stride of k and v in the projection (§3.2, "efficiency considerations").
         position: learned position embeddings in every stage (True), none (False, as published), or one choice for each
@@ -211,7 +211,7 @@ class CvT(Backbone):
             height, width = x.shape[-2:]
             x = stage.tokens(x)  # (B, prefix + hw, dim)
             for block in stage.blocks:
-                x = self.step(block, x, height, width)
+                x = self.maybe_checkpoint(block, x, height, width)
             yield x
             x = tokens_to_map(x[:, stage.num_prefix_tokens :], height, width)
 

@@ -1,4 +1,4 @@
-"""Attention put into a ResNet that somebody else built: BoTNet's experiment on any ResNet of timm or torchvision."""
+"""Insert attention into an existing ResNet: BoTNet's experiment on any ResNet of timm or torchvision."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ def insert_attention(
     num_heads: int = 4,
     img_size: int | tuple[int, int] = 224,
 ) -> nn.Module:
-    """Put attention into some stages of a ResNet, in place; all weights of the rest are kept.
+    """Insert attention into some stages of a ResNet, in place; all other weights are kept.
 
     "mhsa" replaces the last 3x3 convolution of every block of a stage by multi-head self-attention (Srinivas et al.
-    2021, Tab. 1); the new layer starts untrained. "non-local" puts one non-local block before the last block of a
-    stage (Wang et al. 2018, §4.1); it starts as the identity, so the network's function is unchanged.
+    2021, Tab. 1); the new layer is randomly initialised. "non-local" puts one non-local block before the last block of
+    a stage (Wang et al. 2018, §4.1); it is initialised as the identity, so the outputs are unchanged.
 
     Args:
         model: a ResNet with `layer1` to `layer4`: glocal's, timm's or torchvision's, pretrained or not.
@@ -39,14 +39,14 @@ def insert_attention(
 
     Raises:
         ValueError: if the model has no such stages or blocks, or kind, stages or position are unknown. The model is
-            then as it was.
+            then unchanged.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     chosen = [_stage(model, number) for number in stages]
     if kind == "non-local":
         if any("non_local" in dict(stage.named_children()) for stage in chosen):
-            raise ValueError("expected stages without a non-local block, got one that has it already")
+            raise ValueError("expected stages without a non-local block, got one that already has it")
         for stage in chosen:
             _insert_non_local(stage)
         return model
@@ -77,7 +77,7 @@ def _last_convolution(block: nn.Module) -> nn.Conv2d:
     if not isinstance(conv, nn.Conv2d) or conv.in_channels != conv.out_channels or conv.stride[0] not in (1, 2):
         raise ValueError(
             f"expected residual blocks whose conv2 is a square convolution, got {type(block).__name__} with conv2 "
-            f"{type(conv).__name__}: attention can be put into basic and bottleneck blocks that have none yet"
+            f"{type(conv).__name__}: attention can be inserted into basic and bottleneck blocks without attention"
         )
     return conv
 
@@ -85,7 +85,7 @@ def _last_convolution(block: nn.Module) -> nn.Conv2d:
 def _input_sizes(
     model: nn.Module, convs: list[nn.Conv2d], img_size: int | tuple[int, int]
 ) -> dict[nn.Module, tuple[int, int]]:
-    """Rows and columns of the map that enters each convolution, read off one forward pass."""
+    """Height and width of the input of each convolution, recorded in one forward pass."""
     sizes: dict[nn.Module, tuple[int, int]] = {}
 
     def record(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -108,7 +108,7 @@ def _input_sizes(
 
 
 def _insert_non_local(stage: nn.Sequential) -> None:
-    """Before the last block, under a name of its own, so that the names of the blocks (and of their weights) stay."""
+    """Insert before the last block under a new name, so that the blocks keep their parameter names."""
     blocks = dict(stage.named_children())
     last_name, last = list(blocks.items())[-1]
     entry = next(module for module in last.modules() if isinstance(module, nn.Conv2d))

@@ -1,15 +1,15 @@
-"""Saved models: the one format in which every command writes and reads classifiers, detectors and segmenters.
+"""Saved models: the format in which every command writes and reads classifiers, detectors and segmenters.
 
     FOLDER/model.safetensors   the weights; its metadata holds the text of config.json and a digest over both
-    FOLDER/config.json         what `ModelConfig` has: of a classifier as timm writes it
+    FOLDER/config.json         the fields of `ModelConfig`; for a classifier in timm's format
 
-``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the same classifier; model.safetensors alone is
-complete.
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the same classifier; model.safetensors alone is
+sufficient.
 
-A file is untrusted: nothing in it is run, imported or looked up elsewhere. Names of models and heads are of closed
+A file is untrusted: nothing in it is run, imported or looked up elsewhere. Names of models and heads come from closed
 lists, keywords and options have ranges (`glocal.models._config`), and sizes and shapes are compared with those of the
-model on the meta device before anything is allocated (`glocal.models._safetensors`). The digest tells damage, not
-forgery.
+model on the meta device before anything is allocated (`glocal.models._safetensors`). The digest detects damage,
+not forgery.
 """
 
 import json
@@ -65,27 +65,27 @@ _COMMANDS = {
     "segmentation": "`glocal segment` takes it",
 }
 LONGER = 1333 / 800
-"""Longest side of an image, of the size of its shorter one: the published settings on COCO."""
+"""max_size over min_size of the published settings on COCO."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A classifier, detector or segmenter, but for its weights: what its config.json says.
+    """Configuration of a classifier, detector or segmenter: the contents of config.json.
 
     Attributes:
-        task: what it is for.
+        task: classification, detection or segmentation.
         architecture: a name of glocal or timm, without a tag; of a detector or segmenter its backbone.
         classes: names in the order of logits or labels.
         image_size: side in pixels; of a detector or segmenter the shorter side that images are resized to.
         mean: by channel, of pixels in [0, 1].
         std: by channel, of pixels in [0, 1].
-        crop_pct: of a classifier, the share of the resized shorter side that the centre crop keeps.
+        crop_pct: of a classifier, the fraction of the resized shorter side that the centre crop keeps.
         keywords: of a classifier, those of its architecture.
         head: a kind of `glocal.heads.create_detector` or `create_segmenter`; empty for a classifier.
         preset: sizes of the head; of a segmenter empty for the published ones.
-        norm: of a head's backbone: ``batch``, or ``frozen``: the statistics of its BatchNorms do not move.
+        norm: of a head's backbone: ``batch``, or ``frozen``: BatchNorm statistics are fixed.
         options: keywords of the head, see `glocal.heads.settings.OPTIONS`.
-        category_ids: the ids that a detector's predictions of each class are written with; empty for 1, 2, ...
+        category_ids: COCO category ids of the classes in a detector's predictions; empty for 1, 2, ...
     """
 
     task: TaskName
@@ -112,21 +112,21 @@ class ModelConfig:
         crop_pct: float = 1.0,
         keywords: Mapping[str, Any] | None = None,
     ) -> "ModelConfig":
-        """The configuration of a model of timm's factory, glocal's among them.
+        """The configuration of a model created by timm, glocal's included.
 
         Args:
             model: the classifier.
             classes: one name for each logit.
             image_size: side in pixels of its images.
             crop_pct: see `ModelConfig`.
-            keywords: those it was made with that timm's factory does not remember.
+            keywords: those it was created with that timm does not store.
 
         Raises:
-            GlocalError: if timm did not make it.
+            GlocalError: if timm did not create it.
         """
         cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
         if not {"architecture", "mean", "std"} <= {*cfg}:
-            raise GlocalError(f"model: expected one of timm's factory, got {type(model).__name__}")
+            raise GlocalError(f"model: expected one created by timm, got {type(model).__name__}")
         return cls(
             task="classification",
             architecture=cfg["architecture"],
@@ -144,10 +144,10 @@ class ModelConfig:
 
         Args:
             text: of the file, untrusted.
-            num_tensors: that the model has; they bound its depths.
+            num_tensors: number of tensors of the model, an upper bound of its depth.
 
         Raises:
-            FileError: if it describes no model of ours or timm's.
+            FileError: if it describes no model of glocal or timm.
         """
         return cls(**check_config(text, num_tensors))
 
@@ -155,7 +155,7 @@ class ModelConfig:
         """The text of config.json.
 
         Args:
-            model: of a classifier: timm writes what else it knows of it, such as whose weights it started from.
+            model: of a classifier: timm adds what it knows, such as the origin of the pretrained weights.
         """
         if self.task == "classification":
             model = _on_meta(self) if model is None else model
@@ -176,7 +176,7 @@ class ModelConfig:
         return json.dumps(fields, indent=2) + "\n"
 
     def build(self) -> Any:
-        """The model, its weights random."""
+        """The model with random weights."""
         if self.task != "classification":
             return build_head(self)
         overlay = {
@@ -203,16 +203,16 @@ class ModelConfig:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The id of each class in files of predictions."""
+        """The category id of each class in prediction files."""
         return self.category_ids or tuple(range(1, len(self.classes) + 1))
 
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """A model as its file has it.
+    """A loaded model.
 
     Attributes:
-        config: what it is.
+        config: its configuration.
         model: on the CPU, in eval mode. A classifier: (B, 3, S, S) normalised images -> (B, K) logits.
         digest: SHA-256 over configuration and weights, as hex, checked; None for a file that glocal did not write.
     """
@@ -223,7 +223,7 @@ class SavedModel:
 
     @property
     def identity(self) -> str:
-        """The digest; of a file without one, the SHA-256 over what was loaded."""
+        """The digest; of a file without one, the SHA-256 over the loaded model."""
         if self.digest is not None:
             return self.digest
         of = self.config
@@ -265,14 +265,13 @@ def save_model(model: nn.Module, folder: str | Path, config: ModelConfig) -> Non
     """Write a model into a folder; equal models give equal bytes.
 
     Args:
-        model: it is not changed.
-        folder: made if it is not there; a model in it is replaced.
-        config: what the model is.
+        model: left unchanged.
+        folder: created if missing; a model in it is replaced.
+        config: its configuration.
 
     Raises:
-        GlocalError: if a weight is not finite, or what is written could not be loaded again.
-        OSError: if it cannot be written; the folder then has the model from before, or one without its config.json
-            beside.
+        GlocalError: if a weight is not finite, or the saved model could not be loaded again.
+        OSError: if writing fails; the folder then has the previous model, or one without its config.json.
     """
     text, tensors = config.to_json(model), plain_tensors(model.state_dict().items())
     if name := first_not_finite(tensors):
@@ -281,13 +280,13 @@ def save_model(model: nn.Module, folder: str | Path, config: ModelConfig) -> Non
         written = ModelConfig.from_json(text, len(tensors))
         problems = layout_differences(layout_of(_on_meta(written).state_dict()), layout_of(tensors))
     except FileError as error:
-        raise GlocalError(f"model: cannot be saved so that it loads again: {error}") from error
+        raise GlocalError(f"model: could not be loaded again if saved: {error}") from error
     if problems:
         raise GlocalError(
-            f"model: cannot be saved so that it loads again: it is not the {written.name} that its configuration makes "
-            f"({problems}); give what it was made with as keywords"
+            f"model: could not be loaded again if saved: it differs from the {written.name} of its configuration "
+            f"({problems}); pass the keywords it was created with"
         )
-    if replace(written, keywords=config.keywords) != config:  # timm knows more keywords than it was told
+    if replace(written, keywords=config.keywords) != config:  # timm adds keywords of its own
         raise GlocalError(
             "model: expected a configuration with the architecture, mean and std of the model, got others"
         )
@@ -302,10 +301,10 @@ def load_model(path: str | Path, task: TaskName | None = None) -> SavedModel:
 
     Args:
         path: the .safetensors file, or the folder it is in: of a run, of one run of a comparison, of a checkpoint.
-        task: that it must be for; None for any.
+        task: expected task; None for any.
 
     Raises:
-        CheckpointError: if there is none, it is damaged, not what its configuration says, or for another task.
+        CheckpointError: if there is none, it is damaged, does not match its configuration, or is for another task.
     """
     file = find_model(Path(path))
     try:
@@ -315,17 +314,17 @@ def load_model(path: str | Path, task: TaskName | None = None) -> SavedModel:
     except RecursionError:
         reason, advice = "its configuration is nested too deeply", AGAIN
     except OSError as error:
-        reason, advice = f"cannot be read ({error.strerror or error})", "check the path and its permissions"
+        reason, advice = f"is unreadable ({error.strerror or error})", "check the path and its permissions"
     except (MemoryError, torch.OutOfMemoryError):
-        reason, advice = "does not fit into memory", "free some, or use another machine"
+        reason, advice = "does not fit into memory", "free some memory, or use another machine"
     raise CheckpointError(f"{printable(file)}: {printable(reason)}; {printable(advice)}")
 
 
 def find_model(path: Path) -> Path:
-    """The file of a folder, or the file that is named.
+    """The model file in a folder, or the file itself.
 
     Raises:
-        CheckpointError: for a folder without one, or with several.
+        CheckpointError: if a folder has none, or several.
     """
     if not path.is_dir():
         return path
@@ -348,17 +347,17 @@ def find_model(path: Path) -> Path:
 def build_head(
     config: ModelConfig, *, pretrained: bool = False, tag: str = "", frozen_stages: int = 0, drop_path: float = 0.0
 ) -> Any:
-    """A detector or segmenter, its weights random, but for the backbone's where they are asked for.
+    """A detector or segmenter with random weights, or a pretrained backbone.
 
     Args:
-        config: what it is.
-        pretrained: take timm's for the backbone.
-        tag: which of them.
-        frozen_stages: of the backbone, that do not train.
+        config: its configuration.
+        pretrained: load timm's weights into the backbone.
+        tag: of the pretrained weights.
+        frozen_stages: number of backbone stages to freeze.
         drop_path: rate of stochastic depth in the backbone.
 
     Raises:
-        GlocalError: if it cannot be made.
+        GlocalError: if it cannot be built.
     """
     given: dict[str, Any] = {
         "preset": config.preset,
@@ -383,17 +382,17 @@ def build_head(
 
 
 def _on_meta(config: ModelConfig) -> nn.Module:
-    """The model without memory for its weights: their names, types and shapes.
+    """The model on the meta device: names, types and shapes of its weights without memory.
 
     Raises:
-        FileError: for values that no one would give a model.
+        FileError: if the configuration is invalid.
     """
     with torch.device("meta"):
         return _blank(config)
 
 
 def triple(values: Sequence[float]) -> Triple:
-    """One number for each channel."""
+    """Three values, one per channel."""
     red, green, blue = map(float, values)
     return red, green, blue
 
@@ -411,13 +410,13 @@ def _load(path: Path, task: TaskName | None) -> SavedModel:
 
 
 def _blank(config: ModelConfig) -> nn.Module:
-    """The model with random weights; the random numbers of others are as before."""
+    """The model with random weights; torch's random state is restored."""
     try:
         with torch.random.fork_rng(devices=[]):
             return config.build()
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever values do that no one would give a model
+    except Exception as error:  # invalid values may raise anything
         if isinstance(error.__cause__, ModuleNotFoundError):
-            raise  # it says what to install
-        raise FileError(f"no {config.name} can be made as it says ({first_line(error)})") from error
+            raise  # its message says what to install
+        raise FileError(f"cannot build {config.name} from its configuration ({first_line(error)})") from error

@@ -1,6 +1,6 @@
 """The families sized for 32-pixel images and two CPU cores, their MACs matched, for `glocal compare` out of the box.
 
-Each is its family's own class with smaller numbers, nothing else: what separates them is how they aggregate.
+Each is the class of its family with smaller sizes: they differ only in how they aggregate.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 MICRO_MODELS = tuple(default_cfgs)
-"""What `glocal compare` trains where no models are named."""
+"""Default models of `glocal compare`."""
 
 
 @register_model
@@ -46,7 +46,7 @@ def resnet_micro(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def botnet_micro(pretrained: bool = False, **kwargs: Any) -> BoTNet:
     """`resnet_micro` with attention in its last stage, of stride 1 as in the S1 forms: 11.6 MMACs at 32 pixels.
 
-    Three more blocks before it take up what attention saves.
+    Three more blocks before it make up for the MACs that attention saves.
     """
     return build(BoTNet, "botnet_micro", pretrained, kwargs, depths=(1, 2, 4, 3), **_RESNET)
 

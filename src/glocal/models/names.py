@@ -1,6 +1,6 @@
-"""A model with keywords as one word: ``cvt_micro:projection=linear:kv_stride=1``.
+"""A model with keywords as one string: ``cvt_micro:projection=linear:kv_stride=1``.
 
-The word stands wherever a name of timm does: a comparison trains the forms of a model side by side, each under its own.
+It is accepted wherever a timm name is, so a comparison can train several variants of a model.
 """
 
 import ast
@@ -16,24 +16,24 @@ _WORDS = {"true": True, "false": False}
 
 
 def parse_model(text: str) -> tuple[str, dict[str, Any]]:
-    """A word -> the name and its keywords: numbers, True, False, None, tuples such as (3,4), and else text.
+    """A string -> the name and its keywords: numbers, True, False, None, tuples such as (3,4), or else text.
 
     Raises:
-        GlocalError: if what follows a colon is not ``keyword=value``, or a keyword is named twice.
+        GlocalError: if a part after a colon is not ``keyword=value``, or a keyword is repeated.
     """
     name, *parts = text.split(":")
     keywords: dict[str, Any] = {}
     for part in parts:
         match = _KEYWORD.fullmatch(part.strip())
         if match is None or match[1] in keywords:
-            reason = "named twice" if match else "expected keyword=value, such as cvt_micro:projection=linear"
+            reason = "given twice" if match else "expected keyword=value, such as cvt_micro:projection=linear"
             raise GlocalError(f"model {text!r}: {part!r}: {reason}")
         keywords[match[1]] = _value(match[2].strip())
     return name.strip(), keywords
 
 
 def split_models(text: str) -> list[str]:
-    """Words with commas between them; a comma inside brackets is part of a value."""
+    """Split a comma-separated list; a comma inside parentheses is part of a value."""
     words, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -45,7 +45,7 @@ def split_models(text: str) -> list[str]:
 
 
 def spell_model(name: str, keywords: Mapping[str, Any]) -> str:
-    """Name and keywords -> the word, the same one for the same keywords in any order; `parse_model` reads it back."""
+    """Name and keywords -> one string, independent of their order; the inverse of `parse_model`."""
     parts = [f"{key}={_spelt(value)}" for key, value in sorted(keywords.items())]
     return ":".join([name, *parts])
 

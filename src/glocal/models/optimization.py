@@ -1,12 +1,12 @@
-"""A trained model made quicker for inference by equal rewrites of its parameters: same function, less to do.
+"""Optimise a trained model for inference by rewriting its parameters: same outputs, fewer operations.
 
-What is rewritten depends on the types of modules, never on the name of a model:
+The rewrites depend on the types of modules, never on the name of a model:
 
-* BatchNorm goes into the convolution before it; after BoTNet's attention into the projection of v, as the rows of the
-  softmax sum to 1 and an average of constants is the constant.
-* QuickGELU between two linear layers gives them its constants and becomes SiLU.
-* Where logits come from a class token, the last block computes that token alone; features are computed as before.
-* Convolutions keep their weights in the layout in which they are used (channels last).
+* BatchNorm is folded into the convolution before it; after BoTNet's attention into the projection of v, as the rows of
+  the softmax sum to 1.
+* QuickGELU between two linear layers becomes SiLU; its constants are folded into the layers.
+* Where logits come from a class token, the last block computes only that token; features are computed as before.
+* Convolution weights are stored channels last.
 """
 
 import copy
@@ -33,7 +33,7 @@ from glocal.models.t2t_vit import T2TViT
 from glocal.models.vit import Block as ViTBlock
 from glocal.models.vit import VisionTransformer
 
-# For each type, the attributes whose output goes through a BatchNorm and nowhere else.
+# For each type: the attributes whose output is used only by a BatchNorm, and that BatchNorm.
 THREE = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 FOLLOWED: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     ResNet: THREE[:1],
@@ -49,28 +49,28 @@ FOLLOWED: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
 
 
 def optimize(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference: equal to ``model.eval()`` up to rounding, and quicker; it is not for training.
+    """A faster copy of a model for inference, equal to ``model.eval()`` up to rounding; not for training.
 
-    Made for glocal's models. In any other module BatchNorm is folded where it provably follows a convolution, and
-    convolutions get their weights channels last; what is not understood stays as it is.
+    Written for glocal's models. In any other module BatchNorm is folded where it provably follows a convolution, and
+    convolution weights become channels last; all else is unchanged.
 
     Args:
-        model: any module, in training or evaluation mode; it is left as it was.
+        model: any module, in train or eval mode; left unchanged.
 
     Returns:
-        A module of the same kind, in evaluation mode. Its parameters need no gradient and are not those of the
-        original, so it is the original that should be saved.
+        A module of the same type, in eval mode. Its parameters are frozen and differ from the original's; save the
+        original.
 
     Raises:
-        GlocalError: if it is no module, or has hooks, which would see other tensors than they were written for.
+        GlocalError: if it is not a module, or has hooks, whose inputs would change.
     """
     if not isinstance(model, nn.Module):
         raise GlocalError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise GlocalError(
-                f"model: expected one without hooks, got one at {name or 'its top'} ({type(module).__name__}): it "
-                "would see other tensors than before. Remove it, optimize, and put it on the result"
+                f"model: expected one without hooks, got one at {name or 'the root'} ({type(module).__name__}), whose "
+                "inputs would change; remove it, optimize, and register it on the result"
             )
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.zero_grad()
@@ -81,15 +81,14 @@ def optimize(model: nn.Module) -> nn.Module:
                 _fold_quick_gelu(module)
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
-        _read_token_alone(model)
-    return model
+        return _with_token_block(model)
 
 
 # BatchNorm
 
 
 def _fold_norms(model: nn.Module) -> None:
-    """Fold each BatchNorm that follows one module; a module that stands in several places is left alone."""
+    """Fold each BatchNorm into the module before it; modules used in several places are skipped."""
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for first, second in [*_declared(model), *_traced(model)]:
         before, norm = model.get_submodule(first), model.get_submodule(second)
@@ -102,7 +101,7 @@ def _fold_norms(model: nn.Module) -> None:
         shift = bias.double() - norm.running_mean.double() * scale
         if type(before) is nn.Conv2d and before.out_channels == norm.num_features:
             model.set_submodule(first, _scaled(before, scale, shift))
-        elif type(before) is MHSA2d:  # q and k as they are, v with the norm
+        elif type(before) is MHSA2d:  # q and k unchanged, v with the norm
             one = torch.ones_like(scale)
             before.qkv = _scaled(before.qkv, torch.cat((one, one, scale)), torch.cat((0 * one, 0 * one, shift)))
         else:
@@ -126,7 +125,7 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 def _declared(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of modules and of what follows them, in sequences and in the types of `FOLLOWED`."""
+    """Names of (module, following module), in `nn.Sequential` and in the types of `FOLLOWED`."""
     for name, module in model.named_modules():
         pairs = FOLLOWED.get(type(module), ())
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
@@ -137,19 +136,19 @@ def _declared(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 class _Tracer(fx.Tracer):
-    """Sees glocal's layers as wholes, as it does torch's."""
+    """Treats glocal's layers as leaf modules, like torch's."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__module__.startswith("glocal.") or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of modules called once whose output another one takes and nothing else, where the model can be traced."""
+    """Names of (module, following module), each called once, the output of the first used only by the second."""
     if isinstance(model, Backbone):
         return []
     try:
         nodes = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
-    except Exception:  # whatever a model's own code raises when it is given symbols: then there is no proof
+    except Exception:  # foreign code may raise anything on fx proxies; nothing is folded then
         return []
     calls = Counter(node.target for node in nodes)
     return [
@@ -188,7 +187,7 @@ def _fold_quick_gelu(mlp: Any) -> None:
 
 
 class TokenBlock(nn.Module):
-    """The last block of a ViT or T2T-ViT for the class token alone: every token is a key, one is a query."""
+    """The last block of a ViT or T2T-ViT, computed only for the class token: one query, all tokens as keys."""
 
     def __init__(self, block: Any):
         super().__init__()
@@ -212,7 +211,7 @@ class TokenBlock(nn.Module):
 
 
 class ConvTokenBlock(nn.Module):
-    """The last block of a CvT for the class token alone, which the convolution of the queries does not touch."""
+    """The last block of a CvT, computed only for the class token, which skips the convolutional projection."""
 
     def __init__(self, block: Any):
         super().__init__()
@@ -224,13 +223,21 @@ class ConvTokenBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class _ByToken(Backbone):
-    """Logits through `last`; with another pooling, and for features, as ever."""
+class _TokenModel(Backbone):
+    """A backbone whose logits come from `last`; features and other poolings are those of its family.
 
-    last: nn.Module
+    Args:
+        model: a backbone, whose modules and settings it shares.
+        last: the last block, computed only for the class token.
+    """
+
+    def __init__(self, model: Backbone, last: nn.Module):
+        nn.Module.__init__(self)  # not the family's: the modules are built already
+        vars(self).update(vars(model))
+        self.last = last
 
     def before_last(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> what the stage before the last gives."""
+        """(B, in_chans, H, W) -> the output of the last stage but one."""
         for index, stage in enumerate(self.forward_stages(x)):
             x = stage
             if index == len(self.feature_info) - 2:
@@ -245,16 +252,16 @@ class _ByToken(Backbone):
         return self.forward_head(self.norm(self.token(x))) if self.global_pool == "token" else super().forward(x)
 
 
-class VisionTransformerByToken(_ByToken, VisionTransformer):
-    """A Vision Transformer whose last block is a `TokenBlock` where logits are asked for."""
+class TokenVisionTransformer(_TokenModel, VisionTransformer):
+    """A Vision Transformer whose logits come from a `TokenBlock`."""
 
 
-class T2TViTByToken(_ByToken, T2TViT):
-    """A T2T-ViT whose last block is a `TokenBlock` where logits are asked for."""
+class TokenT2TViT(_TokenModel, T2TViT):
+    """A T2T-ViT whose logits come from a `TokenBlock`."""
 
 
-class CvTByToken(_ByToken, CvT):
-    """A CvT whose last block is a `ConvTokenBlock` where logits are asked for."""
+class TokenCvT(_TokenModel, CvT):
+    """A CvT whose logits come from a `ConvTokenBlock`."""
 
     def token(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -267,16 +274,15 @@ class CvTByToken(_ByToken, CvT):
         return self.last(x, height, width)
 
 
-def _read_token_alone(model: nn.Module) -> None:
-    """Give a model whose logits come from its class token the form above that computes no other in the end."""
+def _with_token_block(model: nn.Module) -> nn.Module:
+    """A model whose last block computes only the class token, if its logits come from that; else the model."""
     if not isinstance(model, Backbone) or model.global_pool != "token" or len(model.feature_info) < 2:
-        return
-    block: Any = model.get_submodule(model.feature_info[-1]["module"])
+        return model
     if type(model) is CvT:
-        model.last = ConvTokenBlock(model.stages[-1].blocks[-1])
-        model.__class__ = CvTByToken
-    elif type(block) in (ViTBlock, T2TBlock) and type(block.attn) is SelfAttention:
-        by_token = {VisionTransformer: VisionTransformerByToken, T2TViT: T2TViTByToken}.get(type(model))
-        if by_token is not None:
-            model.last = TokenBlock(block)
-            model.__class__ = by_token
+        return TokenCvT(model, ConvTokenBlock(model.stages[-1].blocks[-1]))
+    block: Any = model.get_submodule(model.feature_info[-1]["module"])
+    if type(block) not in (ViTBlock, T2TBlock) or type(block.attn) is not SelfAttention:
+        return model
+    if type(model) is VisionTransformer:
+        return TokenVisionTransformer(model, TokenBlock(block))
+    return TokenT2TViT(model, TokenBlock(block)) if type(model) is T2TViT else model

@@ -1,7 +1,7 @@
 """ResNet: Deep Residual Learning for Image Recognition, He et al. 2016. https://arxiv.org/abs/1512.03385
 
 The network of torchvision and timm: the stride of a bottleneck is in its 3x3 convolution ("v1.5"; the paper has it in
-the first 1x1), parameter names are theirs, so their checkpoints load as they are and ours load there.
+the first 1x1), parameter names are theirs, so checkpoints are exchangeable.
 """
 
 from collections.abc import Callable, Iterator
@@ -124,7 +124,7 @@ class ResNet(Backbone):
     """A stem and four stages of residual blocks (§4.1, Tab. 1).
 
     Args:
-        blocks: what makes a block, one for each stage: `BasicBlock`, `Bottleneck`, or anything with their arguments.
+        blocks: block class of each stage: `BasicBlock`, `Bottleneck`, or any callable with their arguments.
         depths: blocks in each stage.
         widths: width of each stage; its output has `blocks[i].expansion` times as many channels.
         strides: stride of the first block of each stage.
@@ -206,7 +206,7 @@ class ResNet(Backbone):
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = self.step(block, x)
+                x = self.maybe_checkpoint(block, x)
             yield x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

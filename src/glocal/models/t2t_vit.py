@@ -1,7 +1,7 @@
 """T2T-ViT: Tokens-to-Token ViT, Yuan et al. 2021. https://arxiv.org/abs/2101.11986
 
 As released (github.com/yitu-opensource/T2T-ViT, commit 0f63dc9). Deviations: any image size (the image is padded to
-whole patches, the position table resampled), tokens by convolution run (they crash in the release), and the Performer
+whole patches, the position table resampled), tokens by convolution work (they crash in the release), and the Performer
 is computed so that half precision neither overflows nor underflows; all leave the numbers at 224 pixels as they are.
 """
 
@@ -33,7 +33,7 @@ class T2TViT(Backbone):
         num_heads: heads of each block.
         mlp_ratio: hidden width of the MLP over dim.
         tokens: re-structurization by "performer", "transformer" or "convolution" (Tab. 6), or none: "patch" cuts the
-            image once into patches that do not overlap, as ViT does.
+            image once into non-overlapping patches, as ViT does.
         token_dim: channels inside the tokens-to-token module.
         splits: kernel, stride and padding of the three soft splits.
         block: "plain", "se" or "ghost".
@@ -141,7 +141,7 @@ class T2TViT(Backbone):
         """(B, in_chans, H, W) image -> (B, 1 + tokens, dim) tokens after each block."""
         x = self.embed(x)
         for block in self.blocks:
-            x = self.step(block, x)
+            x = self.maybe_checkpoint(block, x)
             yield x
 
     def to_map(self, x: Tensor, index: int, height: int, width: int) -> Tensor:

@@ -148,7 +148,7 @@ class VisionTransformer(Backbone):
         """(B, in_chans, H, W) image -> (B, prefix + patches, dim) tokens after each block."""
         x = self.embed(x)
         for block in self.blocks:
-            x = self.step(block, x)
+            x = self.maybe_checkpoint(block, x)
             yield x
 
     def to_map(self, x: Tensor, index: int, height: int, width: int) -> Tensor:

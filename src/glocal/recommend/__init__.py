@@ -1,7 +1,7 @@
-"""Which backbones to compare first: what images need, probed with a small reference, and what candidates cost."""
+"""Which backbones to compare first: needs of the images, by a small reference model, and costs of candidates."""
 
 from glocal.recommend.job import DEFAULT_BUDGET, check_request, recommend
-from glocal.recommend.need import ask_references, needs
+from glocal.recommend.need import needs, train_references
 from glocal.recommend.pictures import pictures
 from glocal.recommend.rule import RULE, advise, find
 
@@ -9,10 +9,10 @@ __all__ = [
     "DEFAULT_BUDGET",
     "RULE",
     "advise",
-    "ask_references",
     "check_request",
     "find",
     "needs",
     "pictures",
     "recommend",
+    "train_references",
 ]

@@ -1,6 +1,6 @@
-"""Images that keep only a part of what they say: patches out of place, or details blurred away.
+"""Images with partial information: shuffled patches, or blurred details.
 
-Shuffled patches keep what is inside each patch and lose where it was (Naseer et al. 2021, §3,
+Shuffled patches keep the content of each patch and lose its position (Naseer et al. 2021, §3,
 https://arxiv.org/abs/2105.10497); a blur keeps the layout and loses the details.
 """
 
@@ -21,11 +21,11 @@ from glocal.training.loader import Batch, BatchIndices
 
 @dataclass(frozen=True)
 class Condition:
-    """A way of disturbing images.
+    """An image corruption.
 
     Attributes:
         kind: "shuffle", "blur", or "clean" for none.
-        level: patches along a side; or the Gaussian's standard deviation as a share of the side.
+        level: patches along a side; or the Gaussian's std as a fraction of the side.
     """
 
     kind: Literal["clean", "shuffle", "blur"]
@@ -37,14 +37,14 @@ class Condition:
         if self.kind == "clean":
             return "as they are"
         if self.kind == "shuffle":
-            return f"patches of {self.words} shuffled"
-        return f"blurred by {self.words}"
+            return f"patches of {self.size} shuffled"
+        return f"blurred by {self.size}"
 
     @property
-    def words(self) -> str:
-        """How large patches are, or how wide the blur is."""
-        share = self.level if self.kind == "shuffle" else 1 / self.level
-        return f"1/{share:g} of the side"
+    def size(self) -> str:
+        """Size of the patches, or width of the blur."""
+        parts = self.level if self.kind == "shuffle" else 1 / self.level
+        return f"1/{parts:g} of the side"
 
 
 CLEAN = Condition("clean")
@@ -52,7 +52,7 @@ SHUFFLES = tuple(Condition("shuffle", level) for level in (2, 4, 8))
 BLURS = tuple(Condition("blur", level) for level in (1 / 32, 1 / 16, 1 / 8))
 CONDITIONS = (CLEAN, *SHUFFLES, *BLURS)
 SHOWN = (CLEAN, *CONDITIONS)
-"""What images of a training batch meet by chance: as they are twice as often as under each disturbance."""
+"""Conditions of the training images, drawn uniformly: clean ones are twice as likely."""
 
 
 def disturb(images: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
@@ -63,17 +63,17 @@ def disturb(images: Tensor, condition: Condition, generator: torch.Generator) ->
         sigma = condition.level * images.shape[-1]
         reach = max(1, math.ceil(3 * sigma))
         width = 2 * reach + 1
-        across = gaussian_blur(images.float(), [width, 1], [sigma, sigma])  # a side at a time, for speed
+        across = gaussian_blur(images.float(), [width, 1], [sigma, sigma])  # one axis at a time, for speed
         blurred = gaussian_blur(across, [1, width], [sigma, sigma])
         return blurred if images.is_floating_point() else blurred.round().to(images.dtype)
     return images
 
 
-class LearnedFrom(Dataset[Batch]):
-    """A training set, each image under a condition of its own, drawn anew in each epoch.
+class DisturbedTrainSet(Dataset[Batch]):
+    """A training set with a random condition per image and epoch.
 
-    A model that has met every disturbance loses under it what the disturbance took away; one that has not would also
-    stumble over seams between patches.
+    A model trained on every disturbance loses only the removed information under it; any other would also suffer from
+    artefacts such as patch borders.
     """
 
     def __init__(self, source: TrainingBatches) -> None:
@@ -99,10 +99,10 @@ class LearnedFrom(Dataset[Batch]):
         return batch._replace(inputs=images)
 
 
-class TestedOn(Dataset[Batch]):
-    """A test set under one condition, the same orders of patches whenever it is read."""
+class DisturbedTestSet(Dataset[Batch]):
+    """A test set under one condition, with fixed orders of patches."""
 
-    __test__ = False  # pytest takes the name for a test
+    __test__ = False  # not a pytest class
 
     def __init__(self, source: ImageBatches, condition: Condition) -> None:
         self.source, self.condition = source, condition

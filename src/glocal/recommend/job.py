@@ -1,4 +1,4 @@
-"""A recommendation from images to results: what they need, what the candidates cost, which to compare first."""
+"""A recommendation: the needs of the images, the costs of candidates, and which to compare first."""
 
 import shlex
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from glocal.recommend.need import (
     Answers,
     Estimate,
     Needs,
-    Tell,
-    ask_references,
+    ProgressCallback,
     needs,
+    train_references,
 )
 from glocal.recommend.rule import advise, find
 from glocal.training import Budget, load_recipe, resolve_device
@@ -30,13 +30,13 @@ DEFAULT_BUDGET = "5ep"
 RECIPE = "micro"
 BATCH = 32
 FEW_IMAGES = 200
-"""Below so many test images the reader is told."""
+"""With fewer test images there is a caveat."""
 MOST_SEEDS = 20
 SIZES = range(32, 1025)
 TIMING_SECONDS = 1.0
 """For each candidate at each batch size."""
-REFERENCES_SHARE = 0.9
-"""Of the whole time; the rest is measuring costs."""
+REFERENCES_PROGRESS = 0.9
+"""Fraction of the time for references; the rest is for costs."""
 
 
 def recommend(
@@ -47,43 +47,43 @@ def recommend(
     image_size: int = 32,
     device: str = "auto",
     command: str = "glocal.recommend.recommend",
-    tell: Tell = lambda share, what: None,
+    progress: ProgressCallback = lambda done, what: None,
 ) -> dict[str, Any]:
     """Which backbones to compare first on these images, with reasons and their uncertainty.
 
-    No accuracy is claimed but that of the small reference model, which was measured; candidates are not trained.
+    Only the small reference model is trained and evaluated, not the candidates.
 
     Args:
         data: from `glocal.data.load_data`.
         budget: of each reference, see `glocal.training.Budget`.
-        seeds: how many references are trained.
-        image_size: side in pixels, of the reference's images and of those that costs are measured on.
+        seeds: number of references.
+        image_size: side in pixels, for the references and the costs.
         device: ``auto``, or a device of torch.
-        command: what to call this in the results.
-        tell: is told which share is done, and of what.
+        command: for the results.
+        progress: called with the fraction done and the current activity.
 
     Returns:
-        What ``results.json`` holds, see docs/recommend.md.
+        The contents of ``results.json``, see docs/recommend.md.
 
     Raises:
-        GlocalError: for a budget, a number of seeds, a size or a device that cannot be.
+        GlocalError: for an invalid budget, number of seeds, size or device.
     """
     parsed, device = check_request(budget=budget, seeds=seeds, image_size=image_size, device=device)
-    answers = ask_references(
+    answers = train_references(
         data,
         image_size=image_size,
         recipe=load_recipe(RECIPE),
         budget=parsed,
         seeds=seeds,
         device=device,
-        tell=lambda share, what: tell(REFERENCES_SHARE * share, what),
+        progress=lambda done, what: progress(REFERENCES_PROGRESS * done, what),
     )
     found = needs(answers)
     finding = find(found)
     advice = advise(finding, image_size)
-    tell(REFERENCES_SHARE, f"measuring what {len(advice)} candidates cost")
+    progress(REFERENCES_PROGRESS, f"measuring the costs of {len(advice)} candidates")
     costs = measure_costs([one.model for one in advice], len(data.classes), image_size, device)
-    tell(1.0, "done")
+    progress(1.0, "done")
     return {
         "schema": SCHEMA,
         "command": command,
@@ -124,17 +124,17 @@ def check_request(*, budget: str, seeds: int, image_size: int, device: str) -> t
     """The budget, and a device of torch; arguments as of `recommend`.
 
     Raises:
-        GlocalError: for whatever cannot be done.
+        GlocalError: for invalid arguments.
     """
     if not 1 <= seeds <= MOST_SEEDS:
-        raise GlocalError(f"seeds: expected how many, from 1 to {MOST_SEEDS}; got {seeds}")
+        raise GlocalError(f"seeds: expected a number from 1 to {MOST_SEEDS}, got {seeds}")
     if image_size not in SIZES:
         raise GlocalError(f"image size: expected {SIZES[0]} to {SIZES[-1]} pixels, got {image_size}")
     return Budget.parse(budget), resolve_device(device)
 
 
 def measure_costs(models: Sequence[str], num_classes: int, image_size: int, device: str) -> dict[str, dict[str, Any]]:
-    """What each model costs on this machine, by name: counted, and timed side by side."""
+    """Costs of each model on this machine, by name: MACs, parameters, and interleaved timings."""
     made = {name: create(name, num_classes=num_classes, image_size=image_size, seed=0) for name in models}
     single, batch = (measure_together(made, image_size, size, device, seconds=TIMING_SECONDS) for size in (1, BATCH))
     return {
@@ -176,9 +176,9 @@ def _next_command(name: str, models: Sequence[str], image_size: int) -> str:
 
 def _caveats(answers: Answers, found: Needs, data: DataSource) -> list[str]:
     caveats = [
-        "The candidates were not trained: which of them is most accurate, the comparison says.",
-        f"The needs are those of a small reference ({REFERENCE}) after {answers.epochs:.3g} epochs; a model that has "
-        "learned more may need other things.",
+        "The candidates were not trained: run the comparison to see which is most accurate.",
+        f"The needs are those of a small reference ({REFERENCE}) after {answers.epochs:.3g} epochs; a larger or "
+        "longer trained model may have others.",
     ]
     if len(answers.right) == 1:
         caveats.append("With one seed the intervals show the noise of the test images only; use --seeds 3 or more.")
@@ -187,7 +187,7 @@ def _caveats(answers: Answers, found: Needs, data: DataSource) -> list[str]:
     taken, there = answers.images, (len(data.train), len(data.val))
     if taken != there:
         caveats.append(
-            f"A share of each class was looked at: {taken[0]:,} of {there[0]:,} training and {taken[1]:,} of "
+            f"A fraction of each class was used: {taken[0]:,} of {there[0]:,} training and {taken[1]:,} of "
             f"{there[1]:,} test images."
         )
     return caveats

@@ -1,10 +1,9 @@
-"""What images need: how much of what a small reference model knows is gone without their layout, or their detail.
+"""Needs of images: the accuracy that a small reference model loses without their layout, or their detail.
 
-The reference is trained from scratch on the images as they are, with patches shuffled, and blurred, all mixed, and then
-tested under each condition. Of its accuracy above guessing, the share that is lost when patches of a quarter of the
-side are shuffled is the need for layout, the *global* one; when the image is blurred by an eighth of the side, the need
-for detail, the *local* one. Both depend on the reference and on its training: they say what this model could make of
-these images, no more.
+The reference is trained from scratch on a mix of clean, shuffled and blurred images, and evaluated under each
+condition. The fraction of its above-chance accuracy that is lost with shuffled patches of a quarter of the side is the
+need for layout (*global*); with a blur of an eighth of the side, the need for detail (*local*). Both depend on the
+reference and its training.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from glocal.bench import count_macs
 from glocal.data import DataSource, ImageSet
 from glocal.models.creation import create
 from glocal.models.io import ModelConfig
-from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, LearnedFrom, TestedOn
+from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, DisturbedTestSet, DisturbedTrainSet
 from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
@@ -29,30 +28,30 @@ from glocal.training import (
 from glocal.training.trainer import Trainer
 
 REFERENCE = "botnet_micro"
-"""Convolution, and after it attention over the whole image: it can make use of detail and of layout."""
+"""Convolution followed by global attention, so that it can use both detail and layout."""
 MOST_IMAGES = {"train": 6000, "val": 2000}
-"""Of larger sets a share of each class is taken."""
+"""Larger sets are subsampled by class."""
 SHUFFLED, BLURRED = Condition("shuffle", 4), Condition("blur", 1 / 8)
-"""The conditions by which the two needs are told."""
+"""The conditions that define the two needs."""
 NEEDED = 0.25
-"""A share lost that counts as a need; ours, and arbitrary: docs/recommend.md shows what probes and photographs have."""
+"""Smallest loss that counts as a need, chosen arbitrarily (docs/recommend.md has values for probes and photographs)."""
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-TRAINING_SHARE = 0.85
-"""Of the time of a seed; the rest is testing."""
+TRAINING_PROGRESS = 0.85
+"""Fraction of the time of a seed for training; the rest is for evaluation."""
 
-Tell = Callable[[float, str], None]
-"""Is told which share is done, and of what."""
+ProgressCallback = Callable[[float, str], None]
+"""Called with the fraction done and the current activity."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the references said.
+    """Predictions of the references.
 
     Attributes:
-        right: (seeds, conditions, images) whether each answer is right, conditions as `CONDITIONS`.
-        chance: accuracy of naming the commonest class of the test images.
-        images: how many were learned from and tested on.
+        right: (seeds, conditions, images) whether each prediction is correct, conditions as `CONDITIONS`.
+        chance: accuracy of always predicting the most frequent class.
+        images: numbers of training and test images.
         epochs: of each reference.
     """
 
@@ -64,7 +63,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share with its 95 % interval."""
+    """A fraction with its 95 % interval."""
 
     mean: float
     low: float
@@ -73,12 +72,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """What is known under one condition.
+    """Accuracy under one condition.
 
     Attributes:
-        condition: it.
+        condition: the condition.
         accuracy: top-1.
-        kept: share of the accuracy above guessing that is left; None if there is none to begin with.
+        kept: fraction of the above-chance accuracy that remains; None if the clean accuracy is not above chance.
     """
 
     condition: Condition
@@ -88,14 +87,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Needs:
-    """What was found.
+    """Needs of a data set.
 
     Attributes:
         curves: as `CONDITIONS`.
         chance: see `Answers`.
-        detail: share lost under `BLURRED`, the local need; None if the reference is not better than guessing, beyond
-            the noise.
-        layout: share lost under `SHUFFLED`, the global need; likewise.
+        detail: fraction lost under `BLURRED`, the local need; None if the reference is not significantly above chance.
+        layout: fraction lost under `SHUFFLED`, the global need; likewise.
     """
 
     curves: tuple[Curve, ...]
@@ -104,7 +102,7 @@ class Needs:
     layout: Estimate | None
 
 
-def ask_references(
+def train_references(
     data: DataSource,
     *,
     image_size: int,
@@ -112,74 +110,73 @@ def ask_references(
     budget: Budget,
     seeds: int,
     device: str = "cpu",
-    tell: Tell = lambda share, what: None,
+    progress: ProgressCallback = lambda done, what: None,
 ) -> Answers:
-    """Train a reference for each seed and test it under each condition.
+    """Train a reference for each seed and evaluate it under each condition.
 
     Args:
         data: training and test images.
         image_size: side in pixels.
         recipe: of the training.
         budget: of each reference.
-        seeds: how many references.
-        device: where to run.
-        tell: is told how far it is.
+        seeds: number of references.
+        device: of torch.
+        progress: called with the fraction done and the current activity.
     """
-    tell(0.0, "reading images")
-    learned, tested = (
-        load_pixels(_some(images, MOST_IMAGES[images.name]), image_size, crop_pct=recipe.data.crop_pct)
+    progress(0.0, "reading images")
+    train_set, test_set = (
+        load_pixels(_at_most(images, MOST_IMAGES[images.name]), image_size, crop_pct=recipe.data.crop_pct)
         for images in (data.train, data.val)
     )
     right, epochs = [], 0.0
     for seed in range(seeds):
 
-        def share(part: float, what: str, seed: int = seed) -> None:
-            tell((seed + part) / seeds, f"reference {seed + 1} of {seeds}: {what}")
+        def update(part: float, what: str, seed: int = seed) -> None:
+            progress((seed + part) / seeds, f"reference {seed + 1} of {seeds}: {what}")
 
         model = create(REFERENCE, num_classes=len(data.classes), image_size=image_size, seed=seed)
         config = recipe.replace(seed=seed, device=device)
         of = ModelConfig.of_classifier(model, classes=data.classes, image_size=image_size)
-        task = ClassificationTask(of, config, labels=learned.labels)
-        batches = LearnedFrom(TrainingBatches(learned, config, seed))
+        task = ClassificationTask(of, config, labels=train_set.labels)
+        batches = DisturbedTrainSet(TrainingBatches(train_set, config, seed))
 
-        def watch(progress: Progress, share: Tell = share) -> None:
-            share(TRAINING_SHARE * progress.done, f"training, loss {progress.loss:.2f}")
+        def on_step(step: Progress, update: ProgressCallback = update) -> None:
+            update(TRAINING_PROGRESS * step.done, f"training, loss {step.loss:.2f}")
 
         macs = count_macs(model, image_size)
-        trainer = Trainer(task, config, budget, macs=macs, curve_points=1, progress=watch)
-        result = trainer.fit(model, batches, tested)
+        trainer = Trainer(task, config, budget, macs=macs, curve_points=1, progress=on_step)
+        result = trainer.fit(model, batches, test_set)
         epochs = result.epochs
-        answers = []
+        correct = []
         for i, condition in enumerate(CONDITIONS):
-            share(TRAINING_SHARE + (1 - TRAINING_SHARE) * i / len(CONDITIONS), condition.name)
-            logits = predict(result.model, task.prepare, TestedOn(tested, condition), device)
-            answers.append(logits.argmax(1).numpy() == tested.labels)
-        right.append(answers)
-    tell(1.0, "references trained and tested")
-    chance = float(np.bincount(tested.labels).max() / len(tested))
-    return Answers(np.array(right), chance, (len(learned), len(tested)), epochs)
+            update(TRAINING_PROGRESS + (1 - TRAINING_PROGRESS) * i / len(CONDITIONS), condition.name)
+            logits = predict(result.model, task.prepare, DisturbedTestSet(test_set, condition), device)
+            correct.append(logits.argmax(1).numpy() == test_set.labels)
+        right.append(correct)
+    progress(1.0, "references trained and evaluated")
+    chance = float(np.bincount(test_set.labels).max() / len(test_set))
+    return Answers(np.array(right), chance, (len(train_set), len(test_set)), epochs)
 
 
 def needs(answers: Answers) -> Needs:
     """Needs with their intervals.
 
-    Bootstrap, percentiles of 2,000 resamples: each draws test images with replacement, the same for all conditions,
-    and references with replacement; as the mean of S drawn seeds spreads too little by (S - 1) / S in variance
-    (Davison & Hinkley 1997, §3.8), its deviation is widened accordingly, as in `glocal.comparison`. With one seed only
-    the images are resampled.
+    Percentile bootstrap with 2,000 resamples of test images (the same for all conditions) and references. The variance
+    of the mean of S resampled seeds is too small by (S - 1) / S (Davison & Hinkley 1997, §3.8), so its std is widened
+    accordingly, as in `glocal.comparison`. With one seed only the images are resampled.
     """
     right, chance = answers.right.astype(np.float64), answers.chance
     drawn = _resampled(right, np.random.default_rng(0))  # (resamples, conditions)
     found = right.mean((0, 2))
     clean = CONDITIONS.index(CLEAN)
-    learned = bool(_estimate(found[clean], drawn[:, clean]).low > chance)
+    above_chance = bool(_estimate(found[clean], drawn[:, clean]).low > chance)
     above, above_drawn = found - chance, drawn - chance
-    above_drawn = above_drawn[above_drawn[:, clean] > 0]  # a share of nothing is none; with `learned`, few resamples
+    above_drawn = above_drawn[above_drawn[:, clean] > 0]  # the fraction is undefined there; few resamples
     curves = tuple(
         Curve(
             condition,
             _estimate(found[i], drawn[:, i]),
-            _estimate(above[i] / above[clean], above_drawn[:, i] / above_drawn[:, clean]) if learned else None,
+            _estimate(above[i] / above[clean], above_drawn[:, i] / above_drawn[:, clean]) if above_chance else None,
         )
         for i, condition in enumerate(CONDITIONS)
     )
@@ -210,5 +207,5 @@ def _rest(kept: Estimate | None) -> Estimate | None:
     return None if kept is None else Estimate(1 - kept.mean, 1 - kept.high, 1 - kept.low)
 
 
-def _some(images: ImageSet, most: int) -> ImageSet:
+def _at_most(images: ImageSet, most: int) -> ImageSet:
     return images.fraction(min(1.0, most / len(images)), seed=0)

@@ -1,10 +1,10 @@
-"""The rule that leads from what images need to backbones: declared here and nowhere else.
+"""The rule from the needs of images to backbones.
 
-It says what to *compare first*, not what will win. Needs are told by `glocal.recommend.need`. Convolution sees what is
-near and keeps detail, attention joins what is far and smooths: Park and Kim 2022, https://arxiv.org/abs/2202.06709. A
+It recommends what to *compare first*, not a winner. Needs are estimated by `glocal.recommend.need`. Convolution is
+local and keeps detail, attention is global and smooths: Park and Kim 2022, https://arxiv.org/abs/2202.06709. A
 mix of the two is claimed to beat either: BoTNet (Srinivas et al. 2021, https://arxiv.org/abs/2101.11605), CvT (Wu et
-al. 2021, https://arxiv.org/abs/2103.15808), Conformer (Peng et al. 2021, https://arxiv.org/abs/2105.03889). How the
-micro models did on images whose need is known by construction is part of the reasons: docs/results/probes.md.
+al. 2021, https://arxiv.org/abs/2103.15808), Conformer (Peng et al. 2021, https://arxiv.org/abs/2105.03889). The
+reasons include results of the micro models on images with known needs: docs/results/probes.md.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from typing import Literal
 from glocal.recommend.need import BLURRED, NEEDED, SHUFFLED, Estimate, Needs
 
 LARGE_FROM = 96
-"""Side in pixels from which full-size backbones are named; below it the micro ones, made for 32 pixels."""
+"""Smallest side in pixels for full-size backbones; below it micro models, designed for 32 pixels."""
 
 FindingKind = Literal["local", "global", "both", "either", "uncertain"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to join places, and the backbones that stand for it.
+    """A kind of aggregation, and its backbones.
 
     Attributes:
-        name: what it is called.
+        name: for tables.
         micro: backbone for small images.
         large: backbone for large ones, of 20 to 26 million parameters.
-        source: whose it is.
+        source: of the architecture.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Advice:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the needs amount to.
+    """Conclusion from the needs.
 
     Attributes:
         kind: a row of `RULE`.
-        sentence: the same in words, with the numbers.
+        sentence: in words, with the numbers.
     """
 
     kind: FindingKind
@@ -96,21 +96,21 @@ RULE: Mapping[FindingKind, tuple[tuple[Kind, str], ...]] = {
     ),
 }
 """By finding: what to compare first, and why. That a micro model "solves" or "fails" a probe (`glocal.data.probes`) is
-measured: right in more than 95 %, or not better than guessing, after a few epochs from scratch
+measured: accuracy above 95 %, or at chance, after a few epochs from scratch
 (docs/results/probes.json)."""
 
 
 def find(needs: Needs) -> Finding:
-    """The row of `RULE` that the needs lead to; where an interval holds the threshold, it is "uncertain"."""
+    """The row of `RULE` for the needs; "uncertain" if an interval contains the threshold."""
     if needs.detail is None or needs.layout is None:
         return Finding(
             "uncertain",
-            "A small model is not better than guessing after this training, so what these images need is not known",
+            "A small model is not better than chance after this training, so the needs of these images are unknown",
         )
     detail, layout = (_is_needed(need) for need in (needs.detail, needs.layout))
     numbers = (
         f"of what a small model learns from the images, {_percent(needs.layout)} is gone when patches of "
-        f"{SHUFFLED.words} are shuffled and {_percent(needs.detail)} when images are blurred by {BLURRED.words}"
+        f"{SHUFFLED.size} are shuffled and {_percent(needs.detail)} when images are blurred by {BLURRED.size}"
     )
     if detail is None or layout is None:
         unsure = [name for name, known in (("layout", layout), ("detail", detail)) if known is None]
@@ -139,7 +139,7 @@ def advise(finding: Finding, image_size: int) -> tuple[Advice, ...]:
 
 
 def _is_needed(need: Estimate) -> bool | None:
-    """None where the interval leaves it open."""
+    """None if the interval contains the threshold."""
     if need.low > NEEDED:
         return True
     return False if need.high < NEEDED else None

@@ -1,4 +1,4 @@
-"""Results of a comparison -> a page that opens anywhere, and a table for spreadsheets."""
+"""Reports: self-contained HTML pages and CSV tables of results."""
 
 from glocal.report.page import render_report, write_csv, write_report
 

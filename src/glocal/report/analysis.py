@@ -1,4 +1,4 @@
-"""One self-contained HTML page, and its figures as files, of what `glocal.analysis` found."""
+"""One self-contained HTML page, and its figures as files, of the results of `glocal.analysis`."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,13 @@ PAPER_COLOURS = {"ink": "#18202c", "grid": "#dbe0e8", "paper": "#ffffff", "right
 
 
 def write_analysis(out: Path, subject: Subject, result: Any, other: Any = None) -> Path:
-    """Write OUT/report.html and each figure as OUT/figures/NAME.svg; gives the page's path.
+    """Write OUT/report.html and each figure as OUT/figures/NAME.svg; returns the page's path.
 
     Args:
         out: an existing folder.
         subject: what was analysed.
-        result: what `glocal.analysis` gave.
-        other: the same of a second model, for kinds that show both.
+        result: of `glocal.analysis`.
+        other: result of a second model, for kinds that compare two.
     """
     page = PAGES[subject.kind](result, subject, other)
     folder = out / "figures"
@@ -38,16 +38,23 @@ def write_analysis(out: Path, subject: Subject, result: Any, other: Any = None) 
 def render(page: Page, subject: Subject) -> str:
     """The page as text: no script, no request, everything from data escaped."""
     rows = [[printable(cell) for cell in row] for row in page.rows]
-    words = {name: printable(str(getattr(subject, name) or "")) for name in _SHOWN}
+    texts = {
+        "kind": subject.kind,
+        "model": subject.model,
+        "weights": subject.weights,
+        "data": subject.data,
+        "command": subject.command,
+        "glocal": subject.glocal,
+        "created": subject.created,
+        "versus": subject.versus or "",
+    }
+    shown = {name: printable(text) for name, text in texts.items()}
     template = environment().get_template("analysis.html.j2")
-    return template.render(page=page, rows=rows, subject=words, colours=COLOURS, finding=printable(page.finding))
-
-
-_SHOWN = ("kind", "model", "weights", "data", "command", "glocal", "created", "versus")
+    return template.render(page=page, rows=rows, subject=shown, colours=COLOURS, finding=printable(page.finding))
 
 
 def standalone(figure: Markup) -> str:
-    """A figure of a page as a file of its own, in light colours on white."""
+    """A figure of a page as a standalone SVG file, in light colours on white."""
     text = re.sub(r"var\(--([a-z0-9-]+)\)", lambda name: PAPER_COLOURS[name[1]], str(figure))
     return text.replace("<svg ", '<svg style="background:#ffffff;font-family:sans-serif" ', 1)
 

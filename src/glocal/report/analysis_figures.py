@@ -1,6 +1,6 @@
 """The figures of `glocal analyze`: values by depth, lines, heads, pictures, a matrix, bars.
 
-An operation has the colour and the marker of its kind in all of them.
+Colour and marker encode the kind of operation in all of them.
 """
 
 import math
@@ -24,12 +24,12 @@ KINDS = ("attention", "convolution", "mlp", "coupling", "module")
 COLOUR = {kind: COLOURS[i][0] for i, kind in enumerate(KINDS)}
 MARKER = dict(zip(KINDS, "os^DP", strict=True))
 HEAT = "magma"
-DEPTH = "depth: operations in the order they are computed"
+DEPTH = "depth: operations in execution order"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a bar is called, and in whose colour."""
+    """Name and colour of a bar."""
 
     name: str
     kind: str
@@ -47,14 +47,16 @@ def by_depth(
     log: bool = False,
     others: Sequence[tuple[str, Sequence[float | None]]] = (),
 ) -> Markup:
-    """A value at each point of the depth, marked by the kind of operation; ``zero`` draws stems from 0."""
+    """Values by depth with a marker for each kind of operation; ``zero`` draws stems from 0."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.5)
         depth = np.arange(1, len(points) + 1)
         for i, (_, of_other) in enumerate(others):
-            places = np.linspace(1, len(points), len(of_other))  # the two may differ in depth: first to last for both
+            places = np.linspace(
+                1, len(points), len(of_other)
+            )  # models may differ in depth: stretched to the same range
             axes.plot(places, _gaps(of_other), color=COLOURS[4 + i][0], linestyle=(0, (4, 3)), linewidth=1.6)
-        streams = [getattr(point, "layout", "") for point in points]
+        streams = [getattr(point, "layout", "") for point in points]  # not all kinds of points have one
         for stream in dict.fromkeys(streams) if line else ():
             along = [i for i, of_point in enumerate(streams) if of_point == stream]
             axes.plot(depth[along], _gaps([values[i] for i in along]), color=GRID, linewidth=1.6, zorder=1)
@@ -93,7 +95,7 @@ def lines(
     level: tuple[str, float] | None = None,
     log: bool = False,
 ) -> Markup:
-    """A line for each (name, x, y); with ``ramp`` they are coloured from shallow to deep and not named one by one."""
+    """A line for each (name, x, y); ``ramp`` colours them from shallow to deep and names only the ends."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.5)
         marks = []
@@ -123,7 +125,7 @@ def lines(
 
 
 def heads(name: str, description: str, points: Sequence[Any], values: str, label: str, *, level: str = "") -> Markup:
-    """A dot for each head at each attention, and a dash where all keys would weigh the same."""
+    """A dot for each head of each attention layer, and a dash for uniform attention."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.5)
         for i, point in enumerate(points, start=1):
@@ -138,13 +140,13 @@ def heads(name: str, description: str, points: Sequence[Any], values: str, label
                     [i - 0.4, i + 0.4], [getattr(point, level)] * 2, color=INK, linewidth=1, linestyle=(0, (2, 2))
                 )
         marks = [
-            Line2D([], [], color=COLOURS[0][0], marker="o", linestyle="", label="a head"),
-            Line2D([], [], color=COLOURS[1][0], linewidth=2.4, label="mean of the heads"),
+            Line2D([], [], color=COLOURS[0][0], marker="o", linestyle="", label="head"),
+            Line2D([], [], color=COLOURS[1][0], linewidth=2.4, label="mean over heads"),
         ]
         if level:
-            marks.append(Line2D([], [], color=INK, linestyle=(0, (2, 2)), label="looking everywhere alike"))
+            marks.append(Line2D([], [], color=INK, linestyle=(0, (2, 2)), label="uniform attention"))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.set(xlabel="attention, in the order they are computed", ylabel=label)
+        axes.set(xlabel="attention layers, in execution order", ylabel=label)
         low, high = axes.get_ylim()
         axes.set_ylim(min(0, low), high + 0.06 * (high - min(0, low)))
         _legend(figure, marks)
@@ -158,14 +160,14 @@ def pictures(
     titles: Sequence[str],
     under: np.ndarray | None = None,
 ) -> Markup:
-    """A table of pictures: (H, W, 3) images as they are, (h, w) maps as heat, over an image where there is one.
+    """A grid of pictures: (H, W, 3) images, and (h, w) heat maps, optionally over an image.
 
     Args:
         name: of the figure.
-        description: for those who do not see it.
-        rows: name and pictures of each.
+        description: alternative text.
+        rows: (name, pictures) of each.
         titles: of the columns.
-        under: (rows, H, W, 3) uint8 images that maps are laid over.
+        under: (rows, H, W, 3) uint8 images under the maps.
     """
     columns = max(len(cells) for _, cells in rows)
     with mpl.rc_context({**STYLE, "axes.grid": False, "font.size": 9}):
@@ -191,7 +193,7 @@ def _picture(axes: Axes, cell: np.ndarray, under: np.ndarray | None) -> None:
         axes.imshow(cell, interpolation="nearest")
         return
     low, high = min(0.0, float(cell.min())), float(cell.max())
-    if low == 0:  # a map that is nearly even is not stretched until it looks uneven
+    if low == 0:  # so that nearly uniform maps look uniform
         high = max(high, 2 * float(cell.mean()))
     scaled = (cell - low) / (high - low) if high > low else np.zeros_like(cell)
     if under is None:
@@ -201,7 +203,7 @@ def _picture(axes: Axes, cell: np.ndarray, under: np.ndarray | None) -> None:
 
 
 def matrix(name: str, description: str, values: np.ndarray, x: str, y: str, label: str) -> Markup:
-    """A matrix as heat from 0 to 1, with its scale."""
+    """A heat map of a matrix from 0 to 1, with a colour bar."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure, axes = new_figure(5.4, 4.6)
         shown = axes.imshow(values, cmap=HEAT, vmin=0, vmax=1, origin="lower", interpolation="nearest",
@@ -241,7 +243,7 @@ def _legend(figure: Figure, marks: Sequence[Line2D]) -> None:
 
 
 def over(image: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """(H, W, 3) the image in grey with a map of 0 to 1 over it as heat."""
+    """(H, W, 3) grey image with a heat map of values from 0 to 1 over it."""
     height, width = image.shape[:2]
     large = Image.fromarray(cell.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     heat = mpl.colormaps[HEAT](np.clip(np.asarray(large), 0, 1))[..., :3]

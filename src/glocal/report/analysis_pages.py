@@ -1,7 +1,6 @@
-"""What the pages of `glocal analyze` say, one function a kind of analysis.
+"""The pages of `glocal analyze`, one function per kind of analysis.
 
-A page is a finding in a sentence, figures with a line each on what to see, and a table. Results are read by the names
-of their fields (`glocal.analysis`); nothing here knows a model.
+A page has a finding in a sentence, captioned figures and a table, from the fields of a result of `glocal.analysis`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +23,10 @@ class Panel:
 
     Attributes:
         name: of its file.
-        title: above it.
-        text: what to see.
-        figure: it.
-        wide: whether it takes the whole width.
+        title: heading.
+        text: caption.
+        figure: SVG.
+        wide: whether it spans the page.
     """
 
     name: str
@@ -39,11 +38,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says.
+    """Contents of a page.
 
     Attributes:
         finding: in a sentence.
-        question: what the page answers, for one who has not read the papers.
+        question: answered by the page, for readers who do not know the papers.
         panels: the figures.
         head: of the table.
         rows: of the table.
@@ -64,15 +63,15 @@ class Subject:
 
     Attributes:
         kind: of the analysis.
-        model: what to call it.
-        weights: "trained", or that they are random.
-        data: what images.
-        command: as it was typed.
+        model: its name.
+        weights: "trained weights", or "random weights".
+        data: description of the images.
+        command: command line.
         glocal: version.
         created: date and time.
-        pictures: (K, H, W, 3) uint8, the first images as the model got them.
+        pictures: (K, H, W, 3) uint8, the first images after preprocessing.
         classes: names of the logits.
-        versus: what to call the other model, if there is one.
+        versus: name of the second model, if any.
     """
 
     kind: str
@@ -94,10 +93,10 @@ def _fourier(result: Any, subject: Subject, other: Any) -> Page:
     }
     said = [f"{_kind(kind)} {_effect(float(np.mean(found)))}" for kind, found in changes.items() if found]
     others = [(subject.versus or "", [p.high for p in other.points])] if other is not None else []
-    finding = f"On average {', '.join(said)}." if said else "How much fine detail is in the features, layer by layer."
+    finding = f"On average {', '.join(said)}." if said else "Amount of fine detail in the features by layer."
     panels = [
         Panel(
-            "change", "What each operation does to fine detail",
+            "change", "Change of fine detail by operation",
             "Marks below the line blur the features, marks above it sharpen them.",
             by_depth("change", "Change of the highest frequency by each operation", points,
                      [p.high_change for p in points], "change of log-amplitude\nat the highest frequency, nats",
@@ -112,15 +111,15 @@ def _fourier(result: Any, subject: Subject, other: Any) -> Page:
         ),
         Panel(
             "spectrum", "All frequencies",
-            "From coarse patterns on the left to the finest that a map can hold on the right; dark lines are early, "
-            "bright ones late. A line that falls steeply belongs to smooth features.",
-            lines("spectrum", "Log-amplitude over frequency, a line a depth",
+            "From coarse patterns on the left to the Nyquist frequency on the right; dark lines are early, "
+            "bright ones late. A steeply falling line means smooth features.",
+            lines("spectrum", "Log-amplitude over frequency, one line per depth",
                   [(p.name, p.frequency, p.amplitude) for p in points],
-                  "frequency, in units of π radians a pixel of the map", "log-amplitude, nats", ramp=True),
+                  "frequency, in units of π radians per pixel of the map", "log-amplitude, nats", ramp=True),
         ),
         Panel(
             "variance", "Spread of the features over the image",
-            "Where it falls, operations average; where it grows, places come to differ.",
+            "It falls where operations average, and grows where places become different.",
             by_depth("variance", "Variance of the features over the image by depth", points,
                      [p.variance for p in points], "variance over the image", log=True),
         ),
@@ -132,7 +131,7 @@ def _fourier(result: Any, subject: Subject, other: Any) -> Page:
     )
     return Page(
         finding,
-        "Does the model blur its features or sharpen them, and which part does what? Park and Kim (2022) say that "
+        "Does the model blur or sharpen its features, and which operation does what? Park and Kim (2022) find that "
         "attention blurs and convolution sharpens.",
         panels,
         ("operation", "kind", "map", "highest frequency, π", "log-amplitude, nats", "change, nats", "variance"),
@@ -143,7 +142,7 @@ def _fourier(result: Any, subject: Subject, other: Any) -> Page:
         ],
         (
             ("log-amplitude", definition + f" ({result.output} of each operation)"),
-            ("change", "log-amplitude of the result minus that of what came in; 0.7 nats are a factor of 2"),
+            ("change", "log-amplitude of the output minus that of the input; 0.7 nats are a factor of 2"),
         ),
     )  # fmt: skip
 
@@ -151,29 +150,29 @@ def _fourier(result: Any, subject: Subject, other: Any) -> Page:
 def _attention(result: Any, subject: Subject, other: Any) -> Page:
     points = result.points
     placed = [p for p in points if p.distance is not None]
-    finding = f"{len(points)} attentions were found; where their tokens lie in the image is not known."
+    finding = f"{len(points)} attention layers; the positions of their tokens in the image are unknown."
     if placed:
         first, last = placed[0], placed[-1]
         finding = (
-            f"A query looks {np.mean(first.distance):.0f} px away on average in the first attention and "
-            f"{np.mean(last.distance):.0f} px in the last; looking everywhere alike would give "
+            f"The mean attention distance is {np.mean(first.distance):.0f} px in the first attention layer and "
+            f"{np.mean(last.distance):.0f} px in the last; uniform attention would give "
             f"{last.uniform_distance:.0f} px there."
         )
     panels = []
     if placed:
         panels.append(
             Panel(
-                "distance", "How far attention looks",
-                "Low dots are heads that look around themselves, as a convolution does; dots at the dashed line look "
-                "everywhere alike.",
+                "distance", "Attention distance",
+                "Low dots are local heads, as in a convolution; dots at the dashed line attend "
+                "uniformly.",
                 heads("distance", "Mean attention distance by head and depth", points, "distance",
                       "mean distance, px of the image", level="uniform_distance"),
             )
         )  # fmt: skip
     panels.append(
         Panel(
-            "entropy", "How sharply it looks",
-            "1 spreads over all keys alike, 0 picks a single one.",
+            "entropy", "Attention entropy",
+            "1 is uniform over all keys, 0 a single key.",
             heads("entropy", "Entropy of the attention maps by head and depth", points, "entropy",
                   "entropy / log(number of keys)"),
         )
@@ -181,11 +180,11 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
     if any(p.bias_share is not None for p in points):
         panels.append(
             Panel(
-                "bias", "How much position decides",
-                "Share of what a query prefers that comes from where a key is, not from what it shows: 1 is position "
+                "bias", "Position bias",
+                "Fraction of the logits' variance due to the position of a key, not its content: 1 is position "
                 "alone.",
-                heads("bias", "Share of the logits' variance from the position bias", points, "bias_share",
-                      "share of the logits' variance"),
+                heads("bias", "Fraction of the logits' variance from the position bias", points, "bias_share",
+                      "fraction of the logits' variance"),
             )
         )  # fmt: skip
     shown = len(result.rollout) if result.rollout is not None else len(next(iter(result.focus.values()), ()))
@@ -201,17 +200,17 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
         titles += ["rollout"] * (result.rollout is not None)
         panels.append(
             Panel(
-                "maps", "Where it looks",
-                "Bright places are looked at: by the class token, or where there is none by the token in the centre, "
-                "mean of the heads. Rollout follows the attentions from the last back to the image.",
+                "maps", "Attention maps",
+                "Attention of the class token, or else of the central token, mean over heads. Rollout is the product "
+                "of the maps of all layers.",
                 pictures("maps", "Attention maps over the images", rows, titles, subject.pictures), wide=True,
             )
         )  # fmt: skip
     return Page(
         finding,
-        "Where does attention look: nearby, as a convolution would, or across the whole image?",
+        "Is attention local, as a convolution, or does it span the whole image?",
         panels,
-        ("attention", "heads", "queries × keys", "apart", "distance, px", "entropy, nats", "position share",
+        ("attention", "heads", "queries × keys", "windows", "distance, px", "entropy, nats", "position bias",
          "error of the recomputed output"),
         [
             (p.name, str(p.heads), f"{p.queries} × {p.keys}", str(p.windows),
@@ -221,7 +220,7 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
         ],
         (
             ("distance", "pixels between the centres of a query and a key, weighted by the attention map"),
-            ("apart", "windows or channels of an image whose attention is computed apart"),
+            ("windows", "number of separate attentions per image: windows or channels"),
             ("rollout", "product of the maps, each averaged over heads and with half an identity for the skip "
              "(Abnar and Zuidema 2020)"),
         ),
@@ -232,8 +231,8 @@ def _receptive_field(result: Any, subject: Subject, other: Any) -> Page:
     points = result.points
     last = points[-1]
     finding = (
-        f"At its end, a unit in the centre draws 95 % of its gradient from {100 * last.area:.0f} % of the image, "
-        f"within {last.radius:.0f} px on average."
+        f"At the last layer, 95 % of the gradient of the central unit is in {100 * last.area:.0f} % of the image, "
+        f"with a radius of {last.radius:.0f} px."
     )
     label = subject.versus or ""
     if other is not None:
@@ -249,22 +248,22 @@ def _receptive_field(result: Any, subject: Subject, other: Any) -> Page:
     height, width = result.image_size
     panels = [
         Panel(
-            "fields", "What the centre sees",
-            f"Each square is the whole image ({width}×{height} px); bright pixels move the unit in the centre of the "
+            "fields", "Effective receptive fields",
+            f"Each square is the whole image ({width}×{height} px); bright pixels affect the central unit of the "
             "features. Brightness is the square root of the gradient.",
             pictures("fields", "Effective receptive fields by depth", rows, titles), wide=True,
         ),
         Panel(
             "area", "Area by depth",
-            "How much of the image it takes to hold 95 % of the gradient; convolutions grow it step by step, global "
-            "attention at once.",
+            "Smallest part of the image with 95 % of the gradient; it grows gradually with convolutions, at once with "
+            "global attention.",
             by_depth("area", "Area of the receptive field by depth", points, [100 * p.area for p in points],
                      "area, % of the image",
                      others=[(label, [100 * p.area for p in other.points])] if other is not None else ()),
         ),
         Panel(
             "radius", "Distance by depth",
-            "How far away from its own place the unit looks.",
+            "Root mean square distance from the position of the unit.",
             by_depth("radius", "Radius of the receptive field by depth", points, [p.radius for p in points],
                      "root mean square distance, px",
                      others=[(label, [p.radius for p in other.points])] if other is not None else ()),
@@ -272,7 +271,7 @@ def _receptive_field(result: Any, subject: Subject, other: Any) -> Page:
     ]  # fmt: skip
     return Page(
         finding,
-        "How much of the image does one unit of the features really see?",
+        "How large is the effective receptive field of a unit?",
         panels,
         ("operation", "kind", "map", "area, %", "radius, px", "reach, px", "height / width"),
         [
@@ -284,7 +283,7 @@ def _receptive_field(result: Any, subject: Subject, other: Any) -> Page:
             ("receptive field",
               "size of the gradient of the features in the centre with respect to each pixel, averaged "
              "over images (Luo et al. 2016)"),
-            ("reach", "box of all pixels that count at all: the theoretical receptive field"),
+            ("reach", "bounding box of all non-zero gradients: the theoretical receptive field"),
         ),
     )  # fmt: skip
 
@@ -293,49 +292,49 @@ def _locality(result: Any, subject: Subject, other: Any) -> Page:
     groups = sorted(result.groups or result.ablations, key=lambda a: a.kept)
     worst = groups[0]
     finding = (
-        f"Without {worst.name.replace('all ', 'its ')}, {100 * (1 - worst.kept):.0f} % of the answers change: the "
+        f"Without {worst.name.replace('all ', 'its ')}, {100 * (1 - worst.kept):.0f} % of the predictions change: the "
         "most of any kind of operation."
     )
     scored = result.accuracy is not None
     kinds = [Bar(kind, kind) for kind in KINDS if any(p.kind == kind for p in result.contributions)]
     added = {p.name: p for p in result.contributions}
-    name = "accuracy" if scored else "answers that stay"
+    name = "accuracy" if scored else "unchanged predictions"
     panels = [
         Panel(
-            "groups", "Without all of a kind",
-            "The longer the bar, the more answers change when all operations of a kind are taken out at once.",
-            bars("groups", "Answers that change without a kind of operation", result.groups,
-                 [100 * (1 - a.kept) for a in result.groups], "answers that change, % of the images"),
+            "groups", "Ablation by kind",
+            "Predictions that change when all operations of a kind are ablated together.",
+            bars("groups", "Changed predictions without a kind of operation", result.groups,
+                 [100 * (1 - a.kept) for a in result.groups], "changed predictions, %"),
         ),
     ] * bool(result.groups) + [
         Panel(
-            "single", "Without one operation",
-            "High marks are operations that the answer needs.",
+            "single", "Ablation of single operations",
+            "High marks are important operations.",
             by_depth("single", "Change of the logits without one operation", result.ablations,
-                     [a.logit_change for a in result.ablations], "change of the logits,\nshare of their spread",
+                     [a.logit_change for a in result.ablations], "change of the logits\nrelative to their variation",
                      zero=True, line=False),
         ),
         Panel(
-            "ratio", "What each operation adds",
-            "Above 1, what is added outweighs what came in; near 0, the operation hardly changes its features.",
-            by_depth("ratio", "Norm of what is added over the norm of what came in", result.contributions,
-                     [p.ratio for p in result.contributions], "norm added / norm that came in", zero=True, line=False),
+            "ratio", "Norm of the branches",
+            "Above 1, the branch outweighs the skip; near 0, the operation hardly changes the features.",
+            by_depth("ratio", "Norm of the branch over the norm of the skip", result.contributions,
+                     [p.ratio for p in result.contributions], "norm of branch / norm of skip", zero=True, line=False),
         ),
         Panel(
-            "share", "Whose the features are",
-            "Mean share of an operation's result that is due to it; the rest came in through the skip.",
-            bars("share", "Share of the features that operations of a kind add", kinds,
+            "share", "Contributions",
+            "Mean fraction of the output that is due to the branch; the rest comes from the skip.",
+            bars("share", "Contribution of the operations of a kind", kinds,
                  [100 * float(np.mean([p.share for p in result.contributions if p.kind == k.kind])) for k in kinds],
-                 "share of the result, %"),
+                 "fraction of the output, %"),
         ),
     ] * bool(result.contributions)  # fmt: skip
     replaced = "its mean over images" if result.way == "mean" else "zero"
     return Page(
         finding,
-        "Which part does the work: local operations (convolution), global ones (attention), or what couples them?",
+        "Which operations matter: local (convolution), global (attention), or couplings?",
         panels,
-        ("ablated", "kind", "operations", "logits change", "answers that stay, %", "accuracy, %", "added / came in",
-         "share, %"),
+        ("ablated", "kind", "operations", "logits change", "unchanged predictions, %", "accuracy, %", "branch / skip",
+         "contribution, %"),
         [
             (a.name, a.kind, str(a.operations), f"{a.logit_change:.3f}", f"{100 * a.kept:.1f}",
              "–" if a.accuracy is None else f"{100 * a.accuracy:.1f}",
@@ -344,10 +343,10 @@ def _locality(result: Any, subject: Subject, other: Any) -> Page:
             for a in (*result.groups, *result.ablations)
         ],
         (
-            ("ablated", f"what the operation adds is replaced by {replaced}"),
-            ("logits change", "norm of the change over the norm of how logits differ from image to image"),
+            ("ablated", f"the branch is replaced by {replaced}"),
+            ("logits change", "norm of the change over the norm of the variation between images"),
             (name,
-              f"{100 * result.accuracy:.1f} % with nothing ablated" if scored else "share with the same top answer"),
+              f"{100 * result.accuracy:.1f} % with nothing ablated" if scored else "fraction with the same prediction"),
         ),
     )  # fmt: skip
 
@@ -363,18 +362,18 @@ def _cam(result: Any, subject: Subject, other: Any) -> Page:
 
     rows = [
         ("image", [subject.pictures[i] for i in range(shown)]),
-        ("speaks for it", [over(subject.pictures[i], result.maps[i]) for i in range(shown)]),
+        ("evidence", [over(subject.pictures[i], result.maps[i]) for i in range(shown)]),
     ]
     return Page(
-        f"The evidence for an answer fills {100 * peak:.0f} % of the image on average (at least half as strong as at "
-        "its peak).",
-        "Which places of an image speak for the answer?",
+        f"The evidence for a prediction covers {100 * peak:.0f} % of the image on average (at least half of its "
+        "peak).",
+        "Which places of an image are evidence for the prediction?",
         [
-            Panel("cam", "Evidence for the answer",
-              "Bright places speak for the class named above, as the model sees it.",
+            Panel("cam", "Evidence for the prediction",
+              "Bright places are evidence for the predicted class, named above.",
                   pictures("cam", "Class activation maps", rows, [called(i) for i in range(shown)]), wide=True)
         ],
-        ("image", "answer", "probability, %", "area above half, %"),
+        ("image", "prediction", "probability, %", "area above half, %"),
         [
             (str(i + 1), called(i).split("\n")[0], f"{100 * result.probabilities[i]:.1f}",
              f"{100 * (result.maps[i] >= 0.5).mean():.0f}")
@@ -389,25 +388,25 @@ def _cam(result: Any, subject: Subject, other: Any) -> Page:
 def _similarity(result: Any, subject: Subject, other: Any) -> Page:
     cka = result.cka
     if subject.versus:
-        finding = f"At the end the two are {cka[-1, -1]:.2f} alike; the most alike places reach {cka.max():.2f}."
+        finding = f"The CKA of the last features is {cka[-1, -1]:.2f}; the maximum is {cka.max():.2f}."
         across = f"depth of {printable(subject.versus)}"
     else:
         steps = [cka[i, i + 1] for i in range(len(cka) - 1)] or [1.0]
         finding = (
-            f"First and last features are {cka[0, -1]:.2f} alike; the largest step lies after operation "
+            f"The CKA of the first and last features is {cka[0, -1]:.2f}; the largest change is after operation "
             f"{int(np.argmin(steps)) + 1} ({min(steps):.2f})."
         )
         across = DEPTH
     return Page(
         finding,
-        "Which layers hold the same information? Bright blocks are stretches of depth where little changes.",
+        "Which layers have similar features? Bright blocks are ranges of depth with little change.",
         [
-            Panel("cka", "Likeness of features",
-              "1 (bright) is the same up to rotation and scale, 0 (dark) is unrelated.",
+            Panel("cka", "Similarity of features",
+              "1 (bright) is equal up to rotation and scale, 0 (dark) unrelated.",
                   matrix("cka", "Linear CKA between points of the depth", cka, across,
                          f"depth of {printable(subject.model)}", "linear CKA"))
         ],
-        ("depth", "operation", "kind", "like the last"),
+        ("depth", "operation", "kind", "CKA with the last"),
         [
             (str(i + 1), name, kind, f"{cka[i, -1]:.3f}")
             for i, (name, kind) in enumerate(zip(result.rows, result.row_kinds, strict=True))
@@ -420,14 +419,14 @@ def _similarity(result: Any, subject: Subject, other: Any) -> Page:
 def _position(result: Any, subject: Subject, other: Any) -> Page:
     points, names = result.points, {"zeros": "zero padding", "reflect": "reflection", "circular": "wrapping around"}
     last = points[-1]
-    said = ", ".join(f"{_share(last.r2[padding])} with {names.get(padding, padding)}" for padding in result.paddings)
+    said = ", ".join(f"{_percent(last.r2[padding])} with {names.get(padding, padding)}" for padding in result.paddings)
     return Page(
-        f"Of where it is in the image, a unit at the end tells {said}.",
-        "Do the features know where they are? A CNN can only learn it from the border of zeros around its maps; "
-        "position embeddings tell a Transformer.",
+        f"A linear probe of position on the last features explains {said} of the variance.",
+        "Do the features encode position? A CNN can only learn it from zero padding, a Transformer from "
+        "position embeddings.",
         [
-            Panel("position", "How well a place can be read off the features",
-                  "1: row and column are known exactly; 0: not at all. If only zero padding is high, the border tells.",
+            Panel("position", "Position information",
+                  "1: exact row and column; 0: none. If only zero padding is high, it is the source.",
                   lines("position", "R squared of a linear probe of row and column by depth",
                         [(names.get(padding, padding), [*range(1, len(points) + 1)],
                           [max(-0.25, p.r2[padding]) for p in points]) for padding in result.paddings],
@@ -439,35 +438,35 @@ def _position(result: Any, subject: Subject, other: Any) -> Page:
             for p in points
         ],
         (
-            ("R²", "share of the variance of row and column that a linear (ridge) probe explains on images it was not "
-             "fitted to; images are rolled by chance first"),
-            ("padding", "of the convolutions, changed after training: the model itself may work worse so"),
+            ("R²", "fraction of the variance of row and column explained by a ridge probe on held-out images; "
+             "images are randomly rolled first"),
+            ("padding", "of the convolutions, changed after training, which may reduce the accuracy"),
         ),
     )  # fmt: skip
 
 
 def _robustness(result: Any, subject: Subject, other: Any) -> Page:
-    score = "accuracy" if result.labelled else "answers that stay"
+    score = "accuracy" if result.labelled else "unchanged predictions"
     low, high = (next(c for c in result.curves if c.name.startswith(name)) for name in ("low", "high"))
     gap, doubt = np.mean(high.score) - np.mean(low.score), result.images**-0.5
-    finding = "Noise of low and of high frequency hurts it about alike."
+    finding = "Low- and high-frequency noise have about the same effect."
     if abs(gap) > doubt:
-        finding = f"{'High' if gap < 0 else 'Low'}-frequency noise hurts it more than the other kind."
+        finding = f"{'High' if gap < 0 else 'Low'}-frequency noise hurts more."
     if result.shape is not None:
         gap = result.shape - result.texture
-        cue = "neither more often" if abs(gap) < doubt else f"the {'outlines' if gap > 0 else 'texture'} more often"
-        finding += f" Where outlines and texture disagree, it follows {cue}."
+        cue = "neither more often" if abs(gap) < doubt else f"the {'shape' if gap > 0 else 'texture'} more often"
+        finding += f" In cue conflicts between shape and texture, it follows {cue}."
     panels = [
         Panel(
-            "noise", "Noise", "The line that falls sooner is the frequency that the model relies on.",
+            "noise", "Noise", "The model relies more on the frequencies of the line that falls first.",
             lines("noise", "Score against noise of low and high frequency",
                   [(c.name, c.levels, [100 * s for s in c.score]) for c in (low, high)],
-                  "noise / deviation of the image", f"{score}, %", level=("undisturbed", 100 * result.clean), log=True),
+                  "noise / std of the image", f"{score}, %", level=("undisturbed", 100 * result.clean), log=True),
         )
     ]  # fmt: skip
     for curve, text in (
-        ("occlusion", "A flat line means that any part of the object will do."),
-        ("shuffled patches", "What stays when patches change places is not read off the arrangement of parts."),
+        ("occlusion", "A flat line means that any part of the object suffices."),
+        ("shuffled patches", "The remaining score does not depend on the arrangement of parts."),
     ):
         found = next(c for c in result.curves if c.name == curve)
         xs = found.levels if curve != "occlusion" else [100 * level for level in found.levels]
@@ -481,13 +480,14 @@ def _robustness(result: Any, subject: Subject, other: Any) -> Page:
             )
         )  # fmt: skip
     if result.shape is not None:
-        cues = [Bar("outlines", "convolution"), Bar("texture", "attention")]
+        cues = [Bar("shape", "convolution"), Bar("texture", "attention")]
         panels.append(
             Panel(
-                "conflict", "Outlines against texture",
-                "Images with the outlines of one class and the texture of another: which one is the answer?",
-                bars("conflict", "Answers by outlines and by texture", cues, [100 * result.shape, 100 * result.texture],
-                     "answers, % of the joined images"),
+                "conflict", "Shape against texture",
+                "Predictions on images with the shape of one class and the texture of another.",
+                bars("conflict", "Predictions by shape and by texture", cues, [100 * result.shape, 100 *
+                result.texture],
+                     "predictions, % of the images"),
             )
         )  # fmt: skip
     rows = [
@@ -496,19 +496,19 @@ def _robustness(result: Any, subject: Subject, other: Any) -> Page:
         for level, s in zip(c.levels, c.score, strict=True)
     ]
     if result.shape is not None:
-        rows += [("conflict: outlines", "–", f"{100 * result.shape:.1f}"), ("conflict: texture", "–",
+        rows += [("conflict: shape", "–", f"{100 * result.shape:.1f}"), ("conflict: texture", "–",
                   f"{100 * result.texture:.1f}")]  # fmt: skip
     return Page(
         finding,
-        "What do the answers survive, and which cue do they follow?",
+        "How robust are the predictions, and which cues do they use?",
         panels,
         ("disturbance", "level", f"{score}, %"),
         [("none", "–", f"{100 * result.clean:.1f}"), *rows],
         (
-            ("low, high frequency", "below a third and above two thirds of the finest pattern that the image can hold"),
+            ("low, high frequency", "below a third and above two thirds of the Nyquist frequency"),
             ("conflict",
-              f"{result.conflicts} images joined of the outlines (phase) of one and the texture (amplitudes) of "
-             "another class: share answered as either"),
+              f"{result.conflicts} images with the phase (shape) of one and the amplitudes (texture) of "
+             "another class: fraction predicted as either"),
         ),
     )  # fmt: skip
 
@@ -525,9 +525,9 @@ def _features(result: Any, subject: Subject, other: Any) -> Page:
             rows.append((called[layout], [subject.pictures[i], *(p.strength[i] for p in chosen)]))
             under.append(subject.pictures[i])
     held = [
-        f"{100 * _half(points[-1].strength):.0f} % of the places in its {called[of]}" for of, points in streams.items()
+        f"{100 * _half(points[-1].strength):.0f} % of the places of its {called[of]}" for of, points in streams.items()
     ]
-    finding = f"At the end, half of the strength lies in {' and '.join(held)}; evenly spread, it would be 50 %."
+    finding = f"In the last features, half of the energy is in {' and '.join(held)}; uniform features would give 50 %."
     first = result.first
     return Page(
         finding,
@@ -538,8 +538,8 @@ def _features(result: Any, subject: Subject, other: Any) -> Page:
                   pictures("first", "First-layer responses", [("", [subject.pictures[0], *first.channels])],
                            ["image", *(f"channel {i + 1}" for i in range(len(first.channels)))]), wide=True),
             Panel("streams", "Features by depth",
-                  "Bright places answer most strongly (root mean square over channels); from left to right the depth "
-                  "grows.",
+                  "Root mean square over channels; depth grows from left to right."
+                  "",
                   pictures("streams", "Strength of the features by depth", rows, ["image", *("" for _ in range(7))]),
                   wide=True),
         ],
@@ -562,7 +562,7 @@ PAGES: Mapping[str, Callable[[Any, Subject, Any], Page]] = {
 
 
 def _half(strength: np.ndarray) -> float:
-    """Least share of the places that hold half of the squared strength, mean over images."""
+    """Smallest fraction of the places with half of the energy, mean over images."""
     energy = np.sort(np.square(strength.reshape(len(strength), -1)), axis=1)[:, ::-1].cumsum(1)
     return float((energy < energy[:, -1:] / 2).mean())
 
@@ -572,7 +572,7 @@ def _kind(kind: str) -> str:
 
 
 def _effect(change: float) -> str:
-    """What a change of log-amplitude in nats does to fine detail."""
+    """A change of log-amplitude in words."""
     if abs(change) < HARDLY:
         return "hardly changes fine detail"
     return f"{'blurs' if change < 0 else 'sharpens'} ({_signed(change, 2)} nats)"
@@ -582,12 +582,12 @@ def _signed(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
-def _share(r2: float) -> str:
+def _percent(r2: float) -> str:
     return f"{100 * max(0.0, r2):.0f} %"
 
 
 def _some(points: Sequence[Any], count: int) -> list[Any]:
-    """Points spread evenly over the depth, the first and the last among them."""
+    """Points evenly spaced over the depth, including the first and the last."""
     if len(points) <= count:
         return [*points]
     return [points[i] for i in np.linspace(0, len(points) - 1, count).round().astype(int)]

@@ -1,4 +1,4 @@
-"""The pages of `glocal claims`: one for each claim, and an overview of all."""
+"""The pages of `glocal claims`: one per claim, and an overview."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -23,25 +23,25 @@ _BESIDE: Mapping[str, tuple[Callable[[Json], Markup], str, str]] = {
     ),
     "places": (
         figures.depth, "By depth",
-        "How well a place can be read off the features after each block. Negative values are worse than a guess.",
+        "R² of a position probe after each block. Negative values are worse than the mean.",
     ),
     "costs": (
         figures.sizes, "Over the size of the map",
         "Lines are the formulas of the paper, marks what our layers were counted to cost; the scale is logarithmic.",
     ),
 }  # fmt: skip
-"""By measure: the figure that is its own, with its title and what to see."""
+"""By metric: its own figure, with title and caption."""
 
 
 def write_claims(results: Json, out: Path) -> Path:
-    """Write OUT/ID.html for each claim and OUT/index.html; gives the overview's path.
+    """Write OUT/ID.html for each claim and OUT/index.html; returns the overview's path.
 
     Args:
-        results: what claims.json holds (docs/claims.md).
+        results: contents of claims.json (docs/claims.md).
         out: an existing folder.
 
     Raises:
-        ValueError: for an id that is no plain name: it would be a path elsewhere.
+        ValueError: for an id that is not a plain name, which could be a path elsewhere.
     """
     results = shown(results)
     for claim in results["claims"]:
@@ -86,7 +86,7 @@ def _template(name: str) -> Any:
 
 
 def _level(value: float | None, measure: Json) -> str:
-    """A value in the unit of its measure, without it."""
+    """A value in the unit of its metric, without the unit."""
     if value is None:
         return "–"
     text = f"{measure['factor'] * value:.{1 if measure['factor'] == 100 else 2}f}"
@@ -94,10 +94,10 @@ def _level(value: float | None, measure: Json) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """Numbers are not parted from their units at the end of a line."""
+    """Non-breaking spaces between numbers and units."""
     return re.sub(r"(?<=\d) (?=%|points|nats|R²)", "\u00a0", text)
 
 
 def _words(model: str) -> Markup:
-    """A model with its keywords, which a line may break between."""
+    """A model with its keywords, with line breaks allowed between them."""
     return Markup(":<wbr>").join(model.split(":"))

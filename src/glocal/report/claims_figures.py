@@ -1,4 +1,4 @@
-"""The figures of `glocal claims`: effects with their intervals, arms by seed, curves, and what single claims show."""
+"""The figures of `glocal claims`: effects with their intervals, arms by seed, curves, and figures of single claims."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 
 
 def effects(claim: Json) -> Markup:
-    """A line a comparison: the difference with its interval, over the range where the claim expects it."""
+    """One row per comparison: the difference with its interval, over the expected range."""
     rows = [comparison for comparison in claim["comparisons"] if comparison["of"] == "value"]
     factor = claim["measure"]["factor"]
     with mpl.rc_context({**STYLE, "ytick.major.size": 0}):
@@ -51,7 +51,7 @@ def effects(claim: Json) -> Markup:
 
 
 def arms(claim: Json) -> Markup:
-    """A row an arm: a dot a seed, and the mean with its interval."""
+    """One row per arm: a dot per seed, and the mean with its interval."""
     rows, factor = claim["arms"], claim["measure"]["factor"]
     with mpl.rc_context({**STYLE, "ytick.major.size": 0}):
         figure, axes = new_figure(5.6, 0.95 + 0.62 * len(rows))
@@ -73,7 +73,7 @@ def arms(claim: Json) -> Markup:
 
 
 def curves(claim: Json) -> Markup:
-    """Accuracy on the test images over the training, a line a run."""
+    """Test accuracy during training, one line per run."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)
         marks = []
@@ -126,7 +126,7 @@ def blocks(claim: Json) -> Markup:
 
 
 def depth(claim: Json) -> Markup:
-    """R^2 by depth, a line a padding; dashed with random weights."""
+    """R^2 by depth, one line per padding; dashed with random weights."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)
         paddings = list(dict.fromkeys(line["padding"] for line in claim["details"]["depth"]))
@@ -142,11 +142,11 @@ def depth(claim: Json) -> Markup:
         marks = [Line2D([], [], color=SERIES[i], marker=MARKERS[i], label=name) for i, name in enumerate(paddings)]
         marks.append(Line2D([], [], color=INK, linestyle=(0, (3, 2)), label="random weights"))
         _legend(axes, marks)
-        return svg(figure, "depth", "How well row and column can be read off the features, by depth and padding")
+        return svg(figure, "depth", "R² of a probe of row and column, by depth and padding")
 
 
 def sizes(claim: Json) -> Markup:
-    """Multiply-accumulates over the size of the map: the formulas as lines, what was counted as marks."""
+    """Multiply-accumulates over the size of the map: formulas as lines, counts as marks."""
     rows = claim["details"]["sizes"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)

@@ -1,7 +1,7 @@
-"""The figures of a report, as SVG that follows the page's light and dark.
+"""SVG figures of a report that follow the page's light or dark scheme.
 
-Text stays text, nothing is scripted, and what comes from data is escaped by matplotlib's SVG writer and never read as
-mathematics. Every colour is drawn as a marker that becomes a CSS variable of the page.
+Text stays text, there are no scripts, and data is escaped by matplotlib's SVG writer and never parsed as mathematics.
+Every colour is drawn as a placeholder that becomes a CSS variable of the page.
 """
 
 import io
@@ -23,8 +23,8 @@ from matplotlib.transforms import Bbox
 
 from glocal.report.words import Words
 
-# Okabe and Ito 2008, told apart with every kind of colour vision; their yellow, orange and sky blue darkened, so that
-# each has 3:1 on its paper (WCAG 2.2, 1.4.11). Light, dark.
+# Okabe and Ito 2008, distinguishable with every kind of colour vision; their yellow, orange and sky blue darkened, so
+# that each has 3:1 on its paper (WCAG 2.2, 1.4.11). Light, dark.
 COLOURS = (
     ("#0072b2", "#4ba3e3"),
     ("#d55e00", "#f0803c"),
@@ -73,7 +73,7 @@ class Looks:
         self.marker = {model: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
 
     def swatch(self, model: str) -> Markup:
-        """The model's marker in its colour, to stand before its name in text."""
+        """The model's marker in its colour, for use in text."""
         style = MarkerStyle(self.marker[model])
         outline = np.asarray(style.get_path().transformed(style.get_transform()).to_polygons()[0])
         points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in outline.tolist())
@@ -84,7 +84,7 @@ class Looks:
         )
 
     def point(self, axes: Axes, x: float, y: float, model: str, *, filled: bool) -> None:
-        """The model's mark; hollow where ``filled`` is false."""
+        """The model's marker; hollow unless ``filled``."""
         colour = self.colour[model]
         axes.plot(x, y, self.marker[model], color=colour, markerfacecolor=colour if filled else PAPER, markersize=8.5)
 
@@ -95,12 +95,12 @@ def leaderboard(rows: Sequence[Row], looks: Looks, words: Words, *, narrow: bool
     Args:
         rows: of the summary, one fraction, best first; each with its ``score`` and ``interval``.
         looks: of the models.
-        words: what the score is called.
-        narrow: for a phone: names stand above the intervals in the place of beside them.
+        words: names of the score.
+        narrow: for phones, with names above the intervals.
     """
     with mpl.rc_context({**STYLE, "font.size": 12 if narrow else 14, "ytick.major.size": 0}):
         figure, axes = new_figure(*((5.0, 0.7 + 0.62 * len(rows)) if narrow else (14.0, 0.9 + 0.5 * len(rows))))
-        beside = axes.get_yaxis_transform()  # x as a share of the axes, y as a row
+        beside = axes.get_yaxis_transform()  # x in axes fraction, y as a row
         for y, row in enumerate(rows):
             low, high = (100 * bound for bound in row["interval"])
             axes.plot([low, high], [y, y], color=looks.colour[row["model"]], linewidth=3, solid_capstyle="round")
@@ -142,9 +142,9 @@ def _in_words(rows: Sequence[Row]) -> str:
 
 
 def trade_off(rows: Sequence[Row], looks: Looks, words: Words, cost: str, label: str, unit: float = 1) -> Markup:
-    """The score against a cost, with the Pareto front as a staircase: nothing measured lies above it.
+    """The score against a cost, with the Pareto front as a staircase.
 
-    Models on the front are filled. A name stands by its mark where it finds room.
+    Models on the front are filled. Names are placed beside their marks without overlap.
     """
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
@@ -183,7 +183,7 @@ def pareto(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
 
 
 def _name_points(figure: Figure, axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> None:
-    """Put each name at the first of eight places around its point that no mark and no other name has taken."""
+    """Put each name at the first free of eight positions around its point."""
     _quietly(figure.draw_without_rendering)
     marks = axes.transData.transform(np.column_stack([xs, ys]))
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in marks]
@@ -203,7 +203,7 @@ def _name_points(figure: Figure, axes: Axes, xs: Sequence[float], ys: Sequence[f
 
 
 def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) -> Markup:
-    """The score on the test images over the training, a line a run."""
+    """The test score during training, one line per run."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         for run in runs:
@@ -224,7 +224,7 @@ def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) 
 
 
 def fractions(summary: Sequence[Row], looks: Looks, words: Words) -> Markup:
-    """The score against the share of the training images, on a logarithmic axis, with 95 % intervals."""
+    """The score against the fraction of the training images, on a logarithmic axis, with 95 % intervals."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         _bands(axes, summary, looks, lambda row: row["fraction"])
@@ -232,31 +232,31 @@ def fractions(summary: Sequence[Row], looks: Looks, words: Words) -> Markup:
         axes.set_xticks(sorted({row["fraction"] for row in summary}))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.minorticks_off()
-        axes.set(xlabel="share of the training images", ylabel=f"{words.long}, %")
-        return svg(figure, "fractions", f"{words.title} against the share of the training images")
+        axes.set(xlabel="fraction of the training images", ylabel=f"{words.long}, %")
+        return svg(figure, "fractions", f"{words.title} against the fraction of the training images")
 
 
 def distances(rows: Sequence[Row], looks: Looks, chance: float) -> Markup:
-    """Accuracy against the distance over which an answer must join what it sees, with 95 % intervals.
+    """Accuracy against the distance over which a model must integrate, with 95 % intervals.
 
     Args:
         rows: of ``by_distance``, one fraction.
         looks: of the models.
-        chance: accuracy of guessing, drawn as a dashed line.
+        chance: chance accuracy, drawn as a dashed line.
     """
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         _bands(axes, rows, looks, lambda row: sum(row["distance"]) / 2)
         axes.axhline(100 * chance, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate("guessing", (0.01, 100 * chance), xycoords=("axes fraction", "data"), va="bottom", size=9)
+        axes.annotate("chance", (0.01, 100 * chance), xycoords=("axes fraction", "data"), va="bottom", size=9)
         axes.set_ylim(top=101)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set(xlabel="distance needed, pixels of the drawn image", ylabel="top-1 accuracy, %")
+        axes.set(xlabel="distance needed, pixels", ylabel="top-1 accuracy, %")
         return svg(figure, "distances", "Top-1 accuracy against the distance needed")
 
 
 def _bands(axes: Axes, rows: Sequence[Row], looks: Looks, x: Callable[[Row], float]) -> None:
-    """A line through the rows of each model, in a band of its intervals."""
+    """A line through the rows of each model, with a band of its intervals."""
     for model in dict.fromkeys(row["model"] for row in rows):
         own = sorted((row for row in rows if row["model"] == model), key=x)
         xs, ys = [x(row) for row in own], [100 * row["score"] for row in own]
@@ -266,10 +266,10 @@ def _bands(axes: Axes, rows: Sequence[Row], looks: Looks, x: Callable[[Row], flo
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str, model: str) -> Markup:
-    """Which class (row) was taken for which (column): right in one hue, wrong in another, by the share of the row.
+    """Confusion matrix (rows true, columns predicted), normalised by row, with one hue for correct and one for wrong.
 
-    Wrong answers are shaded by a root of their share, so that the rare ones are seen. Beyond 25 classes the matrix is
-    a picture without names.
+    Wrong predictions are shaded by a root of their fraction, so that rare ones are visible. Beyond 25 classes the
+    matrix is an image without names.
     """
     matrix = np.asarray(counts, dtype=float)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -286,7 +286,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], name: str
         else:
             pixels = np.empty((*shares.shape, 4))
             pixels[right, :3], pixels[~right, :3] = mpl.colors.to_rgb("#2f8fd0"), mpl.colors.to_rgb("#e0702a")
-            pixels[..., 3] = strength  # mid tones that carry on white and on black
+            pixels[..., 3] = strength  # mid tones, visible on white and on black
             axes.imshow(pixels, interpolation="nearest")
         axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), aspect="equal")
         axes.set(xlabel="predicted", ylabel="true")
@@ -314,16 +314,16 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _quietly(draw: Any) -> Any:
-    """Draw without a warning for a letter that matplotlib's font lacks: the page's fonts draw the text."""
+    """Draw without warnings about missing glyphs: the page's fonts draw the text."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         return draw()
 
 
 def svg(figure: Figure, name: str, description: str, *, trim: bool = False) -> Markup:
-    """The figure's SVG element, its ids made unique by ``name``, with a description for those who do not see it.
+    """The figure's SVG element, its ids made unique by ``name``, with a description as alternative text.
 
-    ``trim`` cuts off empty margins, which a square in a rectangle has.
+    ``trim`` removes empty margins.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
@@ -331,12 +331,14 @@ def svg(figure: Figure, name: str, description: str, *, trim: bool = False) -> M
         bounds = "tight" if trim else None
         _quietly(lambda: figure.savefig(buffer, format="svg", transparent=True, metadata=metadata, bbox_inches=bounds))
     text = buffer.getvalue()
-    text = re.sub(r"<[^>]*>", lambda tag: _adapt(tag[0], name), text[text.index("<svg") :])  # tags: names stay as given
+    text = re.sub(
+        r"<[^>]*>", lambda tag: _adapt(tag[0], name), text[text.index("<svg") :]
+    )  # only tags: text is unchanged
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
 
 
 def _adapt(tag: str, name: str) -> str:
-    """A tag of a figure with ids of its own and the page's colours."""
+    """A tag of a figure with unique ids and the page's colours."""
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
     tag = re.sub(r'(url\(|href=")#', rf"\1#{name}-", tag)
     return re.sub("#[0-9a-f]{6}", lambda colour: _variable(colour[0]), tag)
@@ -347,7 +349,7 @@ def _variable(colour: str) -> str:
 
 
 def stand_alone(svg: str) -> str:
-    """A figure of the house's colours, which are variables of a page, with the page's values for light and dark."""
+    """A standalone figure with the values of the page's colour variables for light and dark."""
     # ink, grid and paper as in report/templates/style.css
     light = {VARIABLES[INK]: "#18202c", VARIABLES[GRID]: "#dbe0e8", VARIABLES[PAPER]: "#fff"}
     dark = {VARIABLES[INK]: "#e7eaf0", VARIABLES[GRID]: "#343d4c", VARIABLES[PAPER]: "#12161d"}

@@ -1,4 +1,4 @@
-"""The pages of a folder of results, written again from its JSON."""
+"""Rewrite the pages of a results folder from its JSON."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +29,11 @@ _DAMAGE = (AttributeError, IndexError, KeyError, StopIteration, TypeError, Undef
 
 
 class Pages(NamedTuple):
-    """What `write_pages` wrote.
+    """Result of `write_pages`.
 
     Attributes:
         path: of the page to open first.
-        without_pictures: pictures of images were left out, as the JSON does not hold them.
+        without_pictures: whether images are missing, as they are not in the JSON.
     """
 
     path: Path
@@ -41,16 +41,16 @@ class Pages(NamedTuple):
 
 
 def write_pages(folder: Path, out: Path | None = None, *, schemas: Sequence[str] = tuple(COMMANDS)) -> Pages:
-    """Write the pages of a folder of results again, the same as the run wrote, but for pictures of images.
+    """Rewrite the pages of a results folder, identical to those of the run except for images.
 
     Args:
-        folder: of claims.json or results.json.
-        out: folder for the pages, made if it is not there; by default the folder of the JSON.
-        schemas: of results that are taken.
+        folder: with claims.json or results.json.
+        out: folder for the pages, created if missing; by default the folder of the JSON.
+        schemas: accepted ones.
 
     Raises:
-        GlocalError: if the folder has no such JSON, it is damaged, the pages cannot be written, or one would replace
-            a page that has pictures.
+        GlocalError: if the folder has no such JSON, it is damaged, the pages cannot be written, or would replace a page
+            with images.
     """
     source, results = _read(folder, schemas)
     out = out or folder
@@ -93,7 +93,7 @@ def _read(folder: Path, schemas: Sequence[str]) -> tuple[Path, Any]:
 
 
 def _advice(results: Mapping[str, Any]) -> str:
-    """How to get the page of other results."""
+    """Advice for other results."""
     if results["schema"] in tuple(COMMANDS):
         return "; `glocal report` writes its pages"
     command = results.get("command")

@@ -1,6 +1,6 @@
-"""Why: what `glocal compare --analyze` found in the models, as panels with what a figure means and what it shows.
+"""Results of `glocal compare --analyze`, as captioned panels.
 
-A difference that may be the noise of the images is called none.
+Differences within the noise of the images are reported as none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,26 +24,26 @@ from glocal.report.thumbnails import thumbnail
 Json = Mapping[str, Any]
 Z = 1.96  # of a 95 % interval
 HARDLY = 0.02  # nats: 2 % of the amplitude
-FEW = 3  # models, whose numbers are told in a sentence; of more they stand in the figure
-ALIKE = 0.1  # of the mean distance to all places: attention so near to it looks about that far
+FEW = 3  # models with numbers in the sentence; for more they are in the figure
+ALIKE = 0.1  # relative to uniform attention: closer distances count as equal
 NAMES = {"convolution": "convolution", "attention": "attention", "mlp": "the MLP"}
 PARTS = {
-    "locality": "what answers rest on",
-    "receptive_field": "what a place sees",
-    "attention": "how far attention looks",
+    "locality": "ablation",
+    "receptive_field": "receptive field",
+    "attention": "attention distance",
     "fourier": "fine detail",
-    "robustness": "what answers survive",
+    "robustness": "robustness",
 }
 
 
-class Disturbed(NamedTuple):
-    """How a disturbance is told.
+class DisturbanceText(NamedTuple):
+    """Texts of a disturbance.
 
     Attributes:
         title: of its figure.
         label: of its levels.
-        factor: from its levels to what is shown.
-        means: what the figure says.
+        factor: from its levels to displayed ones.
+        means: caption.
         words: a level in a sentence.
     """
 
@@ -60,20 +60,20 @@ def _as_strong(level: float) -> str:
 
 NOISE = "noise / contrast of the image"
 DISTURBED = {
-    "low-frequency noise": Disturbed(
+    "low-frequency noise": DisturbanceText(
         "Blotches", NOISE, 1, "Coarse noise covers shapes and shading.",
         lambda level: f"blotches {_as_strong(level)}",
     ),
-    "high-frequency noise": Disturbed(
+    "high-frequency noise": DisturbanceText(
         "Grain", NOISE, 1, "Fine noise covers edges and texture.",
         lambda level: f"grain {_as_strong(level)}",
     ),
-    "occlusion": Disturbed(
-        "Hidden patches", "hidden, % of the image", 100, "A flat line: any part of the object will do.",
+    "occlusion": DisturbanceText(
+        "Hidden patches", "hidden, % of the image", 100, "A flat line: any part of the object suffices.",
         lambda level: f"{100 * level:.0f} % of the image hidden",
     ),
-    "shuffled patches": Disturbed(
-        "Shuffled patches", "patches along a side", 1, "A flat line: the arrangement of parts does not count.",
+    "shuffled patches": DisturbanceText(
+        "Shuffled patches", "patches along a side", 1, "A flat line: the arrangement of parts does not matter.",
         lambda level: f"{level:g} × {level:g} patches shuffled",
     ),
 }  # fmt: skip
@@ -82,7 +82,7 @@ DISTURBED = {
 def insides(
     results: Json, rows: Sequence[Json], looks: Looks, pictures: Mapping[str, Image.Image]
 ) -> dict[str, Any] | None:
-    """What the template shows; None where no model was looked into.
+    """Context of the template; None if no model was analyzed.
 
     Args:
         results: of the comparison.
@@ -121,7 +121,7 @@ def insides(
 
 
 def _lead(models: Sequence[Json], best: str, analysis: Json) -> str:
-    """What is to be said of the most accurate model, beside the others; of disturbances, where it stands out most."""
+    """The main findings on the most accurate model, compared with the others."""
     one = next((model for model in models if model["model"] == best), None)
     if one is None:
         return ""
@@ -152,7 +152,7 @@ def _beside(values: Mapping[str, float], one: str, unit: str = "") -> str:
 
 
 class Leaning(NamedTuple):
-    """Which of convolution and attention a model's answers need, and how many change without either."""
+    """Whether predictions depend on convolution or attention, and how many change without each."""
 
     kind: str
     shares: str = ""
@@ -171,7 +171,7 @@ def _leaning(model: Json, images: int) -> Leaning | None:
 
 
 def _same(one: float, other: float, images: int) -> bool:
-    """Whether two shares of the images may differ by chance."""
+    """Whether two fractions of the images do not differ significantly."""
     return abs(one - other) <= Z * ((one * (1 - one) + other * (1 - other)) / images) ** 0.5
 
 
@@ -186,9 +186,9 @@ def _rests_on(having: Sequence[Json], models: Sequence[Json], looks: Looks, imag
     )
     return {
         "title": "Local or global?",
-        "means": "All blocks of a kind are switched off at once: the longer the bar, the more answers change. "
-        "Convolution joins neighbouring places, attention any places within its reach, an MLP none. What is inside a "
-        "block counts with it, as CvT's convolutions with its attention; stems and patch embeddings stay on.",
+        "means": "All blocks of a kind are ablated at once: the longer the bar, the more predictions change. "
+        "Convolution is local, attention spans all places within its window, an MLP mixes none. Operations inside a "
+        "block count with it, as CvT's convolutions with its attention; stems and patch embeddings stay on.",
         "found": f"Answers rest on {said}." if said else "",
         "figure": ablations(having, looks),
     }
@@ -210,8 +210,8 @@ def _far(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: i
     rest = f"; no attention over places in {_and(without)}" if without else ""
     return {
         "title": "How far does attention look?",
-        "means": "A mark is an attention: how far apart the places are that it joins, on average. Low marks look "
-        "nearby, as a convolution does; the dashed line is how far it would be if all places weighed the same.",
+        "means": "Each mark is the mean attention distance of a layer. Low marks are local, as a "
+        "convolution; the dashed line is uniform attention.",
         "found": f"{'; '.join(said)}{rest}.",
         "figure": distances(having, looks),
     }
@@ -227,7 +227,7 @@ def _detail(having: Sequence[Json], models: Sequence[Json], looks: Looks, images
     said = [f"{name} {_effect(of_kind[kind])}" for kind, name in NAMES.items() if kind in of_kind]
     return {
         "title": "Fine detail: kept or blurred?",
-        "means": "What a block does to the finest pattern that its features can hold, compared with their mean level: "
+        "means": "Change of the highest frequency of the features by a block, relative to their mean level: "
         "left of the line it blurs, right of it it sharpens. Park and Kim (2022) found that attention blurs and "
         "convolution sharpens.",
         "found": f"Here {_and(said)}." if said else "",
@@ -236,7 +236,7 @@ def _detail(having: Sequence[Json], models: Sequence[Json], looks: Looks, images
 
 
 def _effect(changes: Sequence[float]) -> str:
-    """What operations of a kind do to fine detail, a change in nats for each model."""
+    """Effect of a kind of operation on fine detail, from the changes in nats of each model."""
     blurs, sharpens = sum(change < -HARDLY for change in changes), sum(change > HARDLY for change in changes)
     of = f"of {len(changes)} model{'s' if len(changes) > 1 else ''}"
     if 2 * max(blurs, sharpens) <= len(changes):
@@ -248,7 +248,7 @@ _PANELS = {"locality": _rests_on, "attention": _far, "fourier": _detail}
 
 
 def _fields(having: Sequence[Json]) -> dict[str, Any] | None:
-    """Receptive fields as pictures, a row a model."""
+    """Receptive fields as pictures, one row per model."""
     if not having:
         return None
     points = having[0]["parts"]["receptive_field"]
@@ -258,8 +258,8 @@ def _fields(having: Sequence[Json]) -> dict[str, Any] | None:
     if len(order) > 1:
         found += f", the least, and one of {order[-1]} {100 * sees[order[-1]]:.0f} %, the most"
     return {
-        "means": "What one place in the middle reacts to: the brighter, the more. Coloured is the part of the image "
-        "that holds 95 % of it, and the number is its share.",
+        "means": "Gradient of the central unit with respect to the image. The coloured part of the image "
+        "holds 95 % of it, and the number is its area.",
         "found": f"{found}.",
         "heads": ["at the end" if point["depth"] == 1 else f"{100 * point['depth']:.0f} % in" for point in points],
         "rows": [
@@ -280,18 +280,18 @@ def _sees(model: Json) -> float:
 def _survival(
     having: Sequence[Json], analysis: Json, looks: Looks, pictures: Mapping[str, Image.Image], num_classes: int
 ) -> list[dict[str, Any]]:
-    """A panel a disturbance, with the example under it."""
+    """One panel per disturbance, with an example."""
     keys = {one["name"]: one["picture"] for one in analysis["disturbed"]}
     panels = []
     for number, name in enumerate(DISTURBED if having else ()):
-        told = DISTURBED[name]
+        texts = DISTURBED[name]
         shown = [pictures[keys[of]] for of in ("none", name) if keys[of] in pictures]
         panels.append(
             {
-                "title": told.title,
-                "means": told.means,
+                "title": texts.title,
+                "means": texts.means,
                 "found": _survives(having, name, analysis),
-                "figure": survival(having, looks, number, told.label, told.factor, 1 / num_classes),
+                "figure": survival(having, looks, number, texts.label, texts.factor, 1 / num_classes),
                 "images": [thumbnail(image) for image in shown] if len(shown) == 2 else [],
             }
         )
@@ -310,7 +310,7 @@ def _survives(having: Sequence[Json], name: str, analysis: Json) -> str:
 
 
 def _loss(model: Json, name: str, analysis: Json) -> tuple[float, float]:
-    """Accuracy lost under a disturbance as it is shown, and at most its variance for an image."""
+    """Accuracy lost under the shown level of a disturbance, and an upper bound of its variance per image."""
     clean, disturbed = model["parts"]["robustness"]["clean"], _score(model, name, analysis)
     return clean - disturbed, clean * (1 - clean) + disturbed * (1 - disturbed)
 
@@ -322,16 +322,16 @@ def _score(model: Json, name: str, analysis: Json) -> float:
 
 
 def _level(name: str, analysis: Json) -> float:
-    """At which the example is shown."""
+    """Level of the example."""
     return next(one["level"] for one in analysis["disturbed"] if one["name"] == name)
 
 
 def _table(models: Sequence[Json], analysis: Json) -> dict[str, Any]:
-    """All numbers in a row a model."""
+    """All numbers, one row per model."""
     kinds = ("convolution", "attention", "mlp")
-    heads = ["model", *(f"{name} blocks, answers changed %" for name in ("convolution", "attention", "MLP"))]
-    heads += ["sees, %", "attention looks, px", "top-1 as they are, %"]
-    heads += [f"{told.title.lower()}, %" for told in DISTURBED.values()]
+    heads = ["model", *(f"{name} blocks, predictions changed %" for name in ("convolution", "attention", "MLP"))]
+    heads += ["sees, %", "attention looks, px", "clean top-1, %"]
+    heads += [f"{texts.title.lower()}, %" for texts in DISTURBED.values()]
     heads.append("seconds")
     rows = []
     for model in models:

@@ -1,4 +1,4 @@
-"""The figures of what `glocal compare --analyze` found in models; a model looks as in all others of the page."""
+"""The figures of `glocal compare --analyze`; models have the same colours and markers as on the whole page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from glocal.report.analysis_figures import HEAT
 from glocal.report.figures import INK, STYLE, Looks, new_figure, svg
 
 Json = Mapping[str, Any]
-HELD = 0.95  # of a receptive field, by which its area is told
-LIGHTENED, DARKEST = 0.5, 0.25  # power of its values in a picture, and the least of those that are coloured
+MASS = 0.95  # of a receptive field, in the definition of its area
+LIGHTENED, DARKEST = 0.5, 0.25  # gamma of a picture, and the smallest coloured value
 KINDS = {
     "convolution": "convolution",
     "attention": "attention",
@@ -22,15 +22,15 @@ KINDS = {
     "coupling": "coupling",
     "module": "other",
 }
-"""What a kind of operation is called."""
+"""Names of the kinds of operations."""
 
 
 def ablations(models: Sequence[Json], looks: Looks) -> Markup:
-    """A bar for each kind of operation of each model: the share of its answers that change without it."""
+    """A bar for each kind of operation of each model: predictions that change without it."""
     bars = sum(len(model["parts"]["locality"]) for model in models)
     with mpl.rc_context({**STYLE, "ytick.major.size": 0}):
         figure, axes = new_figure(5.2, 0.75 + 0.27 * bars + 0.36 * len(models))
-        beside = axes.get_yaxis_transform()  # x as a share of the axes, y as it is
+        beside = axes.get_yaxis_transform()  # x in axes fraction, y in data coordinates
         y, ticks, said = 0.0, {}, []
         for model in models:
             axes.text(0, y, model["model"], transform=beside, va="center", weight="bold")
@@ -46,9 +46,9 @@ def ablations(models: Sequence[Json], looks: Looks) -> Markup:
         axes.set_yticks(list(ticks), list(ticks.values()))
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set(xlim=(0, 108), ylim=(y - 0.7, -0.7), xlabel="answers that change without it, %")
+        axes.set(xlim=(0, 108), ylim=(y - 0.7, -0.7), xlabel="predictions that change without it, %")
         axes.set_xticks(range(0, 101, 20))
-        return svg(figure, "ablations", "Answers that change without a kind of operation, %: " + "; ".join(said))
+        return svg(figure, "ablations", "Predictions that change without a kind of operation, %: " + "; ".join(said))
 
 
 def _called(group: Json) -> str:
@@ -56,16 +56,16 @@ def _called(group: Json) -> str:
 
 
 def heat(field: Sequence[Sequence[float]]) -> Image.Image:
-    """A receptive field as a picture: black outside the places that hold 95 % of it, weak ones inside lightened."""
+    """A receptive field as a picture: black outside the area with 95 % of it, weak values inside brightened."""
     values = np.asarray(field)
     order = np.sort(values, axis=None)[::-1]
-    least = order[np.searchsorted(order.cumsum(), HELD * order.sum())]
+    least = order[np.searchsorted(order.cumsum(), MASS * order.sum())]
     shown = np.where(values >= least, DARKEST + (1 - DARKEST) * values**LIGHTENED, 0)
     return Image.fromarray((255 * mpl.colormaps[HEAT](shown)[..., :3]).astype(np.uint8))
 
 
 def distances(models: Sequence[Json], looks: Looks) -> Markup:
-    """How far each attention looks, along the depth."""
+    """Mean attention distance by depth."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         for model in models:
@@ -75,14 +75,14 @@ def distances(models: Sequence[Json], looks: Looks) -> Markup:
         axes.axhline(level, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         furthest = max(point["distance"] for model in models for point in model["parts"]["attention"])
         axes.set(ylim=(0, 1.22 * max(level, furthest)), ylabel="distance, pixels of the image")
-        axes.annotate("dashed: all places weigh the same", (0.01, 0.99), xycoords="axes fraction", va="top", size=9)
+        axes.annotate("dashed: uniform attention", (0.01, 0.99), xycoords="axes fraction", va="top", size=9)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         _depth(axes)
         return svg(figure, "attention-distance", "Mean attention distance along the depth")
 
 
 def attention_depths(model: Json) -> list[float]:
-    """Where in the depth attentions are, in %: known where each is an operation of `fourier`, else spread evenly."""
+    """Depth of the attention layers in %: from the operations of `fourier`, else evenly spaced."""
     count, operations = len(model["parts"]["attention"]), model["parts"].get("fourier", ())
     places = [i + 1 for i, operation in enumerate(operations) if operation["kind"] == "attention"]
     if len(places) != count:
@@ -91,7 +91,7 @@ def attention_depths(model: Json) -> list[float]:
 
 
 def details(models: Sequence[Json], looks: Looks) -> Markup:
-    """Amplitude at the highest frequency along the depth; of a model with maps and tokens these are dashed."""
+    """Amplitude at the highest frequency along the depth; dashed for the tokens of a model with maps and tokens."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         for model in models:
@@ -101,18 +101,18 @@ def details(models: Sequence[Json], looks: Looks) -> Markup:
                 own = [i for i, point in enumerate(points) if point["stream"] == stream]
                 highs = [points[i]["high"] for i in own]
                 _line(axes, [depth[i] for i in own], highs, model["model"], looks, linestyle=dashes)
-        axes.set_ylabel("finest pattern against mean level,\nnats of log-amplitude")
+        axes.set_ylabel("log-amplitude at the highest\nfrequency, nats")
         _depth(axes)
         return svg(figure, "detail", "Amplitude at the highest frequency along the depth")
 
 
 def streams(model: Json) -> list[str]:
-    """Of a model's features: "map", "tokens" or both, in this order."""
+    """Streams of a model: "map", "tokens" or both, in this order."""
     return sorted({point["stream"] for point in model["parts"]["fourier"]})
 
 
 def changes(models: Sequence[Json], looks: Looks) -> Markup:
-    """What operations of a kind do to the highest frequency, on average, a mark a model."""
+    """Mean change of the highest frequency by kind of operation, one mark per model."""
     found = {model["model"]: mean_changes(model) for model in models}
     kinds = [kind for kind in KINDS if any(kind in of_model for of_model in found.values())]
     with mpl.rc_context({**STYLE, "ytick.major.size": 0}):
@@ -144,12 +144,12 @@ def survival(models: Sequence[Json], looks: Looks, number: int, label: str, fact
     """Accuracy under one disturbance, from none to strong.
 
     Args:
-        models: that were disturbed.
+        models: with results on disturbances.
         looks: of the models.
         number: of the curve.
         label: of the levels.
-        factor: from the levels to what is shown.
-        chance: accuracy of guessing, drawn as a dashed line.
+        factor: from the levels to displayed ones.
+        chance: chance accuracy, drawn as a dashed line.
     """
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(3.0, 2.8)
@@ -158,7 +158,7 @@ def survival(models: Sequence[Json], looks: Looks, number: int, label: str, fact
             scores = [100 * score for score in (found["clean"], *found["curves"][number]["score"])]
             _line(axes, range(len(scores)), scores, model["model"], looks)
         axes.axhline(100 * chance, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate("guessing", (0.01, 100 * chance), xycoords=("axes fraction", "data"), va="bottom", size=9)
+        axes.annotate("chance", (0.01, 100 * chance), xycoords=("axes fraction", "data"), va="bottom", size=9)
         curve = models[0]["parts"]["robustness"]["curves"][number]
         levels = [f"{factor * level:g}" for level in curve["levels"]]
         axes.set_xticks(range(1 + len(levels)), ["none", *levels])

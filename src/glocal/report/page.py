@@ -1,4 +1,4 @@
-"""One self-contained HTML page, and a CSV, from what results.json holds."""
+"""One self-contained HTML page, and a CSV, of the contents of results.json."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from glocal.report.thumbnails import thumbnail
 from glocal.report.words import WORDS, Words
 from glocal.schema import CompareResults
 
-EXAMPLE = 256  # of a picture with names on it
+EXAMPLE = 256  # pixels of a picture with labels
 SHOWN_SKIPPED = 500
 BUDGETS = (("ep", "epochs"), ("s", "seconds"), ("flop", "FLOP"))
 Results = Mapping[str, Any]
@@ -30,10 +30,9 @@ def write_report(results: CompareResults, out: Path, *, pictures: Mapping[str, I
     """Write OUT/report.html, whole or not at all.
 
     Args:
-        results: what results.json holds (docs/results-schema.md).
+        results: contents of results.json (docs/results-schema.md).
         out: an existing folder.
-        pictures: that the results name, by their key; re-encoded here, never passed through. The page says so where
-            none are given.
+        pictures: of the results, by key; re-encoded here, never passed through. The page notes if they are missing.
     """
     path = out / "report.html"
     atomic_write_text(path, render_report(results, pictures=pictures))
@@ -56,7 +55,7 @@ def names_pictures(results: CompareResults) -> bool:
 
 
 def environment() -> Environment:
-    """The templates of this room, everything from data escaped, and how they write numbers."""
+    """The templates of this package, with autoescape and number formats."""
     made = Environment(
         loader=PackageLoader("glocal.report"),
         autoescape=True,
@@ -92,7 +91,7 @@ def _cell(value: object) -> object:
 
 
 def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
-    """What the template shows: the largest fraction in full, the others in one figure and one table."""
+    """Context of the template: the largest fraction in full, the others in one figure and one table."""
     words = WORDS[results.get("metric", "top1")]
     summary, classes = _scored(results["summary"], words), results["data"]["classes"]
     looks = figures.Looks(results["settings"]["models"])
@@ -117,7 +116,7 @@ def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str,
         "confusions": [
             _confusion(by_model[row["model"]], classes, f"confusion-{i}", row["model"])
             for i, row in enumerate(rows)
-            if by_model[row["model"]][0].get("confusion")  # there is none where classes are very many
+            if by_model[row["model"]][0].get("confusion")  # none for very many classes
         ],
         "per_class": _per_class(by_model, classes),
         "mistakes": [
@@ -135,12 +134,12 @@ def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str,
 
 
 def _scored(rows: Sequence[Results], words: Words) -> list[dict[str, Any]]:
-    """Rows with their score and its interval under names of their own."""
+    """Rows with their score and its interval under common names."""
     return [{**row, "score": row[f"{words.key}_mean"], "interval": row[f"{words.key}_ci"]} for row in rows]
 
 
 def _others(rows: Sequence[Results], words: Words) -> dict[str, str]:
-    """Key in a row and head of each further column; one that is empty for all models is left out, but for top-5."""
+    """Key and head of each further column; empty ones are left out, except top-5."""
     named = {f"{key}_mean": head for key, head in words.others.items()}
     return {key: head for key, head in named.items() if key == "top5_mean" or any(row[key] is not None for row in rows)}
 
@@ -153,7 +152,7 @@ def _figures(
     return {
         "leaderboard": figures.leaderboard(rows, looks, words),
         "leaderboard_narrow": figures.leaderboard(rows, looks, words, narrow=True),
-        "macs": figures.trade_off(rows, looks, words, "macs", f"MACs for an image, {unit}", factor),
+        "macs": figures.trade_off(rows, looks, words, "macs", f"MACs per image, {unit}", factor),
         "latency": figures.trade_off(rows, looks, words, "latency_ms_b1", "latency at batch 1, ms"),
         "epochs": figures.curves(runs, looks, words, "epoch", "epochs"),
         "seconds": figures.curves(runs, looks, words, "seconds", "seconds of training"),
@@ -190,7 +189,7 @@ def _sum(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
 
 
 def _most_confused(matrix: Sequence[Sequence[int]], classes: Sequence[str], count: int = 8) -> list[dict[str, Any]]:
-    """The wrong answers that take the largest share of their true class."""
+    """The most frequent wrong predictions, as fractions of their true class."""
     pairs: list[dict[str, Any]] = [
         {"true": classes[i], "predicted": classes[j], "share": n / sum(row)}
         for i, row in enumerate(matrix)
@@ -229,7 +228,7 @@ def _mistakes(
 
 
 def _examples(results: Results, pictures: Mapping[str, Image.Image]) -> list[dict[str, Any]]:
-    """Test images with the truth and what each model says of them, those whose picture is there."""
+    """Test images with ground truth and the predictions of each model, if their pictures are available."""
     listed = []
     for example in results.get("examples", ()):
         if example["truth"] in pictures:

@@ -1,4 +1,4 @@
-"""The page of `glocal recommend`: what images need, and what to compare first."""
+"""The page of `glocal recommend`: needs of the images, and backbones to compare first."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,20 +16,20 @@ from glocal.report.thumbnails import thumbnail
 Json = Mapping[str, Any]
 _KINDS = {
     "shuffle": ("Without layout", "patches along a side, shuffled", COLOURS[1][0], "o"),
-    "blur": ("Without detail", "width of the blur, as a share of the side", COLOURS[0][0], "s"),
+    "blur": ("Without detail", "width of the blur, as a fraction of the side", COLOURS[0][0], "s"),
 }
 _MEANS = {
-    "shuffle": "Cut into patches that are put into a random order: what is inside a patch stays, where it was is lost.",
-    "blur": "Blurred, as by a lens that is out of focus: where things are stays, fine detail is lost.",
+    "shuffle": "Patches in random order: the content of patches is kept, their position is lost.",
+    "blur": "Gaussian blur: positions are kept, fine detail is lost.",
 }
 SHOWN = 84  # pixels of a picture's side
 
 
 def write_recommendation(results: Json, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
-    """Write OUT/report.html, whole or not at all; gives its path.
+    """Write OUT/report.html atomically; returns its path.
 
     Args:
-        results: what results.json holds (docs/recommend.md).
+        results: contents of results.json (docs/recommend.md).
         out: an existing folder.
         pictures: of a test image by the name of the condition; re-encoded here, never passed through.
     """
@@ -82,7 +82,7 @@ def curve(need: Json, kind: str) -> Markup:
         axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(xs, ys, color=colour, marker=marker, markersize=6, linewidth=1.8)
         axes.axhline(100 * need["chance"], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate("guessing", (0.01, 100 * need["chance"]), xycoords=("axes fraction", "data"), va="bottom", size=9)
+        axes.annotate("chance", (0.01, 100 * need["chance"]), xycoords=("axes fraction", "data"), va="bottom", size=9)
         axes.set_xticks(xs, [_level(row) for row in rows])
         axes.set_ylim(0, 101)
         axes.set(xlabel=label, ylabel="top-1 of the reference, %")

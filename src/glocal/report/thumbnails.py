@@ -1,4 +1,4 @@
-"""Pictures inside a page, encoded anew: nothing of the file that they come from is passed through."""
+"""Images embedded in a page, re-encoded: nothing of the original file is passed through."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ PIXEL_ART = 2  # images enlarged at least this much keep their pixels sharp, and
 
 
 def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> tuple[str, bool]:
-    """A data URI of the image, encoded anew, and whether it is a small one shown enlarged."""
+    """A data URI of the re-encoded image, and whether it is a small one shown enlarged."""
     image = image.convert("RGB")
-    image.info = {}  # comments and profiles of the file would be written along
+    image.info = {}  # removes comments and profiles of the file
     scale = side / max(image.size)
     sharp = scale >= PIXEL_ART
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What the scores of each task are called, and explained as, on a page."""
+"""Names and explanations of the scores of each task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Words:
-    """Of a metric.
+    """Texts of a metric.
 
     Attributes:
         key: of the score in a run's entry: ``top1_mean`` and ``top1_ci`` stand in the summary.
@@ -15,11 +15,11 @@ class Words:
         title: at the beginning of a sentence.
         others: heads of further columns of the leaderboard, by their keys in a run's entry.
         csv: keys of a run's entry in the table for spreadsheets, beside ``key``.
-        note: what the columns mean.
-        batch: images that throughput was measured with.
-        by_class: what is given for each class.
-        counted: what is counted of each class in the data.
-        of_image: what the score of a single image is.
+        note: explanation of the columns.
+        batch: batch size of the throughput.
+        by_class: heading of the scores by class.
+        counted: heading of the counts by class.
+        of_image: name of the score of a single image.
     """
 
     key: str
@@ -45,7 +45,7 @@ WORDS = {
             title="Top-1 accuracy",
             others={"top5": "top\u20115", "ece": "ECE"},
             csv=("top5", "ece", "nll"),
-            note="ECE: expected calibration error, how far stated confidence is from accuracy.",
+            note="ECE: expected calibration error, the difference between confidence and accuracy.",
             batch=32,
             by_class="Accuracy on each class",
             counted="Images of each class",
@@ -57,7 +57,7 @@ WORDS = {
             title="Box AP",
             others={"map50": "AP50", "map75": "AP75", "mask_map": "mask AP"},
             csv=("map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold"),
-            note="AP: average precision as COCO has it, the mean over classes and IoU thresholds of 0.5 to 0.95; AP50 "
+            note="AP: average precision as in COCO, the mean over classes and IoU thresholds of 0.5 to 0.95; AP50 "
             "and AP75 at a single one.",
             batch=8,
             by_class="Box AP of each class",
@@ -71,10 +71,10 @@ WORDS = {
             title="mIoU",
             others={"pixel_accuracy": "pixel accuracy"},
             csv=("pixel_accuracy", "loss"),
-            note="mIoU: overlap of predicted and true pixels (intersection over union), the mean over classes.",
+            note="mIoU: intersection over union of predicted and true pixels, the mean over classes.",
             batch=8,
             by_class="IoU of each class",
-            counted="Images that show each class",
+            counted="Images with each class",
             of_image="mIoU",
         ),
     )

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from glocal.data.workers import LOST, worker_died
+from glocal.data.workers import WORKER_ERRORS, worker_died
 from glocal.training.config import TrainConfig
 from glocal.training.errors import TrainingError
 from glocal.training.train_state import TrainState
@@ -39,7 +39,7 @@ def explained(run: Running) -> Iterator[None]:
             "raise batch_size or image_size, lower --devices or grad_accum_steps, or take a model without"
             f"{run.last_good()}"
         ) from error
-    except LOST as error:
+    except WORKER_ERRORS as error:
         step, text = run.state.step, str(error) or type(error).__name__
         if "can't allocate memory" in text or "out of memory" in text:
             raise TrainingError(_out_of_memory(run)) from error

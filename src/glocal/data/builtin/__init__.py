@@ -1,4 +1,4 @@
-"""Data that needs no folder: a small real set inside the package, and the whole Fashion-MNIST.
+"""Built-in data: a small subset of Fashion-MNIST shipped with the package, and the whole of it.
 
 Fashion-MNIST: Xiao, Rasul and Vollgraf 2017, https://arxiv.org/abs/1708.07747, MIT licence (LICENSE-fashion-mnist).
 """
@@ -41,7 +41,7 @@ SIDE = 28
 
 
 def pick_mini(labels: np.ndarray, per_class: int) -> np.ndarray:
-    """The rule of fashion-mini: the first ``per_class`` images of each class, in the order of the whole set."""
+    """The images of fashion-mini: the first ``per_class`` images of each class, in the order of the whole set."""
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:per_class] for label in range(len(CLASSES))]))
 
 
@@ -54,15 +54,17 @@ def fashion_mini() -> DataSource:
             pixels = np.asarray(sheet).reshape(-1, SIDE, SIDE)
         labels = np.frombuffer((folder / f"fashion-mini-{part}.labels").read_bytes(), dtype=np.uint8)
         parts[part] = (pixels, labels)
-    return _source("fashion-mini", parts, "1,000 and 200 images of each class, from Fashion-MNIST's own two parts")
+    return _source(
+        "fashion-mini", parts, "1,000 and 200 images of each class, from Fashion-MNIST's train and test sets"
+    )
 
 
 def fashion_mnist(folder: str | None = None) -> DataSource:
     """The whole of Fashion-MNIST: 60,000 training and 10,000 test images.
 
     Args:
-        folder: holds the four idx files, plain or gzipped. By default ``$GLOCAL_DATA``, Debian's package or the user's
-            cache is looked through; where none has them, they are downloaded into the cache.
+        folder: holds the four idx files, plain or gzipped. By default searched in ``$GLOCAL_DATA``, Debian's package
+            and the user's cache, else downloaded into the cache.
 
     Raises:
         GlocalError: if a file is missing or damaged, or the download fails.
@@ -79,7 +81,7 @@ def fashion_mnist(folder: str | None = None) -> DataSource:
         if not set(np.unique(targets)) == set(range(len(CLASSES))):
             raise GlocalError(f"fashion-mnist: expected labels 0 to 9 in {part} of {printable(root)}, got others")
         parts[part] = (pixels, targets)
-    return _source("fashion-mnist", parts, "Fashion-MNIST's own two parts")
+    return _source("fashion-mnist", parts, "Fashion-MNIST's train and test sets")
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -125,10 +127,10 @@ def _download(places: list[Path]) -> Path:
     try:
         FashionMNIST(os.fspath(cache_folder()), download=True)  # with torchvision's progress bar
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and others
-        looked = ", ".join(printable(place) for place in places)
+        searched = ", ".join(printable(place) for place in places)
         raise GlocalError(
-            f"fashion-mnist: not found in {looked}, and the download failed ({error}). Install Debian's package "
-            f"dataset-fashion-mnist, or give the folder of the four files: fashion-mnist:/path/to/folder"
+            f"fashion-mnist: not found in {searched}, and the download failed ({error}). Install Debian's package "
+            f"dataset-fashion-mnist, or pass the folder of the four files: fashion-mnist:/path/to/folder"
         ) from None
     return cache_folder() / "FashionMNIST" / "raw"
 

@@ -1,8 +1,8 @@
-"""Probes: drawn images of which it is known over what distance an answer must join what it sees.
+"""Probes: synthetic images with a known distance over which a model must integrate to classify them.
 
-Images are made when they are asked for, from (seed, part, row) alone. Classes come in turn, and so do distances, so
-every class has each distance equally often. Single parts, their number and their places are alike in all classes by
-construction; what a class consists of is stated in each file, with the reasons.
+Images are generated on access from (seed, part, row). Classes and distances alternate, so every class has each distance
+equally often. Single parts, their number and their positions have the same distribution in all classes by construction;
+each file defines its classes and gives the reasons.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ COUNTS = {"train": 6000, "val": 1500}
 
 @dataclass(frozen=True)
 class Probe:
-    """A kind of image.
+    """A probe task.
 
     Attributes:
-        name: as `glocal.data.load_data` takes it.
+        name: for `glocal.data.load_data`.
         classes: names.
-        distances: over which answers must join, in pixels of the image.
-        option: what a distance is, for messages.
+        distances: over which a model must integrate, in pixels of the image.
+        option: meaning of a distance, for messages.
         draw: generator, label and distance -> (H, W) uint8.
-        version: to be raised when the same seed gives other images; part of the fingerprint.
+        version: raise it when the same seed gives other images; part of the fingerprint.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Drawn:
 
     Attributes:
         name: of the probe.
-        distances: that images have in turn, pixels.
+        distances: of the images in turn, pixels.
         part: train or val.
         seed: of all images.
     """
@@ -79,7 +79,7 @@ class Drawn:
         return Image.fromarray(probe.draw(rng, label, distance)).convert("RGB")
 
     def answer(self, row: int) -> tuple[int, int]:
-        """Label of this row, and the distance that it takes to see it, in pixels."""
+        """Label of this row, and its distance in pixels."""
         turn, label = divmod(row, len(PROBES[self.name].classes))
         return label, self.distances[turn % len(self.distances)]
 
@@ -93,7 +93,7 @@ def load_probe(source: str, *, seed: int = 0, train: int = COUNTS["train"], val:
     """A probe by its name.
 
     Args:
-        source: ``texture``, ``pathfinder``, ``arrangement`` or ``mix``; ``NAME:DISTANCE`` for one distance alone.
+        source: ``texture``, ``pathfinder``, ``arrangement`` or ``mix``; ``NAME:DISTANCE`` for a single distance.
         seed: of all images.
         train: images in train.
         val: images in val.
@@ -125,7 +125,7 @@ def load_probe(source: str, *, seed: int = 0, train: int = COUNTS["train"], val:
         classes=probe.classes,
         skipped=(),
         warnings=_warnings(name),
-        split="drawn, every image from its number",
+        split="generated, each image from its index",
         fingerprint=hashlib.sha256(repr(known_by).encode()).hexdigest(),
     )
 
@@ -141,4 +141,4 @@ def _image_set(store: Drawn, count: int) -> ImageSet:
 def _warnings(name: str) -> tuple[str, ...]:
     if not os.path.exists(name):
         return ()
-    return (f"{name} is the built-in probe; a folder or file of that name is here too, and would be ./{name}",)
+    return (f"{name} is the built-in probe; for the folder or file of that name here, use ./{name}",)

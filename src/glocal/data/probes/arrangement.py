@@ -1,10 +1,9 @@
-"""Arrangement: two light and two dark squares on the corners of a frame; which corners are alike is the class.
+"""Arrangement: two light and two dark squares at the corners of a square; the class is which corners match.
 
-The parts are the same in every image. In each class a corner is light as often as dark, so one part says nothing
-wherever it stands, and who knows one corner is right in a third of the images, as one who guesses. Who knows two is
-right in two thirds: they are alike in one class alone. It takes three to name every class. Between parts, and between
-them and the border, there is a gap at least as wide as a part: no patch of 5 pixels sees two parts, and an image of any
-class has the same patches equally often.
+The parts are the same in every image. In each class a corner is light as often as dark, so one corner gives chance
+accuracy (1/3). Two corners give 2/3: they match in one class only. Three determine the class. Parts are separated from
+each other and from the border by a gap at least as wide as a part: no 5-pixel patch contains two parts, and patches
+have the same distribution in all classes.
 """
 
 import numpy as np
@@ -20,9 +19,9 @@ GAP = 4
 """Least width of ground between two parts, and between a part and the border, pixels."""
 DARK, LIGHT = 16, 240
 GROUND = 120, 136
-"""Grey levels of the ground, a coin toss for each pixel."""
+"""Grey levels of the ground, chosen at random for each pixel."""
 ALIKE = {"rows": (0, 1), "columns": (0, 2), "diagonals": (0, 3)}
-"""By class: two corners that are alike, counted as one reads; the other two have the other colour."""
+"""By class: two matching corners in reading order; the other two have the other colour."""
 
 
 def draw(rng: np.random.Generator, label: int, distance: int) -> np.ndarray:
@@ -39,7 +38,7 @@ def draw(rng: np.random.Generator, label: int, distance: int) -> np.ndarray:
 
 
 def place(image: np.ndarray, rng: np.random.Generator, layout: str, distance: int) -> None:
-    """Put the four parts into an image of ``SIDE`` x ``SIDE``, at a place and with colours drawn from ``rng``."""
+    """Draw the four parts into an image of ``SIDE`` x ``SIDE``, at a random position, in random colours."""
     top, left = rng.integers(GAP, SIDE - GAP - PART - distance, endpoint=True, size=2)
     colours = np.full(4, DARK)
     colours[list(ALIKE[layout])] = LIGHT

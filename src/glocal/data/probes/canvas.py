@@ -1,4 +1,4 @@
-"""What all probes share: the size of their images."""
+"""The image size of all probes."""
 
 SIDE = 32
-"""Height and width in pixels: the size of the micro models, so that nothing is resampled."""
+"""Height and width in pixels: the size of the micro models, so that no image is resampled."""

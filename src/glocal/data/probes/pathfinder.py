@@ -1,13 +1,13 @@
-"""Pathfinder: are two marked ends joined by one dashed contour, or do they belong to two?
+"""Pathfinder: are two marked ends joined by one dashed contour, or on two different ones?
 
 After Linsley et al. 2018, https://arxiv.org/abs/1805.08315 (§3, Fig. 1), and Houtkamp and Roelfsema 2010,
 https://doi.org/10.1037/a0020248: two dashed curved contours of equal length, two markers on ends, short distractors.
-Drawn anew from the description, for small images, with dark markers on grey, and stricter in one point: the four ends
-P, Q, R, S are the corners of a rhombus, contours join P with Q and R with S, and the markers are at P and Q (joined) or
-at P and R (apart). R is the mirror image of Q at the axis through P and S, and which of the two is which, the turn and
-the place are drawn, so both classes have the same contours, the same distractors, and markers of the same places and
-the same distance. Most scenes are nearly straight and upright and a few are not, without which small models do not get
-beyond guessing in the minutes that a probe may take.
+Reimplemented from the description, for small images, with dark markers on grey, and stricter in one point: the four
+ends P, Q, R, S are the corners of a rhombus, contours join P with Q and R with S, and the markers are at P and Q
+(joined) or at P and R (apart). R is the mirror image of Q at the axis through P and S, and their roles, the rotation
+and the position are random, so both classes have the same contours and distractors, and markers at the same positions
+and distance. Most scenes are nearly straight and upright; otherwise small models stay at chance within the minutes
+that a probe may take.
 """
 
 import numpy as np
@@ -31,25 +31,25 @@ APART = 4.0
 MARGIN = 3.0
 """Between a contour and the border of the image, pixels."""
 BENDS = 0.25, 0.12
-"""Largest amplitudes of the two waves a contour is bent by, as shares of the distance between its ends."""
+"""Largest amplitudes of the two waves a contour is bent by, as fractions of the distance between its ends."""
 ANGLES = 85.0, 95.0
 """Of the rhombus at P, degrees."""
 TURN = 30.0
 """Largest turn of the rhombus from upright, degrees."""
 POWER = 5
-"""Bends and turn are the largest ones times the power of a number that is uniform between 0 and 1."""
+"""Bends and turn are their maxima times u ** POWER, u uniform in [0, 1]."""
 GROUND, INK, SPOT = 112, 255, 0
 """Grey levels of the ground, of contours and of markers."""
 FINE = 4
-"""Drawn so many times larger, and reduced."""
+"""Supersampling factor of the drawing."""
 POINTS = 17
 """Of a contour, for its length and distances."""
 TRIES = 16
-"""Scenes that are drawn at once, of which the first that fits is taken; places that are tried for a distractor."""
+"""Scenes drawn at once, of which the first that fits is used; positions tried for a distractor."""
 
 
 def draw(rng: np.random.Generator, label: int, distance: int) -> np.ndarray:
-    """(SIDE, SIDE) uint8 of one class; with the same generator the classes differ in the place of one marker alone.
+    """(SIDE, SIDE) uint8 of one class; with the same generator the classes differ only in the position of one marker.
 
     Args:
         rng: of the image.
@@ -71,7 +71,7 @@ def draw(rng: np.random.Generator, label: int, distance: int) -> np.ndarray:
 
 
 def scene(rng: np.random.Generator, distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """What both classes have in common.
+    """The contours and distractors, common to both classes.
 
     Returns:
         The contours P to Q and R to S, (2, POINTS), and the distractors, (DISTRACTORS, 2): x + iy in pixels.
@@ -80,13 +80,13 @@ def scene(rng: np.random.Generator, distance: int) -> tuple[np.ndarray, np.ndarr
         contours, mirrored = _contours(rng, distance)
         apart = np.abs(contours[:, 0, :, None] - contours[:, 1, None, :]).min((1, 2))
         both = np.concatenate([contours, mirrored], axis=1).reshape(TRIES, -1)
-        x, y = both.real, both.imag  # of the mirror image too: what fits must not depend on where contours go
+        x, y = both.real, both.imag  # of the mirror image too, so that fitting does not depend on the class
         low = x.min(1) + 1j * y.min(1)
-        room = SIDE - 2 * MARGIN - np.stack([np.ptp(x, 1), np.ptp(y, 1)], -1)
-        fits = np.flatnonzero((apart >= APART) & (room >= 0).all(1))
+        slack = SIDE - 2 * MARGIN - np.stack([np.ptp(x, 1), np.ptp(y, 1)], -1)
+        fits = np.flatnonzero((apart >= APART) & (slack >= 0).all(1))
         if len(fits):
             break
-    right, down = rng.random(2) * room[fits[0]]
+    right, down = rng.random(2) * slack[fits[0]]
     found = contours[fits[0]] - low[fits[0]] + MARGIN * (1 + 1j) + right + 1j * down
     return found, _distractors(rng, found)
 
@@ -108,7 +108,7 @@ def _contours(rng: np.random.Generator, distance: int) -> tuple[np.ndarray, np.n
 
 
 def _distractors(rng: np.random.Generator, contours: np.ndarray) -> np.ndarray:
-    """(DISTRACTORS, 2) ends of short contours, each the freest of several places: there are as many in every scene."""
+    """(DISTRACTORS, 2) ends of short contours, each the farthest from other contours of several candidates."""
     taken = contours[:, ::2].ravel()
     length = 2 * DASH + GAP
     found = np.empty((DISTRACTORS, 2), complex)
