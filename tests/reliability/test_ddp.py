@@ -48,6 +48,13 @@ def test_the_order_of_images_is_that_of_one_process(place):
     assert len({image for images in orders[0].values() for image in images}) == 48
 
 
+def test_an_average_of_the_weights_trains_on_two_processes(place):
+    """DDP must not wait for gradients of the average."""
+    log = place.folder / "ema"
+    arguments = [*place.arguments(place.folder / "ema2"), "-s", "epochs=1", "-s", "ema=0.9"]
+    assert ddp.together(arguments, log, 2) == [0, 0], log.with_suffix(".said").read_text()
+
+
 def orphan(knows):
     """Start a process, and end before it has come to look for us; it is of our session."""
 
