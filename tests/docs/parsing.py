@@ -89,7 +89,8 @@ def _of_glocal(arguments: list[str]) -> list[str]:
 
 
 def _check_models(group: str, command: str, given: dict) -> None:
-    from glocal.training import check_model, split_models
+    from glocal.models.creation import check_model
+    from glocal.models.names import split_models
 
     if command in ("train", "compare", "bench", "convert"):
         named = given.get("models") or given.get("model")

@@ -42,7 +42,7 @@ def untested(claim: Claim, reason: str) -> dict[str, Any]:
     """A claim without a verdict."""
     return {
         **describe(claim), "verdict": None, "exact": False, "finding": f"Not tested: {reason}", "comparisons": [],
-        "arms": [], "details": {}, "seeds": [], "cost": {"runs": 0, "seconds": 0.0},
+        "arms": [], "details": {}, "seeds": [], "cost": {"runs": 0, "seconds": 0.0}, "failures": [],
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ def effects(claim: Json) -> Markup:
     with mpl.rc_context({**STYLE, "ytick.major.size": 0}):
         figure, axes = new_figure(5.8, 0.95 + 0.78 * len(rows))
         bounds = [factor * bound for row in rows for bound in (*row["interval"], 0.0)]
+        bounds += [0.0]  # a claim about costs alone has no difference to show
         bounds += [factor * bound for row in rows for bound in row["expected_range"] if bound is not None]
         spread = max(max(bounds) - min(bounds), 1e-9)
         left, right = min(bounds) - 0.12 * spread, max(bounds) + 0.12 * spread
