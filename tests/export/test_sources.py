@@ -75,7 +75,7 @@ def test_timms_own_weights_know_their_classes(monkeypatch):
         ("vit_micro", "other.safetensors", "other.safetensors: expected a classifier's weights, got no head"),
         ("test_vit", "other.safetensors", "expected a classifier's weights, got no head.weight"),
         ("resnet_micro", "near.safetensors", "the checkpoint is not one of resnet_micro: .* entries differ"),
-        ("test_resnet", "near.safetensors", "test_resnet cannot be made"),
+        ("test_resnet", "near.safetensors", "test_resnet cannot be created"),
     ],
 )
 def test_mistakes_are_told(name, weights, message, tmp_path):

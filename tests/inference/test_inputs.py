@@ -103,7 +103,7 @@ def test_images_of_shards_need_no_labels(tmp_path):
     assert whole[-1] == "s-2.tar"
     batches = list(read_batches(reader(list_inputs(["."])), workers=2))
     assert [error is None for batch in batches for error in batch.errors].count(True) == 4
-    assert "no tar" in batches[-1].errors[-1]
+    assert "not a tar" in batches[-1].errors[-1]
 
 
 def test_batches_are_cut_at_fixed_places(tmp_path):

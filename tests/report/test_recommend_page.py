@@ -41,7 +41,7 @@ def test_the_page_says_all_that_was_found(kind):
 
 
 def test_the_forms_that_needs_are_told_by_are_named_and_shown():
-    assert f"patches are of {SHUFFLED.size}" in (text := render_recommendation(results(FOUND["both"])))
+    assert f"patches of {SHUFFLED.size} are shuffled" in (text := render_recommendation(results(FOUND["both"])))
     assert max(one.level for one in CONDITIONS if one.kind == "blur") == BLURRED.level  # "the widest"
     assert not {"img"} & {tag for tag, _ in Text(text).tags}
     seen = pictures(data_source(), 32)
