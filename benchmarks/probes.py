@@ -118,7 +118,7 @@ def conditions(run: dict[str, Any], plan: dict[str, Any]) -> tuple[Any, ...]:
 def plan() -> dict[str, Any]:
     """What the figures are of."""
     return {
-        "recipe": load_recipe(RECIPE).to_dict(),
+        "recipe": load_recipe(RECIPE).to_recipe(),
         "epochs": EPOCHS,
         "seeds": list(SEEDS),
         "models": list(MODELS),

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from glocal.comparison import compare, make_settings
 from glocal.data import load_data
 from glocal.data.probes import PROBES, load_probe
+from glocal.training.config import upgraded
 
 BAG, SHUFFLED = "bag of patches", "resnet_micro, pixels shuffled"
 
@@ -42,7 +43,7 @@ def of_seeds(committed, model):
 
 
 def test_the_figures_are_of_these_images_and_this_benchmark(committed, found):
-    assert committed["plan"] == json.loads(json.dumps(benchmark.plan()))
+    assert upgraded(committed["plan"]) == json.loads(json.dumps(benchmark.plan()))
     assert set(found) == {(name, model) for name in PROBES for model in benchmark.MODELS}
     assert all(row["seeds"] == len(benchmark.SEEDS) for row in found.values())
     again = benchmark.summary(committed["runs"])
