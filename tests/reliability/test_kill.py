@@ -6,7 +6,8 @@ import shutil
 import pytest
 from benchmarks.reliability import forked, kill
 
-from glocal.training import checkpoint, run
+from glocal import run_dir
+from glocal.training import run
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_planted_faults_are_noticed(place):
     folder, whole, events = place
     cases = (
         (dies_with_a_row(events), lambda: setattr(run, "_cut", no_cut)),
-        (aim(events, *AIMS[0]), lambda: setattr(checkpoint.Checkpointer, "clean", lambda _: None)),
+        (aim(events, *AIMS[0]), lambda: setattr(run, "clean", lambda _: None)),
     )
     (_, uncut), (_, unclean) = forked.side_by_side(
         lambda i: kill.outlives(folder / f"planted{i}", [cases[i][0]], whole, cases[i][1]), range(2), folder / "planted"
@@ -72,7 +73,7 @@ def test_nothing_has_a_name_before_it_is_on_the_disk(place):
 
 
 def test_negative_control_a_saver_that_does_not_sync_is_noticed(place):
-    skip = lambda: setattr(checkpoint, "sync", lambda _: None)  # noqa: E731
+    skip = lambda: setattr(run_dir, "sync", lambda _: None)  # noqa: E731
     faults = kill.unsynced(kill.watched(place[0] / "unsynced", skip))
     assert any("optim.safetensors is not synced" in fault for fault in faults), faults
 
