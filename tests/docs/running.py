@@ -36,7 +36,7 @@ IN_COMMANDS = (
     (r"\bitems-on-photos\b", "items-on-photos:64"),
     (r"\bdocs/results\b", f"{ROOT}/docs/results"),
     (r"\bepochs=[0-9.]+", "epochs=0.01"),
-    (r"--budget \S+", "--budget 1ep"),
+    (r"--budget \S+", "--budget 0.02ep"),
     (r"--seeds \S+", "--seeds 1"),
     (r"--device cuda\b", "--device cpu"),
     (r"--(image-)?size \S+", r"--\1size 32"),
@@ -51,7 +51,7 @@ IN_COMMANDS = (
 OF_COMMANDS = {
     "bench": "--size 32 --seconds 0.05",
     "claims run": "--budget 0.05ep --seeds 1 --device cpu",
-    "compare": "--budget 1ep --seeds 1 --image-size 32 --device cpu",
+    "compare": "--models resnet_micro,vit_micro --budget 0.02ep --seeds 1 --image-size 32 --device cpu",
     "recommend": "--budget 1ep --seeds 1 --device cpu",
     "train": "-s epochs=1 --workers 0 --device cpu",
     "detect train": "-s epochs=0.01 -s image_size=64 --preset small --workers 0 --device cpu",
@@ -139,7 +139,7 @@ def _weights(model: str) -> Any:
 
 
 def _run(path: Path) -> None:
-    model = glocal.create_model("resnet_micro", num_classes=3)
+    model = _model("resnet_micro")
     save_model(model, path, ModelConfig.of_classifier(model, classes=CLASSES, image_size=32))
 
 
