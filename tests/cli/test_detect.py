@@ -69,7 +69,7 @@ def test_from_annotations_to_pictures(call, tmp_path):
                  "--threshold", "0", "--workers", "0", "--device", "cpu")  # fmt: skip
     code, _, err = call(*arguments)
     assert code == 0, err
-    assert "3 images, 1 that cannot be read; results in predicted" in err
+    assert "3 images, 1 unreadable; results in predicted" in err
     assert len(list((tmp_path / "predicted/drawn").iterdir())) == 2
     assert json.loads((tmp_path / "predicted/predictions.json").read_text())
     assert call(*arguments)[0] == 2

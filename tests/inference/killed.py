@@ -24,7 +24,7 @@ def die(*_):
 
 def aim(moment):
     if moment == "side":
-        output._continued = die
+        output.continue_lines = die
     elif moment.startswith("line"):
         output.SYNC_SECONDS = 0
         left = int(moment.split()[1])

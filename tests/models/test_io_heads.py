@@ -118,7 +118,7 @@ def copy(file, tmp_path):
         ({"mean": [0.5, True, 0.5]}, "mean: expected 3 numbers"),
         ({"std": [0, 1, 1]}, "std: expected 3 numbers"),
         ({"options": {"channels": 10**9}}, "channels: expected a whole number from 8 to 1024"),
-        ({"options": {"weights": "http://evil"}}, "no keyword 'weights' is known"),
+        ({"options": {"weights": "http://evil"}}, "unknown keyword 'weights'"),
         ({"options": {"channels": 8.5}}, "channels: expected a whole number"),
         ({"options": [1]}, "options: expected an object"),
         ({"category_ids": [1, 1, 2, 3]}, "category_ids: expected 4 different"),

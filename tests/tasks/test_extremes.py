@@ -15,14 +15,13 @@ from pycocotools.cocoeval import COCOeval
 from glocal.data import IGNORE, load_detection, load_segmentation
 from glocal.heads.detection import KINDS as DETECTORS
 from glocal.heads.segmentation import KINDS as SEGMENTERS
-from glocal.inference import list_inputs
+from glocal.inference import list_inputs, predict_images
 from glocal.metrics.segmentation import confusion_matrix
 from glocal.models.io import ModelConfig, SavedModel, load_model
 from glocal.tasks import (
     DetectionTask,
     SegmentationTask,
     evaluate,
-    predict_images,
 )
 from glocal.training import HeadConfig
 from tests.tasks.extremes import SIZES, detection_folder, segmentation_folder
