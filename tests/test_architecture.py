@@ -258,8 +258,8 @@ def test_lightning_is_imported_where_it_is_used():
 
 
 LONG_COMMANDS = {
-    "analyze.analyze": 92,
-    "bench.bench": 87,
+    "analyze.analyze": 90,
+    "bench.bench": 84,
     "check.check": 70,
     "claims.run": 72,
     "compare.compare": 146,

@@ -79,9 +79,7 @@ def analyze(
     ] = None,
     versus: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL|RUN", help="A second model to compare with (fourier, receptive-field, similarity)."
-        ),
+        typer.Option(metavar="MODEL|RUN", help="A second model, for fourier, receptive-field or similarity."),
     ] = None,
     layers: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Analyze the outputs of these modules: 'stages.*'.")

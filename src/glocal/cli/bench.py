@@ -44,12 +44,9 @@ def bench(
     batch: Annotated[str, typer.Option(metavar="N,N", help="Images per pass.")] = "1",
     size: Annotated[str, typer.Option(metavar="N,N", help="Sides of the images, in pixels.")] = "224",
     peers: Annotated[
-        bool,
-        typer.Option("--peers", help="Include the same models of other installed packages, with the same weights."),
+        bool, typer.Option("--peers", help="Also the same models of other packages, with the same weights.")
     ] = False,
-    train: Annotated[
-        bool, typer.Option("--train", help="Also time training steps: forward, loss, backward, AdamW.")
-    ] = False,
+    train: Annotated[bool, typer.Option("--train", help="Also training: forward, loss, backward, AdamW.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Also measure peak memory, in eager mode.")] = False,
     precision: Annotated[str, typer.Option(help="32, or bf16 or fp16 by autocast.")] = "32",
     threads: Annotated[
