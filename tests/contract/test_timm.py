@@ -1,5 +1,8 @@
 """timm's model contract over every registered name: full sizes on the meta device, values on shortened models."""
 
+from copy import deepcopy
+from functools import cache
+
 import pytest
 import pytorch_lightning as pl
 import timm
@@ -24,17 +27,34 @@ SHORTER = {
     VisionTransformer: {"depth": 3},
     T2TViT: {"depth": 3},
     CvT: {"depths": (1, 1, 2)},
-    CAT: {},
     Conformer: {"depth": 6},
 }
 
 
+@cache
+def on_meta(name: str) -> nn.Module:
+    """The model in full, without memory for its weights."""
+    with torch.device("meta"):
+        return timm.create_model(name).eval()
+
+
+def shorter(name: str) -> dict:
+    """Keywords that leave the model one block a stage, or three in all."""
+    if name == "t2t_vit_dense":
+        return {"depth": (1, 1, 1)}
+    model = on_meta(name)
+    return {"depths": (1,) * len(model.stages)} if isinstance(model, CAT) else SHORTER[type(model)]
+
+
 def short(name: str, **kwargs) -> nn.Module:
     """The model with one block a stage, or three in all: what does not depend on depth holds for the whole."""
-    with torch.device("meta"):
-        family = type(timm.create_model(name))
-    shorter = {"depth": (1, 1, 1)} if name == "t2t_vit_dense" else SHORTER[family]
-    return timm.create_model(name, **shorter, **kwargs)
+    return deepcopy(initialized(name)) if not kwargs else timm.create_model(name, **shorter(name), **kwargs)
+
+
+@cache
+def initialized(name: str) -> nn.Module:
+    """One of each, since drawing the weights takes longer than most tests of them."""
+    return timm.create_model(name, **shorter(name))
 
 
 def same(a, b) -> bool:
@@ -96,10 +116,10 @@ TIMMS_OWN = {name for name in timm.list_models() if model_entrypoint(name).__mod
 @EVERY_NAME
 def test_full_size_on_meta(name):
     """Logits, features, feature_info and the modules that the configuration names, at the published size."""
-    with torch.device("meta"):
-        model = timm.create_model(name).eval()
-        channels, height, width = model.pretrained_cfg["input_size"]
-        x = torch.empty(2, channels, height, width)
+    model = on_meta(name)
+    channels, height, width = model.pretrained_cfg["input_size"]
+    x = torch.empty(2, channels, height, width, device="meta")
+    with torch.no_grad():
         logits, (features, maps) = model(x), model.forward_intermediates(x)
     assert logits.shape == (2, model.num_classes) == (2, 1000)
     pooled = model.forward_head(features, pre_logits=True)
@@ -121,7 +141,7 @@ def test_full_size_on_meta(name):
 
 @EVERY_NAME
 def test_timm_finds_its_transform(name):
-    model = short(name)
+    model = on_meta(name)
     config = resolve_data_config(model=model)
     transform = create_transform(**config)
     assert config["input_size"] == model.pretrained_cfg["input_size"]
@@ -329,7 +349,7 @@ def test_full_sizes_compile_and_export(name):
     [name if name != "conformer_micro" else pytest.param(name, marks=pytest.mark.slow) for name in MICROS],
 )
 def test_compiles_and_exports_with_dynamic_sizes(name):
-    model = calm(timm.create_model(name, num_classes=5))
+    model = calm(short(name, num_classes=5))
     dim = torch.export.Dim
     # torch.export takes a map of one window for another graph, so CAT's last stage needs two: docs/cat.md
     least = 2 if name == "cat_micro" else 1
