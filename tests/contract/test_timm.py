@@ -120,7 +120,8 @@ def test_full_size_on_meta(name):
     channels, height, width = model.pretrained_cfg["input_size"]
     x = torch.empty(2, channels, height, width, device="meta")
     with torch.no_grad():
-        logits, (features, maps) = model(x), model.forward_intermediates(x)
+        features, maps = model.forward_intermediates(x)
+        logits = model.forward_head(features)
     assert logits.shape == (2, model.num_classes) == (2, 1000)
     pooled = model.forward_head(features, pre_logits=True)
     assert pooled.shape == (2, model.head_hidden_size)
