@@ -1,8 +1,6 @@
 """Detection and instance segmentation: batches of images with boxes, the detector's own losses, average precision."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
@@ -14,15 +12,15 @@ from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageErr
 from glocal.data.pasted import Pasted
 from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.models.io import ModelConfig, TaskName
 from glocal.schema import Scores
-from glocal.tasks.base import Score, labels_in_model
+from glocal.tasks.base import labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, BatchIndices
+from glocal.training.trainable import Score
 
 EVALUATION_BATCH = 4
 
@@ -185,7 +183,7 @@ class DetectionTask(HeadTask):
     def eval_set(self, images: DetectionSet) -> BatchDataset:
         """Masks are scored where model and images have them."""
         self.masks = self.model_config.has_masks and images[0].masks is not None
-        return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.model_config, images.classes))
+        return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.classes, images.classes))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Sum of the detector's losses."""
@@ -246,7 +244,7 @@ def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str
     """The detections of an image as COCO's results; classes without an id, which the data does not have, are left out.
 
     Args:
-        one: of `DetectionTask.evaluate`.
+        one: of `DetectionTask.evaluate_batch`.
         category_ids: the data's id of a label.
     """
     entries = []
@@ -263,8 +261,3 @@ def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str
                 entry["segmentation"] = {"size": list(one.targets.size), "counts": one.detections.masks[i]}
             entries.append(entry)
     return entries
-
-
-def write_entries(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """COCO's JSON of results, an object a line."""
-    atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")

@@ -1,6 +1,5 @@
 """Semantic segmentation: squares of images to learn from, whole images to test on, the mean IoU of classes."""
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
 
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 
 from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
 from glocal.data.pasted import Pasted
+from glocal.data.predictions import png
 from glocal.data.transforms import (
     SEGMENTATION_SCALES,
     Normalize,
@@ -24,10 +24,11 @@ from glocal.data.transforms import (
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
 from glocal.models.io import ModelConfig, TaskName
 from glocal.schema import Scores
-from glocal.tasks.base import Score, labels_in_model
+from glocal.tasks.base import labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, BatchIndices
+from glocal.training.trainable import Score
 
 EVALUATION_BATCH = 4
 MOST_LOGITS = 2**28
@@ -135,7 +136,7 @@ class SegmentationTask(HeadTask):
 
     def eval_set(self, images: SegmentationSet) -> BatchDataset:
         """Whole images."""
-        labels = labels_in_model(self.model_config, images.classes)
+        labels = labels_in_model(self.classes, images.classes)
         return SegmentationBatches(images, self.model_config.image_size, labels=labels)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -159,7 +160,7 @@ class SegmentationTask(HeadTask):
             of_image = confusion_matrix(target.numpy(), predicted, num_classes)
             counts += of_image
             if self.needs_every_image:
-                kept.append(Labelled(class_pixels(of_image), _png(predicted)))
+                kept.append(Labelled(class_pixels(of_image), png(Image.fromarray(predicted.astype(np.uint8)))))
         return Confusion(counts, loss, len(batch.inputs), tuple(kept))
 
     def join(self, parts: Sequence[Confusion]) -> Confusion:
@@ -188,13 +189,6 @@ class SegmentationTask(HeadTask):
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
         parts = logits_at(model, self.prepare, pixels, (image.shape[0], image.shape[1]))
         return np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
-
-
-def _png(label_map: np.ndarray) -> bytes:
-    """(H, W) labels below 256 as a grey PNG."""
-    content = io.BytesIO()
-    Image.fromarray(label_map.astype(np.uint8)).save(content, "PNG")
-    return content.getvalue()
 
 
 def logits_at(
