@@ -9,7 +9,6 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ Mode = Literal["scratch", "finetune", "probe"]
 AUGMENTATIONS = ("none", "light", "randaugment")
 SCHEDULES = ("cosine", "step", "poly")
 TASKS = ("detect", "segment")
+_RECIPES = Path(__file__).with_name("recipes")
 RENAMED = {"repeats": "aug_repeats", "accumulate": "grad_accum_steps"}
 """Settings by the name they had until 0.1; it is understood for one version more."""
 _FRACTION, _RATE = "from 0 to below 1", "0 or more"
@@ -82,10 +82,6 @@ class HeadConfig:
     frozen_norm: bool = False
     frozen_stages: int = 0
     options: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**dataclasses.asdict(self), "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -394,11 +390,8 @@ def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[
     Raises:
         GlocalError: for a file that cannot be read, an unknown setting, or a value of the wrong type or range.
     """
-    layers = [] if base is None or str(source) in _shipped() else [_read_shipped(base)]
-    if str(source) in _shipped():
-        layers.append(_read_shipped(str(source)))
-    else:
-        layers.append(_read(source, _text(source)))
+    texts = [source] if base is None or str(source) in _shipped() else [base, source]
+    layers = [_read(where, _text(where)) for where in texts]
     for item in settings:
         name, separator, value = item.partition("=")
         if not (name and separator):
@@ -431,21 +424,18 @@ def _task(name: str) -> str | None:
 
 
 def _shipped() -> tuple[str, ...]:
-    found = (Path(str(file)) for file in files("glocal.training").joinpath("recipes").iterdir())
-    return tuple(sorted(path.stem for path in found if path.suffix == ".yaml"))
+    return tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
 
 
 def _text(path: Path | str) -> str:
+    if str(path) in _shipped():
+        path = _RECIPES / f"{path}.yaml"
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         bare = Path(path).suffix == "" and not Path(path).exists()
         hint = f"; shipped recipes: {', '.join(_shipped())}{nearest(str(path), _shipped())}" if bare else ""
         raise GlocalError(f"recipe {path}: cannot be read ({error}){hint}") from error
-
-
-def _read_shipped(name: str) -> tuple[str, Any]:
-    return _read(name, files("glocal.training").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _read(where: Path | str, text: str) -> tuple[str, Any]:

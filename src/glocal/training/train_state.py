@@ -179,18 +179,13 @@ def _whole(value: Any) -> Any:
 def _load(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            saved = state_dict[name]
-            if isinstance(tensor, DTensor):
-                saved = distribute_tensor(saved.to(tensor.device), tensor.device_mesh, tensor.placements)
-            tensor.copy_(saved)
+            tensor.copy_(_like(state_dict[name], tensor))
 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A tensor of the optimizer's state where and as its parameter is; step counters are single numbers."""
-    if value.ndim == 0:
-        return value.to(parameter.device)
-    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     value = value.to(parameter.device)
+    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
     channels_last = value.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     return value.to(memory_format=torch.channels_last) if channels_last else value
