@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -76,7 +76,8 @@ class TrainState:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "skipped": [asdict(skipped) for skipped in self.skipped]}
+        plain = asdict(replace(self, skipped={}))  # a dict is no key of another
+        return {**plain, "skipped": [asdict(skipped) for skipped in self.skipped]}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "TrainState":
