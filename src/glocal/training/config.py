@@ -38,10 +38,6 @@ def _check(part: Any, *rules: tuple[str, bool, str]) -> None:
             raise GlocalError(f"recipe: {name} must be {expected}, got {getattr(part, name)!r}")
 
 
-def _rises(numbers: Sequence[float]) -> bool:
-    return all(low < high for low, high in pairwise(numbers)) or len(numbers) == 2
-
-
 @dataclass(frozen=True)
 class ModelInit:
     """Which model is trained, and from what.
@@ -233,16 +229,13 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        rising = all(low < high for low, high in pairwise((self.warmup, *self.milestones, 1)))
         _check(
             self,
             ("epochs", 0 < self.epochs < 1e9, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("warmup", 0 <= self.warmup < 1, f"a share of the budget, {_FRACTION}"),
-            (
-                "milestones",
-                _rises((self.warmup, *self.milestones, 1)),
-                "shares of the budget, from the warmup to 1, rising",
-            ),
+            ("milestones", rising, "shares of the budget, from the warmup to 1, rising"),
             ("poly_power", 0 < self.poly_power <= 10, "above 0, at most 10"),
         )
 
@@ -376,7 +369,8 @@ DEFAULT_RECIPES: dict[Mode, str] = {"scratch": "micro", "finetune": "finetune", 
 
 def recipe_names(task: str | None = None) -> tuple[str, ...]:
     """Recipes that are shipped: for classification, or those of one of `TASKS`, which begin with its name."""
-    return tuple(name for name in _shipped() if _task(name) == task)
+    first = {name: name.partition("_")[0] for name in _shipped()}
+    return tuple(name for name in first if (first[name] if first[name] in TASKS else None) == task)
 
 
 def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[str] = ()) -> TrainConfig:
@@ -416,11 +410,6 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 def upgraded(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The plan of a run or a comparison, its recipe by the names of today."""
     return {**plan, "recipe": renamed(plan["recipe"])} if "recipe" in plan else dict(plan)
-
-
-def _task(name: str) -> str | None:
-    first = name.partition("_")[0]
-    return first if first in TASKS else None
 
 
 def _shipped() -> tuple[str, ...]:
