@@ -217,9 +217,7 @@ def test_or_is_left_out_and_reported_once(sets):
     result = run((ImageBatches(images, 32), sets[1]), recipe=RECIPE.replace(on_error="skip"))
     assert [skipped.path for skipped in result.state.skipped] == ["train/00013"]
     assert result.flop == 6 * 1000 * 59 * 3
-    assert TrainState.from_dict(json.loads(json.dumps(result.state.to_dict()))) == result.state, (
-        "as a checkpoint has it"
-    )
+    assert TrainState.from_dict(json.loads(json.dumps(result.state.to_dict()))) == result.state
 
 
 class OwnLoss(nn.Module):

@@ -15,7 +15,8 @@ from glocal.metrics.coco import Detections, Precision, Targets, average_precisio
 from glocal.models.io import ModelConfig, TaskName
 from glocal.schema import Scores
 from glocal.tasks.base import labels_in_model
-from glocal.tasks.heads import HeadTask, SampleBatches, model_config
+from glocal.tasks.heads import HeadTask, model_config
+from glocal.tasks.samples import SampleBatches
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, BatchIndices
 from glocal.training.trainable import Score
@@ -54,10 +55,8 @@ class DetectionBatches(SampleBatches):
         return jitter_detection(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, params)
 
     def _targets(self, seen: Sequence[tuple[Any, Any, Any, Any]]) -> list[dict[str, torch.Tensor]]:
-        columns = {"boxes": _tensors([boxes for _, boxes, _, _ in seen])}
-        columns["labels"] = _tensors([labels for _, _, labels, _ in seen])
-        if self.masks:
-            columns["masks"] = _tensors([masks for _, _, _, masks in seen])
+        names = ("boxes", "labels", "masks") if self.masks else ("boxes", "labels")
+        columns = {name: _tensors([one[place] for one in seen]) for place, name in enumerate(names, 1)}
         return [{name: column[i] for name, column in columns.items()} for i in range(len(seen))]
 
     def _targets_of(self, sample: DetectionSample) -> Targets:

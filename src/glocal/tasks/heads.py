@@ -5,17 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
-from torch.utils.data import Dataset
 
 from glocal.bench import count_macs
-from glocal.data import DetectionSet, ImageError, SegmentationSet, Skipped
-from glocal.data.pasted import Pasted
-from glocal.data.transforms import draws
 from glocal.errors import GlocalError, check_choice, first_line, nearest
 from glocal.heads.pyramid import PyramidAdapter
 from glocal.heads.settings import (
@@ -34,7 +29,6 @@ from glocal.rng import isolated_rng
 from glocal.schema import TaskDescription
 from glocal.tasks.base import Task
 from glocal.training.config import TrainConfig, load_recipe
-from glocal.training.loader import Batch, BatchIndices
 
 DEFAULT_RECIPES: dict[TaskName, str] = {"detection": "detect_micro", "segmentation": "segment_micro"}
 """By task: the recipe where none is asked for, and what a file of settings replaces parts of."""
@@ -151,55 +145,6 @@ class BackboneWeights:
     def __str__(self) -> str:
         shown = ", ".join(self.left_out[:5]) + (f" and {len(self.left_out) - 5} more" if len(self.left_out) > 5 else "")
         return f"Backbone: {self.tensors} tensors of a trained {self.source}; left out: {shown or 'none'}"
-
-
-class SampleBatches(Dataset[Batch]):
-    """Samples of a detection or segmentation set, a batch at a time.
-
-    Args:
-        images: what is read.
-        recipe: says how to augment; None for images as they are, to be tested on.
-        seed: of all draws.
-        labels: what each label of the set is to a model; None for the same.
-    """
-
-    evaluation_batch = 4
-
-    def __init__(
-        self,
-        images: DetectionSet | SegmentationSet,
-        *,
-        recipe: TrainConfig | None = None,
-        seed: int = 0,
-        labels: Sequence[int] | None = None,
-    ) -> None:
-        self.images, self.recipe, self.seed = images, recipe, seed
-        self.labels, self.num_classes = np.zeros(len(images), np.int64), len(images.classes)
-        self.relabel = np.arange(self.num_classes) if labels is None else np.asarray(labels, np.int64)
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether reading is worth processes of its own: samples that are drawn take less time than their way here."""
-        return not isinstance(self.images.store, Pasted)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, key: BatchIndices) -> tuple[list[Any], torch.Tensor, tuple[Skipped, ...]]:
-        """What `prepare` gives of each image, and their seeds; what went bad since it was checked is left out."""
-        drawn = draws(self.seed, key.epoch, key.indices)
-        prepared, kept, skipped = [], [], []
-        for place, position in enumerate((key.indices % len(self)).tolist()):
-            try:
-                prepared.append(self.prepare(self.images[position], drawn[place]))
-                kept.append(place)
-            except ImageError as error:
-                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
-        return prepared, torch.from_numpy(drawn[kept, 3].astype(np.int64)), tuple(skipped)
-
-    def prepare(self, sample: Any, drawn: np.ndarray) -> Any:
-        """A sample as it goes into a batch, augmented by its (4,) draws."""
-        raise NotImplementedError
 
 
 class HeadTask(Task):

@@ -22,7 +22,8 @@ from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confu
 from glocal.models.io import ModelConfig, TaskName
 from glocal.schema import Scores
 from glocal.tasks.base import labels_in_model
-from glocal.tasks.heads import HeadTask, SampleBatches, model_config
+from glocal.tasks.heads import HeadTask, model_config
+from glocal.tasks.samples import SampleBatches
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, BatchIndices
 from glocal.training.trainable import Score
