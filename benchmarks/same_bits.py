@@ -137,6 +137,11 @@ def train(
     ]  # fmt: skip
 
 
+def one_run(model: str, *more: str, **options: Any) -> Callable[[Path, int], list[Arguments]]:
+    """A training run a seed; arguments as of `train`."""
+    return lambda folder, seed: [train(model, folder / "run", seed, *more, **options)]
+
+
 # fashion-mini has 313 steps of 32 images in an epoch, items-on-photos 600 steps of 8
 EMA_MIXUP = settings(
     epochs=0.12, evaluate_every_epochs=0.06, augment="light", mixup=0.2, ema=0.9, accumulate=2, clip_grad=0.5
@@ -158,6 +163,8 @@ RESUMED = settings(
     checkpoint_every_steps=10,
 )
 TINY = settings(image_size=64, epochs=0.015)
+DETECTOR = ["--detector", "faster_rcnn", *TINY, *settings(ema=0.5)]
+SEGMENTER = ["--segmenter", "semantic_fpn", *TINY, *settings(augment="light", accumulate=2)]
 
 
 def finetune(folder: Path, seed: int) -> list[Arguments]:
@@ -170,22 +177,11 @@ def finetune(folder: Path, seed: int) -> list[Arguments]:
     ]
 
 
-def detect(folder: Path, seed: int) -> list[Arguments]:
-    """A detector of 9 steps."""
-    more = ["--detector", "faster_rcnn", *TINY, *settings(ema=0.5)]
-    return [train("resnet_micro", folder / "run", seed, *more, data="items-on-photos", task=["detect"])]
-
-
-def segment(folder: Path, seed: int) -> list[Arguments]:
-    """A segmenter of 9 steps."""
-    more = ["--segmenter", "semantic_fpn", *TINY, *settings(augment="light", accumulate=2)]
-    return [train("resnet_micro", folder / "run", seed, *more, data="items-on-photos", task=["segment"])]
-
-
-def compare(seeds: int, *more: str) -> Callable[[Path, int], list[Arguments]]:
-    """Two models, all seeds."""
+def compare(name: str, what: str, seeds: int, *more: str) -> Case:
+    """Two models, all seeds in one command, which starts processes."""
     usual = ["--models", "resnet_micro,vit_micro", "--device", "cpu", "--seeds", str(seeds)]
-    return lambda folder, _: [["compare", *more, *usual, "--out", str(folder / "compared")]]
+    commands = lambda folder, _: [["compare", *more, *usual, "--out", str(folder / "compared")]]  # noqa: E731
+    return Case(name, what, commands, alone=True, once=True)
 
 
 def evaluate(work: Path) -> Callable[[Path, int], list[Arguments]]:
@@ -214,57 +210,63 @@ def cases(seeds: int, work: Path) -> list[Case]:
             "train-resnet",
             "`train` resnet_micro, 38 steps: light augmentation, mixup, EMA, 2 gradient accumulation steps, clipping, "
             "2 evaluations",
-            lambda folder, seed: [train("resnet_micro", folder / "run", seed, *EMA_MIXUP)],
+            one_run("resnet_micro", *EMA_MIXUP),
         ),
         Case(
             "train-vit",
             "`train` vit_micro, 31 steps, 1 data-loading worker: RandAugment, repeats, erasing, CutMix, drop path, "
             "layer decay, class balance, SGD with milestones",
-            lambda folder, seed: [train("vit_micro", folder / "run", seed, *SGD_CUTMIX, workers=1)],
+            one_run("vit_micro", *SGD_CUTMIX, workers=1),
         ),
         Case(
             "finetune",
             "`train` resnet_micro, then `--weights` of it: finetuned, and a linear probe; 9 steps each",
             finetune,
         ),
-        Case("detect", "`detect train` faster_rcnn on resnet_micro, 9 steps, EMA", detect),
-        Case("segment", "`segment train` semantic_fpn on resnet_micro, 9 steps, 2 accumulation steps", segment),
         Case(
-            "compare",
-            "`compare` resnet_micro and vit_micro, 15 steps: weights, predictions, statistics",
-            compare(seeds, "fashion-mini", "--budget", "0.05ep"),
-            alone=True,
-            once=True,
+            "detect",
+            "`detect train` faster_rcnn on resnet_micro, 9 steps, EMA",
+            one_run("resnet_micro", *DETECTOR, data="items-on-photos", task=["detect"]),
         ),
         Case(
+            "segment",
+            "`segment train` semantic_fpn on resnet_micro, 9 steps, 2 accumulation steps",
+            one_run("resnet_micro", *SEGMENTER, data="items-on-photos", task=["segment"]),
+        ),
+        compare(
+            "compare",
+            "`compare` resnet_micro and vit_micro, 15 steps: weights, predictions, statistics",
+            seeds,
+            *("fashion-mini", "--budget", "0.05ep"),
+        ),
+        compare(
             "compare-detect",
             "`compare --task detect` resnet_micro and vit_micro, 3 steps, 1 seed",
-            compare(1, "items-on-photos", "--task", "detect", "--image-size", "64", "--budget", "0.005ep"),
-            alone=True,
-            once=True,
+            1,
+            *("items-on-photos", "--task", "detect", "--image-size", "64", "--budget", "0.005ep"),
         ),
         Case(
             "ddp",
             "`train --devices 2` resnet_micro, DDP with gloo, 19 steps: augmentation, mixup, 2 accumulation steps",
-            lambda folder, seed: [train("resnet_micro", folder / "run", seed, *DDP, *two)],
+            one_run("resnet_micro", *DDP, *two),
             alone=True,
         ),
         Case(
             "bf16",
             "`train --precision bf16` vit_micro, 19 steps, EMA",
-            lambda folder, seed: [train("vit_micro", folder / "run", seed, *SHORT, "--precision", "bf16")],
+            one_run("vit_micro", *SHORT, "--precision", "bf16"),
             bound=BF16_BOUND,
         ),
         Case(
             "fp16",
             "`train --precision fp16` vit_micro on a GPU, 19 steps, EMA",
-            lambda folder, seed: [train("vit_micro", folder / "run", seed, *SHORT, *fp16)],
+            one_run("vit_micro", *SHORT, *fp16),
             bound=BF16_BOUND,
         ),
         Case(
             "fsdp",
             "`train --devices 2 --strategy fsdp` vit_micro, FSDP2 with gloo, 19 steps, EMA",
-            lambda folder, seed: [train("vit_micro", folder / "run", seed, *SHORT, *two, "--strategy", "fsdp")],
+            one_run("vit_micro", *SHORT, *two, "--strategy", "fsdp"),
             alone=True,
             bound=FSDP_BOUND,
         ),
@@ -272,7 +274,7 @@ def cases(seeds: int, work: Path) -> list[Case]:
             "resume",
             "a run of the base, stopped by SIGTERM after a checkpoint, resumed by this checkout: against the "
             "uninterrupted run of the base",
-            lambda folder, seed: [train("resnet_micro", folder / "run", seed, *RESUMED)],
+            one_run("resnet_micro", *RESUMED),
         ),
         Case(
             "eval",

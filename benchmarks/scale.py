@@ -41,7 +41,7 @@ from glocal.data.transforms import resize_crop
 from glocal.files import atomic_write_text, sha256, sync
 from glocal.inference import Prediction, list_inputs
 from glocal.inference.answers import described, most_probable
-from glocal.inference.output import Lines
+from glocal.inference.output import CsvLines, JsonLines
 from glocal.metrics.classification import Outcomes
 from glocal.models.io import ModelConfig, save_model
 from glocal.training import Checkpointer, load_recipe
@@ -443,7 +443,7 @@ def prediction(shards: Path) -> dict[str, Any]:
 
     found["rank_images_per_s"] = rate(len(paths), seconds(rank))
     for suffix in (".jsonl", ".csv"):
-        lines = Lines(suffix, 5)
+        lines = JsonLines() if suffix == ".jsonl" else CsvLines(5)
         written = [lines.line(row) for row in rows]
         many = rows * 20
         found[suffix] = {

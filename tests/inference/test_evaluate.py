@@ -13,10 +13,10 @@ from glocal.data import load_data, open_image
 from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
 from glocal.inference import evaluate, evaluation_sets
-from glocal.inference.evaluate import by_name
 from glocal.metrics.classification import Outcomes, score
 from glocal.models.io import ModelConfig, load_model, save_model
 from glocal.tasks import ClassificationTask
+from glocal.tasks.base import labels_in_model
 from glocal.training.budget import Budget
 from glocal.training.config import TrainConfig
 from glocal.training.trainer import Trainer
@@ -198,10 +198,10 @@ def test_words_that_are_not_known():
             evaluation_sets("fashion-mini", **options)
 
 
-def test_by_name():
-    assert by_name(["b", "a"], ["a", "b", "c"]).tolist() == [1, 0]
+def test_labels_are_found_by_name():
+    assert labels_in_model(["a", "b", "c"], ["b", "a"]) == [1, 0]
     with pytest.raises(GlocalError, match="and 3 more"):
-        by_name([f"x{i}" for i in range(8)], ["a"])
+        labels_in_model(["a"], [f"x{i}" for i in range(8)])
 
 
 def test_outcomes_join_in_order():

@@ -8,7 +8,7 @@ import pytest
 
 from glocal.errors import GlocalError
 from glocal.inference import Prediction, output
-from glocal.inference.output import Lines, open_output, safe_cell
+from glocal.inference.output import CsvLines, JsonLines, open_output, safe_cell
 
 PATHS = ("a.png", "=b\n\udcff.png", 'c", "d".png')
 JOB = {"model": "m", "inputs": "i", "top_k": 2}
@@ -64,7 +64,7 @@ def test_each_beginning_of_a_formula_is_quoted(start):
 def test_any_cut_is_gone_on_with(tmp_path, suffix):
     write(tmp_path / f"whole{suffix}")
     whole = (tmp_path / f"whole{suffix}").read_bytes()
-    lines = Lines(suffix, 2)
+    lines = JsonLines() if suffix == ".jsonl" else CsvLines(2)
     ends = [len(lines.header)]
     for prediction in PREDICTIONS:
         ends.append(ends[-1] + len(lines.line(prediction)))

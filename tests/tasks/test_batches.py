@@ -11,10 +11,11 @@ from glocal.data import IGNORE, DetectionSet, SegmentationSet
 from glocal.data.label_maps import SegmentationSample
 from glocal.data.pasted import items_on_photos, label_maps_of_items
 from glocal.metrics.segmentation import Confusion, confusion_matrix
-from glocal.tasks import DetectionBatches, SegmentationBatches, SegmentationTask
-from glocal.tasks.segmentation import logits_at
-from glocal.training import TrainConfig, evaluation_loader, training_loader
-from glocal.training.loader import BatchIndices
+from glocal.tasks import SegmentationTask
+from glocal.tasks.detection import DetectionBatches
+from glocal.tasks.segmentation import SegmentationBatches, logits_at
+from glocal.training import TrainConfig, training_loader
+from glocal.training.loader import BatchIndices, evaluation_loader
 from tests.tasks.making import Fixed, head_task, objects
 
 LIGHT = TrainConfig.of(augment="light", image_size=64)

@@ -1,7 +1,7 @@
 import pytest
 
 from glocal.errors import GlocalError
-from glocal.training import Budget, training_flop
+from glocal.training.budget import Budget, training_flop
 
 
 @pytest.mark.parametrize(

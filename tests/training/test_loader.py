@@ -13,11 +13,11 @@ from glocal.training import (
     ImageBatches,
     TrainConfig,
     TrainingBatches,
-    evaluation_loader,
     load_pixels,
     training_loader,
 )
 from glocal.training import loader as module
+from glocal.training.loader import evaluation_loader
 from tests.shapes import image_set
 
 SIZE = 24

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import random
 import signal
@@ -21,6 +22,7 @@ from glocal.training import (
 )
 from glocal.training.evaluation import evaluate_batches, predict
 from glocal.training.schedule import LRSchedule
+from glocal.training.train_state import TrainState
 from glocal.training.trainer import Trainer
 from tests.shapes import classification_task, image_set
 
@@ -215,6 +217,7 @@ def test_or_is_left_out_and_reported_once(sets):
     result = run((ImageBatches(images, 32), sets[1]), recipe=RECIPE.replace(on_error="skip"))
     assert [skipped.path for skipped in result.state.skipped] == ["train/00013"]
     assert result.flop == 6 * 1000 * 59 * 3
+    assert TrainState.from_dict(json.loads(json.dumps(result.state.to_dict()))) == result.state
 
 
 class OwnLoss(nn.Module):

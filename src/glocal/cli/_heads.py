@@ -106,7 +106,8 @@ def evaluate(
 
 def _write_predictions(out: Path, outcomes: Sequence[Any], classes: Sequence[str], source: Any) -> None:
     """COCO's JSON of results, with the ids of the data."""
-    from glocal.tasks.detection import coco_entries, write_entries
+    from glocal.data.predictions import write_entries
+    from glocal.tasks.detection import coco_entries
 
     ids = dict(zip(source.classes, source.category_ids, strict=True))
     ids = {label: ids[name] for label, name in enumerate(classes) if name in ids}

@@ -65,17 +65,13 @@ class Metric:
     def save(self, task: Task, outcomes: Any, folder: Path) -> None:
         """Write predictions.safetensors."""
         arrays = self.predictions(task, outcomes)
+        paths = json.dumps(task.data.val.paths)  # which images the predictions belong to
         save_file(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},  # others it would write wrongly
             folder / PREDICTIONS,
-            metadata={"paths_sha256": digest_of_paths(task.data.val.paths)},
+            metadata={"paths_sha256": hashlib.sha256(paths.encode()).hexdigest()},
         )
 
     def load(self, folder: Path) -> Any:
         """The evidence of the run in a folder."""
         return self.evidence(load_file(folder / PREDICTIONS))
-
-
-def digest_of_paths(paths: tuple[str, ...]) -> str:
-    """SHA-256 over paths in their order: which images predictions belong to."""
-    return hashlib.sha256(json.dumps(paths).encode()).hexdigest()

@@ -1,20 +1,20 @@
 """The tasks of a comparison's runs: each a `Task`, for its model, its seed and its fraction of the training images."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from glocal.bench import peak_training_memory
 from glocal.comparison.classification import Features, ProbeTask
 from glocal.comparison.settings import Run, Settings
 from glocal.models.creation import heads
 from glocal.tasks import TASKS, ClassificationTask, Task
-from glocal.training import CACHE_BYTES, ImageBatches, TrainConfig, load_pixels
-from glocal.training.loader import Batch, BatchIndices, epoch_order
+from glocal.training import ImageBatches, TrainConfig, load_pixels
+from glocal.training.loader import CACHE_BYTES, Batch, BatchIndices, epoch_order
 
 SPLIT_SEED = 0
 """Which images are in a fraction of the training set is the same for every model and seed."""
@@ -122,14 +122,6 @@ class _Step(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Mean over the images of the batch."""
-        return self.task.loss(self.model, _to(self.batch, images.device))
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _to(item, device) for key, item in value.items()}
-    if isinstance(value, Batch):
-        return value._replace(inputs=_to(value.inputs, device), labels=_to(value.labels, device))
-    return [_to(item, device) for item in value] if isinstance(value, list) else value
+        mine = self.batch.inputs, self.batch.labels
+        inputs, labels = tree_map_only(torch.Tensor, lambda tensor: tensor.to(images.device), mine)
+        return self.task.loss(self.model, self.batch._replace(inputs=inputs, labels=labels))

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -92,7 +92,7 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """As JSON; weights by the digest of their file."""
-        head = {} if self.head is None else {"task": self.task, "head": self.head.to_dict()}
+        head = {} if self.head is None else {"task": self.task, "head": asdict(self.head)}
         left_out = NOT_COMPARED if self.head is None else (*NOT_COMPARED, *MEANINGLESS)
         return {
             **head,

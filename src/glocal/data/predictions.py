@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +44,12 @@ def write_coco_results(path: str | Path, predictions: Iterable[Prediction], cate
     Raises:
         GlocalError: if shapes do not match, a number is not finite, or a label has no category.
     """
-    lines = [json.dumps(entry) for prediction in predictions for entry in coco_results(prediction, category_ids)]
-    atomic_write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+    write_entries(path, (entry for prediction in predictions for entry in coco_results(prediction, category_ids)))
+
+
+def write_entries(path: str | Path, entries: Iterable[Mapping[str, object]]) -> None:
+    """COCO's JSON of results, an object a line."""
+    atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
 
 
 def coco_results(prediction: Prediction, category_ids: Sequence[int]) -> list[dict[str, object]]:
@@ -98,9 +102,14 @@ def write_label_map(path: str | Path, label_map: np.ndarray, palette: np.ndarray
         raise GlocalError(f"label map: expected 0 to 255, got {label_map.min()} to {label_map.max()}")
     image = Image.fromarray(label_map.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else np.asarray(palette, dtype=np.uint8)).tobytes())
+    atomic_write_bytes(path, png(image))
+
+
+def png(image: Image.Image) -> bytes:
+    """The file of an image."""
     content = io.BytesIO()
     image.save(content, "PNG")
-    atomic_write_bytes(path, content.getvalue())
+    return content.getvalue()
 
 
 def voc_palette() -> np.ndarray:

@@ -3,17 +3,14 @@
 from glocal.inference.evaluate import evaluate, evaluation_sets
 from glocal.inference.images import predict_images
 from glocal.inference.inputs import Inputs, list_inputs
-from glocal.inference.models import Model, device_for, open_model
+from glocal.inference.models import device_for, open_model
 from glocal.inference.output import Prediction, check_output
-from glocal.inference.predict import BATCH_SIZE, Progress, Summary, predict_files
+from glocal.inference.predict import Progress, predict_files
 
 __all__ = [
-    "BATCH_SIZE",
     "Inputs",
-    "Model",
     "Prediction",
     "Progress",
-    "Summary",
     "check_output",
     "device_for",
     "evaluate",

@@ -38,21 +38,12 @@ class Classifier(nn.Module):
 def most_probable(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, K) logits -> (B, k) classes and their probabilities; of two as probable the earlier class comes first."""
     probabilities = softmax(logits.astype(np.float64), axis=1)
-    if top_k < probabilities.shape[1]:  # sorting all of 20,000 classes would take longer than small models do
-        least = np.partition(probabilities, -top_k, axis=1)[:, -top_k]
-        rows = [np.flatnonzero(row >= low) for row, low in zip(probabilities, least, strict=True)]
-        best = (
-            np.stack(
-                [
-                    found[np.argsort(-row[found], kind="stable")[:top_k]]
-                    for row, found in zip(probabilities, rows, strict=True)
-                ]
-            )
-            if rows
-            else np.empty((0, top_k), np.int64)
-        )
-    else:
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    top_k = min(top_k, probabilities.shape[1])
+    best = np.empty((len(probabilities), top_k), np.int64)
+    least = np.partition(probabilities, -top_k, axis=1)[:, -top_k]
+    for row, low, chosen in zip(probabilities, least, best, strict=True):
+        found = np.flatnonzero(~(row < low))  # sorting all of 20,000 classes would take longer than small models do
+        chosen[:] = found[np.argsort(-row[found], kind="stable")[:top_k]]
     return best, np.take_along_axis(probabilities, best, axis=1)
 
 
@@ -65,9 +56,8 @@ def described(
 ) -> list[Prediction]:
     """The predictions of a batch."""
     found = []
-    for path, error, of_image, with_probability in zip(
-        paths, errors, best.tolist(), probabilities.tolist(), strict=True
-    ):
+    rows = zip(paths, errors, best.tolist(), probabilities.tolist(), strict=True)
+    for path, error, of_image, with_probability in rows:
         top = [(classes[k], round(p, DIGITS)) for k, p in zip(of_image, with_probability, strict=True)]
         found.append(Prediction(path, tuple(top) if error is None else (), error))
     return found

@@ -1,7 +1,7 @@
 """A trained model measured on labelled images, its classes found by their names."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,7 +10,7 @@ import numpy as np
 
 from glocal.data import Checked, ImageSet, Skipped, builtin_names, check_folder, load_data
 from glocal.data.sets import Folder
-from glocal.errors import GlocalError, check_choice, nearest
+from glocal.errors import GlocalError, check_choice
 from glocal.export import ExportedModel
 from glocal.files import printable
 from glocal.inference.answers import Classifier
@@ -18,6 +18,7 @@ from glocal.inference.inputs import Inputs, read_batches
 from glocal.inference.models import Model, reader_for
 from glocal.inference.predict import BATCH_SIZE
 from glocal.metrics.classification import Outcomes
+from glocal.tasks.base import labels_in_model
 
 Part = Literal["train", "val", "all"]
 OnError = Literal["stop", "skip"]
@@ -138,7 +139,7 @@ def evaluate(
     Raises:
         GlocalError: if the model has no class of a name, or an image went bad.
     """
-    labels = [by_name(images.classes, saved.classes)[images.labels] for images in data.sets]
+    labels = [np.array(labels_in_model(saved.classes, images.classes))[images.labels] for images in data.sets]
     classifier, skipped = Classifier(saved, device), list(data.skipped)
     total, done = sum(map(len, data.sets)), 0
     outcomes, paths = [], []
@@ -162,22 +163,6 @@ def evaluate(
     if not paths:
         raise GlocalError(f"data: expected images that can be read in {printable(data.name)}, got none")
     return _results(saved, data, Outcomes.join(outcomes), paths, skipped)
-
-
-def by_name(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """(len(names),) int64, the index of each name in ``classes``.
-
-    Raises:
-        GlocalError: naming those that are not among them.
-    """
-    index = {name: i for i, name in enumerate(classes)}
-    if unknown := [name for name in names if name not in index]:
-        shown = "; ".join(f"{printable(name)}{printable(nearest(name, classes))}" for name in unknown[:5])
-        more = f"; and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise GlocalError(
-            f"data: expected classes that the model knows, got {shown}{more}. Rename the folders, or leave them out"
-        )
-    return np.array([index[name] for name in names], dtype=np.int64)
 
 
 def _results(

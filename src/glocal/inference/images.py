@@ -10,13 +10,11 @@ A file of an image is whole before its line is there; a resumed job gives the fi
 """
 
 import hashlib
-import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,11 @@ import torch
 from PIL import Image
 
 from glocal.data import Prediction, write_label_map
-from glocal.data.predictions import coco_results
+from glocal.data.predictions import coco_results, png, write_entries
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_bytes, atomic_write_text, printable
+from glocal.files import atomic_write_bytes, printable
 from glocal.inference.inputs import Inputs, Reader, read_batches
-from glocal.inference.output import OutputFile, continue_lines, writing
+from glocal.inference.output import ImagePrediction, JsonLines, OutputFile, continue_lines, writing
 from glocal.inference.predict import Progress, Summary, run_batches
 from glocal.models.io import SavedModel
 from glocal.run_dir import agree_on_plan, hold_folder, refuse_existing
@@ -41,40 +39,6 @@ THRESHOLD = 0.05
 """Smallest score that is written: what torchvision's detectors keep, and COCO's evaluation expects."""
 DRAWN = 0.5
 """Smallest score that is drawn."""
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """What is written of an image.
-
-    Attributes:
-        path: of the image.
-        error: why the image is unreadable, or None.
-        fields: of its line, beside the two.
-    """
-
-    path: str
-    error: str | None
-    fields: Mapping[str, Any]
-
-
-class JsonLines:
-    """A line of JSON for each image."""
-
-    header = b""
-
-    def line(self, prediction: ImagePrediction) -> bytes:
-        """A prediction, with the end of its line."""
-        entry = {"path": prediction.path, "error": prediction.error, **prediction.fields}
-        return json.dumps(entry).encode() + b"\n"
-
-    def has_error(self, line: bytes, path: str) -> bool | None:
-        """Whether the image of a line is unreadable; None if it is not a whole line of the image ``path``."""
-        try:
-            entry = json.loads(line)
-            return entry["error"] is not None if line.endswith(b"\n") and entry["path"] == _as_text(path) else None
-        except (ValueError, KeyError, TypeError):
-            return None
 
 
 def predict_images(
@@ -138,7 +102,7 @@ def _open_folder(out: Path, job: Mapping[str, Any], paths: tuple[str, ...], resu
             raise GlocalError(f"out: expected an empty or a new folder, got {printable(out)} with other files in it")
         agree_on_plan(path, job)
         with open(out / LINES, "a+b", buffering=0) as file:
-            output = continue_lines(file, out / LINES, JsonLines(), paths)
+            output = continue_lines(file, out / LINES, JsonLines(), tuple(map(_as_text, paths)))
             try:
                 yield output
             finally:
@@ -219,19 +183,14 @@ def file_name(path: str) -> str:
 def _keep_picture(picture: Image.Image, out: Path, path: str) -> str:
     (out / "drawn").mkdir(exist_ok=True)
     name = f"drawn/{file_name(path)}"
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    atomic_write_bytes(out / name, content.getvalue())
+    atomic_write_bytes(out / name, png(picture))
     return name
 
 
 def _collect(out: Path) -> None:
     """All objects in COCO's JSON of results, one a line."""
-    found = []
     with open(out / LINES, encoding="utf-8") as file:
-        for line in file:
-            found += [json.dumps(one) for one in json.loads(line).get("objects", ())]
-    atomic_write_text(out / COCO, "[\n" + ",\n".join(found) + "\n]\n")
+        write_entries(out / COCO, (one for line in file for one in json.loads(line).get("objects", ())))
 
 
 def _as_text(path: str) -> str:

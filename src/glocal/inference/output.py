@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from glocal.errors import GlocalError
 from glocal.files import printable, sync
@@ -44,31 +44,58 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     error: str | None = None
 
+    def entry(self) -> dict[str, Any]:
+        """Its line as JSON."""
+        top = [{"class": name, "probability": probability} for name, probability in self.top]
+        return {"path": self.path, "top": top, "error": self.error}
 
-class Lines:
-    """Predictions as lines of one of the two formats.
 
-    Args:
-        suffix: ``.jsonl`` or ``.csv``.
-        top_k: classes of each image.
+@dataclass(frozen=True)
+class ImagePrediction:
+    """What a detector or segmenter says of an image.
+
+    Attributes:
+        path: of the image.
+        error: why the image is unreadable, or None.
+        fields: of its line, beside the two.
     """
 
-    def __init__(self, suffix: str, top_k: int) -> None:
-        self.suffix, self.top_k = suffix, top_k
+    path: str
+    error: str | None
+    fields: Mapping[str, Any]
 
-    @property
-    def header(self) -> bytes:
-        """What the file begins with, before the first line."""
-        if self.suffix == ".jsonl":
-            return b""
-        names = [f"{name}{i}" for i in range(1, self.top_k + 1) for name in ("class", "probability")]
-        return _row(["path", *names, "error"])
+    def entry(self) -> dict[str, Any]:
+        """Its line as JSON."""
+        return {"path": self.path, "error": self.error, **self.fields}
+
+
+class JsonLines:
+    """A line of JSON for each image."""
+
+    header = b""
+
+    def line(self, prediction: Prediction | ImagePrediction) -> bytes:
+        """A prediction, with the end of its line."""
+        return json.dumps(prediction.entry()).encode() + b"\n"
+
+    def has_error(self, line: bytes, path: str) -> bool | None:
+        """Whether the image of a line is unreadable; None if it is not a whole line of the image ``path``."""
+        try:
+            entry = json.loads(line)
+            return entry["error"] is not None if line.endswith(b"\n") and entry["path"] == path else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+class CsvLines:
+    """A row of CSV for each image, with its ``top_k`` most probable classes."""
+
+    def __init__(self, top_k: int) -> None:
+        names = [f"{name}{i}" for i in range(1, top_k + 1) for name in ("class", "probability")]
+        self.top_k, self.header = top_k, _row(["path", *names, "error"])
 
     def line(self, prediction: Prediction) -> bytes:
         """A prediction, with the end of its line."""
-        if self.suffix == ".jsonl":
-            top = [{"class": name, "probability": probability} for name, probability in prediction.top]
-            return json.dumps({"path": prediction.path, "top": top, "error": prediction.error}).encode() + b"\n"
         cells = [cell for name, probability in prediction.top for cell in (safe_cell(name), str(probability))]
         cells += [""] * (2 * self.top_k - len(cells))
         return _row([safe_cell(prediction.path), *cells, safe_cell(prediction.error or "")])
@@ -78,14 +105,13 @@ class Lines:
         if not line.endswith(b"\n") or b"\0" in line:  # torn, or a page that a power cut left empty
             return None
         try:
-            if self.suffix == ".jsonl":
-                entry = json.loads(line)
-                return entry["error"] is not None if entry["path"] == path else None
             cells = next(csv.reader([line.decode()]))
-            whole = len(cells) == 2 * self.top_k + 2 and cells[0] == safe_cell(path)
-            return bool(cells[-1]) if whole else None
-        except (ValueError, KeyError, TypeError, StopIteration, csv.Error):
+        except (ValueError, StopIteration, csv.Error):
             return None
+        return bool(cells[-1]) if len(cells) == 2 * self.top_k + 2 and cells[0] == safe_cell(path) else None
+
+
+Lines = JsonLines | CsvLines
 
 
 def safe_cell(text: str) -> str:
@@ -99,23 +125,6 @@ def _row(cells: list[str]) -> bytes:
     return buffer.getvalue().encode()
 
 
-class Format(Protocol):
-    """How predictions become lines; `Lines` is one."""
-
-    @property
-    def header(self) -> bytes:
-        """What the file begins with, before the first line."""
-        ...
-
-    def line(self, prediction: Any) -> bytes:
-        """A prediction, with the end of its line."""
-        ...
-
-    def has_error(self, line: bytes, path: str) -> bool | None:
-        """Whether the image of a line is unreadable; None if it is not a whole line of the image ``path``."""
-        ...
-
-
 class OutputFile:
     """The lines of a job as they are written; see `open_output`.
 
@@ -124,7 +133,7 @@ class OutputFile:
         failed: those of them that could not be read.
     """
 
-    def __init__(self, file: FileIO | None, lines: Format, done: int, failed: int) -> None:
+    def __init__(self, file: FileIO | None, lines: Lines, done: int, failed: int) -> None:
         self.file, self.lines, self.done, self.failed = file, lines, done, failed
         self.waiting = bytearray()
         self.synced = time.monotonic()
@@ -186,14 +195,14 @@ def open_output(
             listed), or in use, or cannot be written.
     """
     check_output(path)
-    part, side = _beside(path, ".part"), _beside(path, ".part.json")
+    part, side = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     if not resume and (there := [file for file in (path, part) if file.exists()]):
         raise GlocalError(
             f"out: {printable(there[0])} is there already; "
             + (f"delete {printable(path)}" if there[0] == path else "go on with --resume, or delete it")
             + ", or choose another --out"
         )
-    lines = Lines(path.suffix, top_k)
+    lines = JsonLines() if path.suffix == ".jsonl" else CsvLines(top_k)
     if path.exists():
         yield _completed(path, side, job, paths, lines)
         return
@@ -221,10 +230,6 @@ def writing(path: Path) -> Iterator[None]:
         raise GlocalError(
             f"out: cannot write {name} ({error.strerror or error}); what was written is kept and --resume goes on"
         ) from error
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
 
 
 def _agree(side: Path, part: Path, job: Mapping[str, Any], resume: bool) -> None:
@@ -259,7 +264,7 @@ def _hold(file: FileIO, part: Path) -> None:
         ) from error
 
 
-def continue_lines(file: FileIO, part: Path, lines: Format, paths: tuple[str, ...]) -> OutputFile:
+def continue_lines(file: FileIO, part: Path, lines: Lines, paths: tuple[str, ...]) -> OutputFile:
     """Cut off what is torn, and stand at the end."""
     done, failed, end = _whole_lines(part, lines, paths)
     file.truncate(end)
@@ -269,7 +274,7 @@ def continue_lines(file: FileIO, part: Path, lines: Format, paths: tuple[str, ..
     return output
 
 
-def _whole_lines(path: Path, lines: Format, paths: tuple[str, ...]) -> tuple[int, int, int]:
+def _whole_lines(path: Path, lines: Lines, paths: tuple[str, ...]) -> tuple[int, int, int]:
     """How many lines are whole and of their image, how many of them have an error, and where they end."""
     done = failed = 0
     end = len(lines.header)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -14,22 +14,13 @@ from glocal.export import ExportedModel
 from glocal.inference.answers import Classifier, described, most_probable
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.models import Model, reader_for
-from glocal.inference.output import OutputFile, Prediction, open_output
+from glocal.inference.output import ImagePrediction, OutputFile, Prediction, open_output
 
 BATCH_SIZE = 64
 PredictEngine = Literal["local", "ray"]
 
 
-class HasError(Protocol):
-    """A prediction, or why there is none."""
-
-    @property
-    def error(self) -> str | None:
-        """Why the image is unreadable, or None."""
-        ...
-
-
-P = TypeVar("P", bound=HasError)
+P = TypeVar("P", Prediction, ImagePrediction)
 
 
 @dataclass(frozen=True)

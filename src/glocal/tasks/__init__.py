@@ -2,17 +2,15 @@
 
 from glocal.tasks.base import Task
 from glocal.tasks.classification import ClassificationTask
-from glocal.tasks.detection import DetectionBatches, DetectionTask
+from glocal.tasks.detection import DetectionTask
 from glocal.tasks.evaluation import TASKS, evaluate, task_of
 from glocal.tasks.heads import read_options
-from glocal.tasks.segmentation import SegmentationBatches, SegmentationTask
+from glocal.tasks.segmentation import SegmentationTask
 
 __all__ = [
     "TASKS",
     "ClassificationTask",
-    "DetectionBatches",
     "DetectionTask",
-    "SegmentationBatches",
     "SegmentationTask",
     "Task",
     "evaluate",

@@ -20,9 +20,10 @@ from glocal.models.creation import create, freeze, model_args, starting_normalis
 from glocal.models.io import ModelConfig, TaskName, save_model
 from glocal.models.names import parse_model
 from glocal.schema import Scores
-from glocal.tasks.base import Score, Task, labels_in_model
+from glocal.tasks.base import Task, labels_in_model
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, ImageBatches, TrainingBatches, load_pixels
+from glocal.training.trainable import Score
 
 
 class ClassificationTask(Task):
@@ -92,7 +93,7 @@ class ClassificationTask(Task):
 
     def eval_set(self, images: ImageSet) -> BatchDataset:
         """At the size and crop of the model."""
-        labels = np.array(labels_in_model(self.model_config, images.classes))[images.labels]
+        labels = np.array(labels_in_model(self.classes, images.classes))[images.labels]
         relabelled = dataclasses.replace(images, classes=self.classes, labels=labels)
         return ImageBatches(relabelled, self.model_config.image_size, crop_pct=self.model_config.crop_pct)
 

@@ -1,33 +1,28 @@
 """Detection and instance segmentation: batches of images with boxes, the detector's own losses, average precision."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
-from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageError, Skipped
-from glocal.data.pasted import Pasted
-from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
+from glocal.data import DetectionSample, DetectionSet, DetectionSource
+from glocal.data.transforms import DETECTION_SCALES, jitter_detection, jitter_params
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.models.io import ModelConfig, TaskName
 from glocal.schema import Scores
-from glocal.tasks.base import Score, labels_in_model
+from glocal.tasks.base import labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
+from glocal.tasks.samples import SampleBatches
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, BatchIndices
+from glocal.training.trainable import Score
 
-EVALUATION_BATCH = 4
 
-
-class DetectionBatches(Dataset[Batch]):
+class DetectionBatches(SampleBatches):
     """A detection set, a batch at a time.
 
     ``inputs`` are (3, H, W) uint8 images of their own sizes. ``labels`` are, of a recipe, targets as detectors take
@@ -36,58 +31,23 @@ class DetectionBatches(Dataset[Batch]):
     Args:
         images: what is read.
         masks: whether masks are of use.
-        recipe: says how to augment; None for images as they are, to be tested on.
-        seed: of all draws.
-        labels: what each label of the set is to a model; None for the same.
+        options: those of `SampleBatches`.
     """
 
-    evaluation_batch = EVALUATION_BATCH
-
-    def __init__(
-        self,
-        images: DetectionSet,
-        *,
-        masks: bool,
-        recipe: TrainConfig | None = None,
-        seed: int = 0,
-        labels: Sequence[int] | None = None,
-    ) -> None:
-        self.images, self.masks, self.recipe, self.seed = images, masks, recipe, seed
-        self.relabel = np.arange(len(images.classes)) if labels is None else np.asarray(labels, np.int64)
-        self.labels, self.num_classes = np.zeros(len(images), np.int64), len(images.classes)
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether reading is worth processes of its own: samples that are drawn take less time than their way here."""
-        return not isinstance(self.images.store, Pasted)
-
-    def __len__(self) -> int:
-        return len(self.images)
+    def __init__(self, images: DetectionSet, *, masks: bool, **options: Any) -> None:
+        super().__init__(images, **options)
+        self.masks = masks
 
     def __getitem__(self, key: BatchIndices) -> Batch:
-        """Images that went bad since they were checked are reported and left out."""
-        samples, kept, skipped = [], [], []
-        for place, position in enumerate((key.indices % len(self)).tolist()):
-            try:
-                samples.append(self.images[position])
-                kept.append(place)
-            except ImageError as error:
-                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
-        drawn = draws(self.seed, key.epoch, key.indices)[kept]
-        labels: list[Any]
-        if self.recipe is None:
-            images, labels = [sample.image for sample in samples], [self._targets_of(sample) for sample in samples]
-        else:
-            seen = [self._augment(sample, numbers) for sample, numbers in zip(samples, drawn, strict=True)]
-            images, labels = [image for image, _, _, _ in seen], self._targets(seen)
-        inputs = _tensors([np.ascontiguousarray(image.transpose(2, 0, 1)) for image in images])
-        seeds = torch.from_numpy(drawn[:, 3].astype(np.int64))
-        return Batch(inputs, labels, seeds, key.weight, tuple(skipped))
+        seen, seeds, skipped = self.read(key)
+        inputs = _tensors([np.ascontiguousarray(image.transpose(2, 0, 1)) for image, *_ in seen])
+        labels: list[Any] = self._targets(seen) if self.recipe is not None else [targets for _, targets in seen]
+        return Batch(inputs, labels, seeds, key.weight, skipped)
 
-    def _augment(
-        self, sample: DetectionSample, drawn: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        assert self.recipe is not None
+    def prepare(self, sample: DetectionSample, drawn: np.ndarray) -> tuple[Any, ...]:
+        """The image and its `Targets`; of a recipe image, boxes, labels and masks, augmented."""
+        if self.recipe is None:
+            return sample.image, self._targets_of(sample)
         one = ~sample.crowd
         masks = sample.masks[one] if self.masks and sample.masks is not None else None
         scale_range = DETECTION_SCALES if self.recipe.data.augment == "light" else None
@@ -95,10 +55,8 @@ class DetectionBatches(Dataset[Batch]):
         return jitter_detection(sample.image, sample.boxes[one], self.relabel[sample.labels[one]], masks, params)
 
     def _targets(self, seen: Sequence[tuple[Any, Any, Any, Any]]) -> list[dict[str, torch.Tensor]]:
-        columns = {"boxes": _tensors([boxes for _, boxes, _, _ in seen])}
-        columns["labels"] = _tensors([labels for _, _, labels, _ in seen])
-        if self.masks:
-            columns["masks"] = _tensors([masks for _, _, _, masks in seen])
+        names = ("boxes", "labels", "masks") if self.masks else ("boxes", "labels")
+        columns = {name: _tensors([one[place] for one in seen]) for place, name in enumerate(names, 1)}
         return [{name: column[i] for name, column in columns.items()} for i in range(len(seen))]
 
     def _targets_of(self, sample: DetectionSample) -> Targets:
@@ -185,7 +143,7 @@ class DetectionTask(HeadTask):
     def eval_set(self, images: DetectionSet) -> BatchDataset:
         """Masks are scored where model and images have them."""
         self.masks = self.model_config.has_masks and images[0].masks is not None
-        return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.model_config, images.classes))
+        return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.classes, images.classes))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Sum of the detector's losses."""
@@ -246,7 +204,7 @@ def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str
     """The detections of an image as COCO's results; classes without an id, which the data does not have, are left out.
 
     Args:
-        one: of `DetectionTask.evaluate`.
+        one: of `DetectionTask.evaluate_batch`.
         category_ids: the data's id of a label.
     """
     entries = []
@@ -263,8 +221,3 @@ def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str
                 entry["segmentation"] = {"size": list(one.targets.size), "counts": one.detections.masks[i]}
             entries.append(entry)
     return entries
-
-
-def write_entries(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """COCO's JSON of results, an object a line."""
-    atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")

@@ -147,50 +147,6 @@ class BackboneWeights:
         return f"Backbone: {self.tensors} tensors of a trained {self.source}; left out: {shown or 'none'}"
 
 
-def create(of: ModelConfig, config: TrainConfig) -> tuple[Any, BackboneWeights | None]:
-    """The model of a run: random weights from its seed, the backbone's loaded where it names some, parts frozen.
-
-    Raises:
-        GlocalError: if it cannot be made, or the weights do not fit.
-    """
-    weights, tag = config.model.weights, config.model.name.partition(".")[2]
-    with isolated_rng():
-        torch.manual_seed(config.seed)
-        try:
-            model = build_head(
-                of,
-                pretrained=weights == "pretrained",
-                tag=tag if weights == "pretrained" else "",
-                frozen_stages=0 if config.head is None else config.head.frozen_stages,
-                drop_path=config.model.drop_path,
-            )
-        except GlocalError:
-            raise
-        except Exception as error:
-            raise GlocalError(f"{of.name} cannot be made: {first_line(error)}") from error
-    backbone = backbone_of(model)
-    loaded = load_backbone_weights(backbone, weights, of.architecture) if isinstance(weights, Path) else None
-    freeze(model, config.model.freeze, backbone)
-    return model, loaded
-
-
-def macs_of(model: nn.Module, config: ModelConfig) -> int:
-    """Multiply-accumulates for a black square image of the model's size.
-
-    Raises:
-        GlocalError: if the model does not take such an image.
-    """
-    try:
-        return count_macs(model, config.image_size)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise GlocalError(
-            f"{config.name} does not take an image of {config.image_size} pixels: {first_line(error)}; "
-            "choose another image_size, or other options of the head"
-        ) from error
-
-
 class HeadTask(Task):
     """What detection and segmentation share: a head on a backbone, whose weights may be a classifier's."""
 
@@ -199,7 +155,7 @@ class HeadTask(Task):
     def plan(self) -> dict[str, Any]:
         """Data and head."""
         assert self.config.head is not None
-        return {"task": self.name, **super().plan(), "head": self.config.head.to_dict()}
+        return {"task": self.name, **super().plan(), "head": asdict(self.config.head)}
 
     def about(self) -> TaskDescription:
         """And which of the backbone's weights were loaded."""
@@ -213,14 +169,49 @@ class HeadTask(Task):
         return [] if self.loaded is None else [str(self.loaded)]
 
     def create_model(self) -> nn.Module:
-        """Head and backbone, with the weights of a classifier where some are given."""
-        model: nn.Module
-        model, self.loaded = create(self.model_config, self.config)
+        """Random weights from the seed, the backbone's loaded where the run names some, parts frozen.
+
+        Raises:
+            GlocalError: if it cannot be made, or the weights do not fit.
+        """
+        of, start, head = self.model_config, self.config.model, self.config.head
+        pretrained = start.weights == "pretrained"
+        with isolated_rng():
+            torch.manual_seed(self.config.seed)
+            try:
+                model: nn.Module = build_head(
+                    of,
+                    pretrained=pretrained,
+                    tag=start.name.partition(".")[2] if pretrained else "",
+                    frozen_stages=0 if head is None else head.frozen_stages,
+                    drop_path=start.drop_path,
+                )
+            except GlocalError:
+                raise
+            except Exception as error:
+                raise GlocalError(f"{of.name} cannot be made: {first_line(error)}") from error
+        backbone = backbone_of(model)
+        if isinstance(start.weights, Path):
+            self.loaded = load_backbone_weights(backbone, start.weights, of.architecture)
+        freeze(model, start.freeze, backbone)
         return model
 
     def count_macs(self, model: nn.Module) -> int:
-        """For a black square image of the recipe's size, on which a second stage sees its own random proposals."""
-        return macs_of(model, self.model_config)
+        """For a black square image of the recipe's size, on which a second stage sees its own random proposals.
+
+        Raises:
+            GlocalError: if the model does not take such an image.
+        """
+        of = self.model_config
+        try:
+            return count_macs(model, of.image_size)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise GlocalError(
+                f"{of.name} does not take an image of {of.image_size} pixels: {first_line(error)}; "
+                "choose another image_size, or other options of the head"
+            ) from error
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

@@ -1,22 +1,19 @@
 """Semantic segmentation: squares of images to learn from, whole images to test on, the mean IoU of classes."""
 
-import io
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
 
-from glocal.data import IGNORE, ImageError, SegmentationSet, SegmentationSource, Skipped
-from glocal.data.pasted import Pasted
+from glocal.data import IGNORE, SegmentationSample, SegmentationSet, SegmentationSource
+from glocal.data.predictions import png
 from glocal.data.transforms import (
     SEGMENTATION_SCALES,
     Normalize,
-    draws,
     jitter_params,
     jitter_segmentation,
     resize_shorter_side,
@@ -24,17 +21,18 @@ from glocal.data.transforms import (
 from glocal.metrics.segmentation import Confusion, Labelled, class_pixels, confusion_matrix
 from glocal.models.io import ModelConfig, TaskName
 from glocal.schema import Scores
-from glocal.tasks.base import Score, labels_in_model
+from glocal.tasks.base import labels_in_model
 from glocal.tasks.heads import HeadTask, model_config
+from glocal.tasks.samples import SampleBatches
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, BatchIndices
+from glocal.training.trainable import Score
 
-EVALUATION_BATCH = 4
 MOST_LOGITS = 2**28
 """Numbers at once, 1 GiB."""
 
 
-class SegmentationBatches(Dataset[Batch]):
+class SegmentationBatches(SampleBatches):
     """A segmentation set, a batch at a time.
 
     Of a recipe: (B, 3, S, S) uint8 squares and (B, S, S) uint8 labels. Else lists: (3, h, w) images whose shorter side
@@ -43,61 +41,34 @@ class SegmentationBatches(Dataset[Batch]):
     Args:
         images: what is read.
         size: S, pixels.
-        recipe: says how to augment; None for whole images, to be tested on.
-        seed: of all draws.
-        labels: what each label of the set is to a model; None for the same.
+        options: those of `SampleBatches`.
     """
 
-    evaluation_batch = EVALUATION_BATCH
-
-    def __init__(
-        self,
-        images: SegmentationSet,
-        size: int,
-        *,
-        recipe: TrainConfig | None = None,
-        seed: int = 0,
-        labels: Sequence[int] | None = None,
-    ) -> None:
-        self.images, self.size, self.recipe, self.seed = images, size, recipe, seed
-        self.labels, self.num_classes = np.zeros(len(images), np.int64), len(images.classes)
-        self.relabel = np.full(IGNORE + 1, IGNORE, np.uint8)
-        self.relabel[: len(images.classes)] = range(len(images.classes)) if labels is None else labels
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether reading is worth processes of its own: samples that are drawn take less time than their way here."""
-        return not isinstance(self.images.store, Pasted)
-
-    def __len__(self) -> int:
-        return len(self.images)
+    def __init__(self, images: SegmentationSet, size: int, **options: Any) -> None:
+        super().__init__(images, **options)
+        self.size, self.table = size, np.full(IGNORE + 1, IGNORE, np.uint8)
+        self.table[: self.num_classes] = self.relabel
 
     def __getitem__(self, key: BatchIndices) -> Batch:
-        """Images that went bad since they were checked are reported and left out."""
-        drawn = draws(self.seed, key.epoch, key.indices)
-        images, maps, kept, skipped = [], [], [], []
-        for place, position in enumerate((key.indices % len(self)).tolist()):
-            try:
-                sample = self.images[position]
-            except ImageError as error:
-                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
-                continue
-            image, label_map = sample.image, self.relabel[sample.label_map]
-            if self.recipe is not None:
-                scale_range = SEGMENTATION_SCALES if self.recipe.data.augment == "light" else None
-                params = jitter_params(drawn[place], flip=self.recipe.data.flip, scale_range=scale_range)
-                image, label_map = jitter_segmentation(image, label_map, params, self.size)
-            else:
-                image = resize_shorter_side(image, self.size)
-            images.append(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
-            maps.append(torch.from_numpy(np.ascontiguousarray(label_map)))
-            kept.append(place)
-        seeds = torch.from_numpy(drawn[kept, 3].astype(np.int64))
+        samples, seeds, skipped = self.read(key)
+        images, maps = [image for image, _ in samples], [label_map for _, label_map in samples]
         if self.recipe is None:
-            return Batch(images, maps, seeds, key.weight, tuple(skipped))
+            return Batch(images, maps, seeds, key.weight, skipped)
         none = torch.empty((0, self.size, self.size), dtype=torch.uint8)
         inputs = torch.stack(images) if images else none[:, None].expand(-1, 3, -1, -1)
-        return Batch(inputs, torch.stack(maps) if maps else none, seeds, key.weight, tuple(skipped))
+        return Batch(inputs, torch.stack(maps) if maps else none, seeds, key.weight, skipped)
+
+    def prepare(self, sample: SegmentationSample, drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and label map: a square of the two, or the whole."""
+        image, label_map = sample.image, self.table[sample.label_map]
+        if self.recipe is not None:
+            scale_range = SEGMENTATION_SCALES if self.recipe.data.augment == "light" else None
+            params = jitter_params(drawn, flip=self.recipe.data.flip, scale_range=scale_range)
+            image, label_map = jitter_segmentation(image, label_map, params, self.size)
+        else:
+            image = resize_shorter_side(image, self.size)
+        image = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return torch.from_numpy(image), torch.from_numpy(np.ascontiguousarray(label_map))
 
 
 class SegmentationTask(HeadTask):
@@ -135,7 +106,7 @@ class SegmentationTask(HeadTask):
 
     def eval_set(self, images: SegmentationSet) -> BatchDataset:
         """Whole images."""
-        labels = labels_in_model(self.model_config, images.classes)
+        labels = labels_in_model(self.classes, images.classes)
         return SegmentationBatches(images, self.model_config.image_size, labels=labels)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -159,7 +130,7 @@ class SegmentationTask(HeadTask):
             of_image = confusion_matrix(target.numpy(), predicted, num_classes)
             counts += of_image
             if self.needs_every_image:
-                kept.append(Labelled(class_pixels(of_image), _png(predicted)))
+                kept.append(Labelled(class_pixels(of_image), png(Image.fromarray(predicted.astype(np.uint8)))))
         return Confusion(counts, loss, len(batch.inputs), tuple(kept))
 
     def join(self, parts: Sequence[Confusion]) -> Confusion:
@@ -188,13 +159,6 @@ class SegmentationTask(HeadTask):
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
         parts = logits_at(model, self.prepare, pixels, (image.shape[0], image.shape[1]))
         return np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
-
-
-def _png(label_map: np.ndarray) -> bytes:
-    """(H, W) labels below 256 as a grey PNG."""
-    content = io.BytesIO()
-    Image.fromarray(label_map.astype(np.uint8)).save(content, "PNG")
-    return content.getvalue()
 
 
 def logits_at(

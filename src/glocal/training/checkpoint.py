@@ -62,8 +62,8 @@ def save_checkpoint(
         with replacing(path) as folder:
             (write_model or _write_model)(folder, model)
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
-            (folder / OPTIM).chmod(0o666 & ~_umask())  # safetensors writes for the user alone
             (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+            shutil.copymode(folder / STATE, folder / OPTIM)  # safetensors writes for the user alone
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text, encoding="utf-8")
             written = sorted(folder.iterdir())
@@ -236,12 +236,6 @@ def all_finite(tensor: torch.Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor.detach())  # NaN if there is one; a twentieth of the time of isfinite, no copy
     return math.isfinite(low.item()) and math.isfinite(high.item())
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _write_model(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:

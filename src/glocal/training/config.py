@@ -9,7 +9,6 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ Mode = Literal["scratch", "finetune", "probe"]
 AUGMENTATIONS = ("none", "light", "randaugment")
 SCHEDULES = ("cosine", "step", "poly")
 TASKS = ("detect", "segment")
+_RECIPES = Path(__file__).with_name("recipes")
 RENAMED = {"repeats": "aug_repeats", "accumulate": "grad_accum_steps"}
 """Settings by the name they had until 0.1; it is understood for one version more."""
 _FRACTION, _RATE = "from 0 to below 1", "0 or more"
@@ -36,10 +36,6 @@ def _check(part: Any, *rules: tuple[str, bool, str]) -> None:
     for name, holds, expected in rules:
         if not holds:
             raise GlocalError(f"recipe: {name} must be {expected}, got {getattr(part, name)!r}")
-
-
-def _rises(numbers: Sequence[float]) -> bool:
-    return all(low < high for low, high in pairwise(numbers)) or len(numbers) == 2
 
 
 @dataclass(frozen=True)
@@ -82,10 +78,6 @@ class HeadConfig:
     frozen_norm: bool = False
     frozen_stages: int = 0
     options: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**dataclasses.asdict(self), "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -237,16 +229,13 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        rising = all(low < high for low, high in pairwise((self.warmup, *self.milestones, 1)))
         _check(
             self,
             ("epochs", 0 < self.epochs < 1e9, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("warmup", 0 <= self.warmup < 1, f"a share of the budget, {_FRACTION}"),
-            (
-                "milestones",
-                _rises((self.warmup, *self.milestones, 1)),
-                "shares of the budget, from the warmup to 1, rising",
-            ),
+            ("milestones", rising, "shares of the budget, from the warmup to 1, rising"),
             ("poly_power", 0 < self.poly_power <= 10, "above 0, at most 10"),
         )
 
@@ -380,7 +369,8 @@ DEFAULT_RECIPES: dict[Mode, str] = {"scratch": "micro", "finetune": "finetune", 
 
 def recipe_names(task: str | None = None) -> tuple[str, ...]:
     """Recipes that are shipped: for classification, or those of one of `TASKS`, which begin with its name."""
-    return tuple(name for name in _shipped() if _task(name) == task)
+    first = {name: name.partition("_")[0] for name in _shipped()}
+    return tuple(name for name in first if (first[name] if first[name] in TASKS else None) == task)
 
 
 def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[str] = ()) -> TrainConfig:
@@ -394,11 +384,8 @@ def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[
     Raises:
         GlocalError: for a file that cannot be read, an unknown setting, or a value of the wrong type or range.
     """
-    layers = [] if base is None or str(source) in _shipped() else [_read_shipped(base)]
-    if str(source) in _shipped():
-        layers.append(_read_shipped(str(source)))
-    else:
-        layers.append(_read(source, _text(source)))
+    texts = [source] if base is None or str(source) in _shipped() else [base, source]
+    layers = [_read(where, _text(where)) for where in texts]
     for item in settings:
         name, separator, value = item.partition("=")
         if not (name and separator):
@@ -425,27 +412,19 @@ def upgraded(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {**plan, "recipe": renamed(plan["recipe"])} if "recipe" in plan else dict(plan)
 
 
-def _task(name: str) -> str | None:
-    first = name.partition("_")[0]
-    return first if first in TASKS else None
-
-
 def _shipped() -> tuple[str, ...]:
-    found = (Path(str(file)) for file in files("glocal.training").joinpath("recipes").iterdir())
-    return tuple(sorted(path.stem for path in found if path.suffix == ".yaml"))
+    return tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
 
 
 def _text(path: Path | str) -> str:
+    if str(path) in _shipped():
+        path = _RECIPES / f"{path}.yaml"
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         bare = Path(path).suffix == "" and not Path(path).exists()
         hint = f"; shipped recipes: {', '.join(_shipped())}{nearest(str(path), _shipped())}" if bare else ""
         raise GlocalError(f"recipe {path}: cannot be read ({error}){hint}") from error
-
-
-def _read_shipped(name: str) -> tuple[str, Any]:
-    return _read(name, files("glocal.training").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _read(where: Path | str, text: str) -> tuple[str, Any]:

@@ -2,30 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from glocal.data.workers import WORKER_ERRORS, worker_died
-from glocal.training.config import TrainConfig
 from glocal.training.errors import TrainingError
-from glocal.training.train_state import TrainState
 
-
-class Running(Protocol):
-    """What a message says of a run; a `Trainer` is one."""
-
-    config: TrainConfig
-    state: TrainState
-    rank: int
-
-    def last_good(self) -> str:
-        """Where the newest checkpoint is."""
-        ...
+if TYPE_CHECKING:
+    from glocal.training.trainer import Trainer
 
 
 @contextmanager
-def explained(run: Running) -> Iterator[None]:
+def explained(run: "Trainer") -> Iterator[None]:
     """Raise TrainingError for want of memory, data-loading workers that died and lost processes."""
     try:
         yield
@@ -57,7 +46,7 @@ def explained(run: Running) -> Iterator[None]:
         raise
 
 
-def _out_of_memory(run: Running) -> str:
+def _out_of_memory(run: "Trainer") -> str:
     batch_size, accum = run.config.data.batch_size, run.config.optimizer.grad_accum_steps
     at_a_time = -(-batch_size // (run.config.hardware.world_size * accum))
     advice = (

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from glocal.data import ImageError, ImageSet, Skipped
 from glocal.data.shards import shuffled
@@ -232,33 +232,18 @@ def epoch_order(data: BatchDataset, seed: int, epoch: int, repeats: int = 1) -> 
     return order
 
 
-class _Steps(Sampler[BatchIndices]):
+def _steps(
+    data: BatchDataset, batch_size: int, seed: int, repeats: int, rank: int, world_size: int, num_parts: int, start: int
+) -> Iterator[BatchIndices]:
     """The parts of each step that a process reads, step after step without end; see `training_loader`."""
-
-    def __init__(
-        self,
-        data: BatchDataset,
-        batch_size: int,
-        seed: int,
-        *,
-        repeats: int,
-        rank: int,
-        world_size: int,
-        grad_accum_steps: int,
-        start: int,
-    ) -> None:
-        self.data, self.batch_size, self.seed, self.repeats = data, batch_size, seed, repeats
-        self.rank, self.world_size, self.num_parts, self.start = rank, world_size, world_size * grad_accum_steps, start
-
-    def __iter__(self) -> Iterator[BatchIndices]:
-        steps_per_epoch = num_batches(len(self.data), self.batch_size)
-        first_epoch, first_step = divmod(self.start, steps_per_epoch)
-        for epoch in count(first_epoch):
-            order = epoch_order(self.data, self.seed, epoch, self.repeats)
-            for step in np.array_split(order, steps_per_epoch)[first_step if epoch == first_epoch else 0 :]:
-                for part in range(self.rank, self.num_parts, self.world_size):
-                    indices = step[part :: self.num_parts]  # in turn, so repeats of an image go to different devices
-                    yield BatchIndices(epoch, indices, len(indices) * self.num_parts / len(step))
+    steps_per_epoch = num_batches(len(data), batch_size)
+    first_epoch, first_step = divmod(start, steps_per_epoch)
+    for epoch in count(first_epoch):
+        order = epoch_order(data, seed, epoch, repeats)
+        for step in np.array_split(order, steps_per_epoch)[first_step if epoch == first_epoch else 0 :]:
+            for part in range(rank, num_parts, world_size):
+                indices = step[part::num_parts]  # in turn, so repeats of an image go to different devices
+                yield BatchIndices(epoch, indices, len(indices) * num_parts / len(step))
 
 
 def training_loader(
@@ -273,7 +258,7 @@ def training_loader(
     grad_accum_steps: int = 1,
     start: int = 0,
 ) -> DataLoader[Batch]:
-    """Endless batches in an order that depends on (seed, epoch) alone.
+    """Endless batches in an order that depends on (seed, epoch) alone; iterated once.
 
     Args:
         data: what to read.
@@ -295,17 +280,8 @@ def training_loader(
             f"batch_size: expected an image for each of {world_size} devices x {grad_accum_steps} parts of a step, "
             f"got steps of {smallest} images; raise batch_size, or lower --devices or grad_accum_steps"
         )
-    steps = _Steps(
-        data,
-        batch_size,
-        seed,
-        repeats=repeats,
-        rank=rank,
-        world_size=world_size,
-        grad_accum_steps=grad_accum_steps,
-        start=start,
-    )
-    return _loader(data, steps, num_workers)
+    num_parts = world_size * grad_accum_steps
+    return _loader(data, _steps(data, batch_size, seed, repeats, rank, world_size, num_parts, start), num_workers)
 
 
 def evaluation_loader(
@@ -322,13 +298,9 @@ def evaluation_batch(data: BatchDataset) -> int:
 
 
 def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
-    workers = (default_workers() if _decodes(data) else 0) if num_workers is None else num_workers
-    return read_in_order(data, sampler, workers)
-
-
-def _decodes(data: Any) -> bool:
-    """Whether reading a batch takes a decoder or PIL, which is worth processes of its own."""
-    return bool(getattr(data, "reads_files", False))
+    if num_workers is None:  # to decode is worth processes of its own
+        num_workers = default_workers() if getattr(data, "reads_files", False) else 0
+    return read_in_order(data, sampler, num_workers)
 
 
 def _batch(pixels: np.ndarray, labels: np.ndarray, skipped: tuple[Skipped, ...] = ()) -> Batch:

@@ -160,8 +160,9 @@ def _train(
         say(f"Going on from step {resumed[0]}.")
         _check_names(checkpointer.path(resumed[0]), model, resumed[1])
     train_set, val_set = task.datasets()
-    columns = (*COLUMNS, *task.columns)
-    with _logging(out, columns, resumed[0] if resumed else 0, first, config.checkpoint.tensorboard) as log:
+    columns, start = (*COLUMNS, *task.columns), resumed[0] if resumed else 0
+    rows = _logging(out, columns, start, config.checkpoint.tensorboard) if first else nullcontext(lambda _: None)
+    with rows as log:
         if stop is not None:
             stop.at_once = False
         trainer = Trainer(
@@ -219,12 +220,9 @@ def _check_names(path: Path, model: nn.Module, checkpoint: Mapping[str, Any]) ->
 
 @contextmanager
 def _logging(
-    out: Path, columns: Sequence[str], start: int, first: bool, tensorboard: bool
+    out: Path, columns: Sequence[str], start: int, tensorboard: bool
 ) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
     """Rows of metrics into metrics.csv, cut back to the step that a run goes on from, and into TensorBoard's events."""
-    if not first:
-        yield lambda _: None
-        return
     path = out / METRICS
     _cut(path, columns, start)
     events: Any = None

@@ -33,11 +33,8 @@ def _scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Schedul
     options: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
     if config.schedule.schedule == "step":
         left = SCHEDULE_STEPS - warmup
-        after = [round(share * SCHEDULE_STEPS) - warmup for share in config.schedule.milestones] or [
-            left // 3,
-            2 * left // 3,
-        ]
-        return MultiStepLRScheduler(optimizer, after, decay_rate=0.1, **options)
+        after = [round(share * SCHEDULE_STEPS) - warmup for share in config.schedule.milestones]
+        return MultiStepLRScheduler(optimizer, after or [left // 3, 2 * left // 3], decay_rate=0.1, **options)
     options |= {"t_initial": SCHEDULE_STEPS - warmup, "lr_min": config.schedule.min_lr * config.lr_scale}
     if config.schedule.schedule == "poly":
         return PolyLRScheduler(optimizer, power=config.schedule.poly_power, **options)

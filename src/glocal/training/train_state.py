@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -76,7 +76,8 @@ class TrainState:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "skipped": [asdict(skipped) for skipped in self.skipped]}
+        plain = asdict(replace(self, skipped={}))  # a dict is no key of another
+        return {**plain, "skipped": [asdict(skipped) for skipped in self.skipped]}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "TrainState":
@@ -179,18 +180,13 @@ def _whole(value: Any) -> Any:
 def _load(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            saved = state_dict[name]
-            if isinstance(tensor, DTensor):
-                saved = distribute_tensor(saved.to(tensor.device), tensor.device_mesh, tensor.placements)
-            tensor.copy_(saved)
+            tensor.copy_(_like(state_dict[name], tensor))
 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A tensor of the optimizer's state where and as its parameter is; step counters are single numbers."""
-    if value.ndim == 0:
-        return value.to(parameter.device)
-    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     value = value.to(parameter.device)
+    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
     channels_last = value.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     return value.to(memory_format=torch.channels_last) if channels_last else value

@@ -30,27 +30,68 @@ class Score:
 
 
 class Trainable(Protocol):
-    """The part of a task that a loop and a run's folder use; see `glocal.tasks.Task`."""
+    """The part of a task that a loop and a run's folder use; `glocal.tasks.Task` adds the rest.
+
+    Attributes:
+        metric: what `Score.value` is, such as ``top1``.
+        columns: of metrics.csv, those of `Score.columns`.
+        needs_every_image: whether a validation image that cannot be read ends the run, whatever was asked for.
+        config: how a model is trained.
+    """
 
     metric: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
-    needs_every_image: bool
+    needs_every_image: bool = False
     config: TrainConfig
 
-    def to(self, device: Any) -> Any: ...
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor: ...
-    def has_unused_parameters(self, model: nn.Module, batch: Batch) -> bool: ...
-    def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Any: ...
-    def join(self, parts: Sequence[Any]) -> Sized: ...
-    def score(self, outcomes: Any) -> Score: ...
-    def results(self, outcomes: Any) -> Scores: ...
-
     @property
-    def skipped(self) -> Sequence[Skipped]: ...
-    def datasets(self) -> tuple[BatchDataset, BatchDataset]: ...
-    def create_model(self) -> nn.Module: ...
-    def count_macs(self, model: nn.Module) -> int: ...
-    def plan(self) -> dict[str, Any]: ...
-    def about(self) -> TaskDescription: ...
-    def notes(self) -> list[str]: ...
-    def save(self, model: nn.Module, folder: Path) -> None: ...
+    def skipped(self) -> Sequence[Skipped]:
+        """Files of the data that could not be used from the start."""
+
+    def datasets(self) -> tuple[BatchDataset, BatchDataset]:
+        """Training images as the recipe augments them, and validation images as they are."""
+
+    def create_model(self) -> nn.Module:
+        """The model: its weights drawn from the seed or loaded, and frozen as the recipe says."""
+
+    def count_macs(self, model: nn.Module) -> int:
+        """Multiply-accumulates of a forward pass for one image."""
+
+    def to(self, device: Any) -> Any:
+        """Bring the tensors of the task to a device."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean loss over the images of a batch that is on the model's device."""
+
+    def has_unused_parameters(self, model: nn.Module, batch: Batch) -> bool:
+        """Whether a step may leave a parameter without a gradient; DDP must know, and is slower then."""
+        return True
+
+    def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Any:
+        """Outcomes of a batch: small, on the CPU, as they go from process to process.
+
+        It calls the model once, also for a batch in which no image could be read: sharded parameters are gathered by
+        all processes together.
+        """
+
+    def join(self, parts: Sequence[Any]) -> Sized:
+        """Outcomes of several batches, in their order, as those of one set; their length is the number of images."""
+
+    def score(self, outcomes: Any) -> Score:
+        """Of what `join` gave for the validation set, which has at least one image."""
+
+    def results(self, outcomes: Any) -> Scores:
+        """All metrics, as JSON."""
+
+    def plan(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed, as JSON, beside the settings: the data."""
+
+    def about(self) -> TaskDescription:
+        """For results.json, beside the metrics: classes, and how many images there are."""
+
+    def notes(self) -> list[str]:
+        """What to tell the user once the model is made."""
+        return []
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write a model of this task, as `glocal.models.io.load_model` reads it."""

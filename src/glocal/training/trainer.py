@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -123,8 +123,8 @@ class Trainer:
             Stopped: when ``stop`` was requested.
         """
         config, state, accum = self.config, self.state, self.config.optimizer.grad_accum_steps
-        outcomes, stopped = None, None
-        unsharded = copy.deepcopy(model) if self.config.hardware.is_sharded else model
+        outcomes, stopped, sharded = None, None, config.hardware.is_sharded
+        unsharded = copy.deepcopy(model) if sharded else model
         with isolated_rng(), explained(self), closing(self._batches(train_set)) as batches:
             self._setup(model, train_set)
             while self.done < 1 and stopped is None:
@@ -133,7 +133,8 @@ class Trainer:
                 loss, images = 0.0, 0.0
                 for part in range(accum):
                     batch = self._next_batch(batches, part)
-                    with self._no_sync(is_last=part + 1 == accum):
+                    # DDP adds up the gradients of all processes once a step, in its last part
+                    with self.fabric.no_backward_sync(self.criterion, enabled=part + 1 < accum and not sharded):
                         part_loss = self.criterion(batch) * batch.weight / accum
                         self.fabric.backward(part_loss)
                     loss += part_loss.item()
@@ -250,12 +251,6 @@ class Trainer:
         for module in self.frozen_norms:
             module.eval()  # running statistics of what is frozen do not move
         return batch
-
-    def _no_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """DDP adds up the gradients of all processes once a step, in its last part."""
-        if is_last or self.config.hardware.is_sharded or self.config.hardware.world_size == 1:
-            return nullcontext()
-        return self.fabric.no_backward_sync(self.criterion)
 
     def _clip_gradients(self) -> float:
         """Unscale, measure the norm, clip; the norm before clipping."""
