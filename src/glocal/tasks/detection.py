@@ -14,7 +14,7 @@ from glocal.data import DetectionSample, DetectionSet, DetectionSource, ImageErr
 from glocal.data.pasted import Pasted
 from glocal.data.transforms import DETECTION_SCALES, draws, jitter_detection, jitter_params
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text
+from glocal.files import atomic_write_text, printable
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.models.io import ModelConfig, TaskName
@@ -265,6 +265,22 @@ def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str
     return entries
 
 
-def write_entries(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """COCO's JSON of results, an object a line."""
-    atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
+def write_predictions(path: Path, outcomes: Sequence[Outcome], classes: Sequence[str], data: DetectionSource) -> None:
+    """The detections of images as COCO's JSON of results, an object a line, with the category ids of the data.
+
+    Args:
+        path: of the file.
+        outcomes: of `DetectionTask.evaluate`.
+        classes: the model's; those that the data does not have are left out.
+        data: what the images are of.
+
+    Raises:
+        GlocalError: if the file cannot be written.
+    """
+    of_data = dict(zip(data.classes, data.category_ids, strict=True))
+    category_ids = {label: of_data[name] for label, name in enumerate(classes) if name in of_data}
+    entries = [entry for one in outcomes for entry in coco_entries(one, category_ids)]
+    try:
+        atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
+    except OSError as error:
+        raise GlocalError(f"predictions: cannot write {printable(path)} ({error.strerror})") from error
