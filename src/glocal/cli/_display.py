@@ -1,16 +1,25 @@
-"""What a comparison shows on a terminal: its start, its runs going on, its end."""
+"""What commands show on a terminal: consoles, tables, progress, and the start and end of runs."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
 
-from glocal.cli._heads import summary
 from glocal.files import printable
 from glocal.formatting import clock
 
@@ -21,6 +30,51 @@ if TYPE_CHECKING:
     from glocal.schema import CompareResults, RecordedRun, RunResults
     from glocal.training import CurvePoint, TrainConfig
     from glocal.training import Progress as TrainingProgress
+
+STATE = TextColumn("{task.fields[state]}")
+
+
+def text_console(*, stderr: bool = False) -> Console:
+    """A console for sentences, which are not wrapped."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def table_console() -> Console:
+    """A console for tables; no wrapping in a pipe, so that grep gets whole rows."""
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+
+
+def simple_table(*columns: Column | str, numbers: Iterable[str] = (), **style: Any) -> Table:
+    """A table of columns of text, then of right-aligned numbers."""
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, **style)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def progress_bars(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
+    """Bars with their descriptions, on a terminal alone."""
+    hidden = console.quiet or not console.is_terminal
+    return Progress(TextColumn("{task.description}"), *columns, console=console, transient=transient, disable=hidden)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; yields what to call with the number of images done and of all."""
+    with progress_bars(text_console(stderr=True), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The scores of a detector or segmenter in a few words."""
+    if "miou" in results:
+        return f"mIoU {100 * results['miou']:.1f} %, pixel accuracy {100 * results['pixel_accuracy']:.1f} %"
+    text = f"mAP {100 * results['map']:.1f} % (at 0.5: {100 * results['map50']:.1f} %)"
+    if "mask" in results:
+        mask = results["mask"]
+        text += f", of masks {100 * mask['map']:.1f} % (at 0.5: {100 * mask['map50']:.1f} %)"
+    return text
 
 
 def introduce_data(console: Console, source: "DataSource") -> None:
@@ -55,13 +109,7 @@ class Watcher:
         self.all: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
         self.shown: dict[str, CurvePoint] = {}
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bars = progress_bars(console, BarColumn(bar_width=10), STATE, transient=False)
 
     def say(self, text: str) -> None:
         self.console.print(escape(printable(text)))
@@ -121,13 +169,7 @@ class TrainWatcher:
         self.out = Console(highlight=False, soft_wrap=True, quiet=not shown)
         self.point: CurvePoint | None = None
         self.bar_id: TaskID | None = None
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[state]}"),
-            console=self.console,
-            disable=not (shown and self.console.is_terminal),
-        )
+        self.bar = progress_bars(self.console, BarColumn(bar_width=20), STATE, transient=False)
 
     def introduce(self, source: "DataSource", config: "TrainConfig", out: Path) -> None:
         introduce_data(self.console, source)
@@ -206,10 +248,10 @@ def conclude(console: Console, results: "CompareResults", out: Path, metric: "Me
 
 def _leaderboard(rows: Sequence[Mapping[str, Any]], fraction: float, several: bool, metric: "Metric") -> Table:
     title = f"trained on {100 * fraction:g} % of the training images" if several else None
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("model", no_wrap=True)
-    for name in (f"{metric.name} %", "95 %", "behind", "M MACs", "ms/image", "train s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = (f"{metric.name} %", "95 %", "behind", "M MACs", "ms/image", "train s")
+    table = simple_table(
+        Column("model", no_wrap=True), numbers=numbers, title=title, title_justify="left", collapse_padding=True
+    )
     for row in rows:
         low, high = row[f"{metric.key}_ci"]
         behind = f"{-100 * row['difference_to_best']:.1f}{' (tie)' if row['tied_with_best'] else ''}"

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
+]
 Model = Annotated[str, typer.Option(help="Name of a glocal or timm model, with keywords: cvt_micro:kv_stride=1.")]
 Backbone = Annotated[str, typer.Option(help="Backbone: name of a glocal or timm model.")]
 Recipe = Annotated[
@@ -47,6 +50,7 @@ NumNodes = Annotated[int, typer.Option(min=1, help="Nodes; see docs/training.md.
 Strategy = Annotated[str, typer.Option(help="ddp, or fsdp: parameters sharded over the processes.")]
 Precision = Annotated[str, typer.Option(help="32, bf16 or fp16 (mixed precision).")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order, augmentation and all other draws.")]
+Seeds = Annotated[int, typer.Option(help="Runs of each model: 3 means seeds 0, 1 and 2.")]
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Data-loading workers; default: one per processor, where images are decoded.")
 ]
@@ -65,9 +69,8 @@ Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders of them, or .tar shards.")]
 Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write the results.")]
 Draw = Annotated[bool, typer.Option("--draw", help="Write pictures with the predictions drawn on them.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Runtime = Annotated[
-    str | None, typer.Option(help="onnxruntime, openvino or torch; default: by the end of FILE, .onnx, .xml or other.")
+    str | None, typer.Option(help="onnxruntime, openvino or torch; default: as FILE ends, .onnx, .xml or other.")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Read a .pt2, from which code can run: you know who made it.")]
 TRAIN_CODES = """\b
@@ -76,4 +79,18 @@ Exit codes:
   1 training failed: the message says why; checkpoints are kept
   2 invalid arguments or data
   75 stopped by SIGTERM or Ctrl-C after a saved step: --resume continues
+"""
+EVAL_CODES = """\
+\b
+Exit codes:
+  0 finished
+  2 invalid arguments, model or images
+"""
+PREDICT_CODES = """\
+\b
+Exit codes:
+  0 finished; unreadable images have a line with the reason
+  1 no image could be read
+  2 invalid arguments or model
+  130 stopped by Ctrl-C: --resume continues
 """

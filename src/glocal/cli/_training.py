@@ -1,15 +1,13 @@
 """A training run from the command line: `glocal train`, `glocal detect train` and `glocal segment train`."""
 
 import os
-import shlex
-import sys
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from glocal.cli._command_line import command_line, default_folder, resume_command
 from glocal.errors import GlocalError, check_choice
 from glocal.files import printable
 from glocal.run_dir import check_writable
@@ -17,7 +15,7 @@ from glocal.signals import RESUMABLE, StopRequest
 
 if TYPE_CHECKING:
     from glocal.models.io import TaskName
-    from glocal.training import TrainConfig
+    from glocal.training import HeadConfig, TrainConfig
 
 COMMANDS = {"classification": "train", "detection": "detect", "segmentation": "segment"}
 
@@ -39,7 +37,14 @@ def run_training(task: "TaskName", options: Mapping[str, Any]) -> None:
         out, first = _run_folder(task, options, config), is_first_process()
         if first:
             check_writable(out)
-        source = _load(task, options, progress=first)
+        source = load(
+            task,
+            options["data"],
+            on_error=options["on_error"],
+            split_seed=options["split_seed"],
+            follow_links=options["follow_links"],
+            progress=first,
+        )
         watcher = TrainWatcher(task, shown=first)
         trained = TASKS[task].for_data(source, config)
         watcher.introduce(source, config, out)
@@ -55,7 +60,7 @@ def train_config(task: "TaskName", options: Mapping[str, Any]) -> "TrainConfig":
     from glocal.models.creation import check_model
     from glocal.training import HardwareConfig, resolve_device
 
-    head = _head(task, options)
+    head = None if task == "classification" else head_config(task, options["head"], options)
     for name, choices in (
         ("strategy", ("ddp", "fsdp")), ("precision", ("32", "bf16", "fp16")), ("on_error", ("stop", "skip")),
     ):  # fmt: skip
@@ -87,21 +92,24 @@ def train_config(task: "TaskName", options: Mapping[str, Any]) -> "TrainConfig":
         resume=options["resume"],
         allow_changed=options["allow_changed"],
         tensorboard=options["tensorboard"],
-        command=shlex.join(["glocal", *sys.argv[1:]]),
+        command=command_line(),
     )
 
 
-def _head(task: "TaskName", options: Mapping[str, Any]) -> Any:
-    if task == "classification":
-        return None
+def head_config(task: "TaskName", head: str, options: Mapping[str, Any]) -> "HeadConfig":
+    """A detector or segmenter, with the options of its command.
+
+    Raises:
+        GlocalError: for an unknown head, or an option that is unknown or out of range.
+    """
     from glocal.heads.settings import HEADS
     from glocal.tasks import read_options
     from glocal.training import HeadConfig
 
-    check_choice("detector" if task == "detection" else "segmenter", options["head"], HEADS[task])
+    check_choice("detector" if task == "detection" else "segmenter", head, HEADS[task])
     return HeadConfig(
-        options["head"],
-        options["preset"],
+        head,
+        options["preset"] or "",
         options["frozen_norm"],
         options["frozen_stages"],
         read_options(task, options["option"] or ()),
@@ -152,21 +160,15 @@ def _run_folder(task: "TaskName", options: Mapping[str, Any], config: "TrainConf
             f"{'--resume' if options['resume'] else 'several processes'} need --out: the folder of the run"
         )
     data = options["data"] if task == "classification" else options["data"].partition(":")[0]
-    name = Path(data).name or "data"
-    return Path("runs") / f"{COMMANDS[task]}-{options['model']}-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return default_folder(f"{COMMANDS[task]}-{options['model']}", data)
 
 
-def _load(task: "TaskName", options: Mapping[str, Any], *, progress: bool) -> Any:
+def load(task: "TaskName", data: str, **options: Any) -> Any:
+    """The train and val images of a data set, as `load_data` and its kin give them."""
     from glocal.data import load_data, load_detection, load_segmentation
 
-    load: Any = {"classification": load_data, "detection": load_detection, "segmentation": load_segmentation}[task]
-    return load(
-        options["data"],
-        on_error=options["on_error"],
-        split_seed=options["split_seed"],
-        follow_links=options["follow_links"],
-        progress=progress,
-    )
+    loaders: Any = {"classification": load_data, "detection": load_detection, "segmentation": load_segmentation}
+    return loaders[task](data, **options)
 
 
 def _train(task: Any, out: Path, stop: StopRequest, watcher: Any, first: bool) -> None:
@@ -177,9 +179,7 @@ def _train(task: Any, out: Path, stop: StopRequest, watcher: Any, first: bool) -
         results = train_run(task, out, stop=stop, say=watcher.say, progress=watcher.update)
     except Stopped as stopped:
         watcher.close()
-        again = shlex.join([*(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
-        hint = again if "--out" in again else f"{again} --out {shlex.quote(str(out))}"
-        watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  glocal {hint}")
+        watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  {resume_command(out)}")
         raise typer.Exit(RESUMABLE if first else 0) from None
     except (TrainingError, OSError) as error:
         watcher.close()

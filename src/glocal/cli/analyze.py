@@ -1,8 +1,6 @@
 """`glocal analyze`: analyze a trained or untrained model."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import glocal.cli._options as opt
 from glocal.cli import app
+from glocal.cli._command_line import command_line
 from glocal.errors import GlocalError, check_choice, nearest
 from glocal.files import atomic_write_bytes, atomic_write_text, printable
 from glocal.run_dir import check_writable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from glocal.inference.inputs import Inputs
+    from glocal.report.analysis import Subject
 
 KINDS = {
     "fourier": "whether the model blurs or sharpens its features, by operation",
@@ -63,38 +64,50 @@ Exit codes:
 """
 )
 
+Kind = Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL|RUN", help="Folder of a run, its model.safetensors, or a model's name.")
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DATA|FILES", help="A built-in set, a folder or files; default: fashion-mini."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for results; default: runs/analyze-KIND-MODEL.", show_default=False)
+]
+Versus = Annotated[
+    str | None, typer.Option(metavar="MODEL|RUN", help="A second model, for fourier, receptive-field or similarity.")
+]
+Layers = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Analyze the outputs of these modules: 'stages.*'.")
+]
+Modules = Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="locality: modules to ablate as well.")]
+Output = Annotated[str, typer.Option(help="fourier: residual sums, or branch outputs.")]
+Definition = Annotated[str, typer.Option(help="fourier: rings, or notebook (Park and Kim 2022).")]
+Ablate = Annotated[str, typer.Option(help="locality: by the mean over images, or zero.")]
+NumImages = Annotated[int | None, typer.Option(min=1, help="Number of images; default: by kind.")]
+ImageSize = Annotated[int | None, typer.Option(min=8, help="Side in pixels; default: the model's own.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")]
+Seed = Annotated[int, typer.Option(help="Seed of random weights and random choices.")]
+
 
 @app.command(epilog=EPILOG)
 def analyze(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL|RUN", help="Folder of a run, its model.safetensors, or a model's name.")
-    ],
-    images: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DATA|FILES", help="A built-in set, a folder or files; default: fashion-mini."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; default: runs/analyze-KIND-MODEL.", show_default=False)
-    ] = None,
-    versus: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL|RUN", help="A second model, for fourier, receptive-field or similarity."),
-    ] = None,
-    layers: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Analyze the outputs of these modules: 'stages.*'.")
-    ] = None,
-    modules: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="locality: modules to ablate as well.")
-    ] = None,
-    output: Annotated[str, typer.Option(help="fourier: residual sums, or branch outputs.")] = "residual",
-    definition: Annotated[str, typer.Option(help="fourier: rings, or notebook (Park and Kim 2022).")] = "rings",
-    ablate: Annotated[str, typer.Option(help="locality: by the mean over images, or zero.")] = "mean",
-    num_images: Annotated[int | None, typer.Option(min=1, help="Number of images; default: by kind.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels; default: the model's own.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random weights and random choices.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "cpu",
+    kind: Kind,
+    model: Model,
+    images: Images = None,
+    out: Out = None,
+    versus: Versus = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    output: Output = "residual",
+    definition: Definition = "rings",
+    ablate: Ablate = "mean",
+    num_images: NumImages = None,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    device: opt.Device = "cpu",
 ) -> None:
     """Analyze a model: its features, attention maps and predictions.
 
@@ -106,55 +119,42 @@ def analyze(
             raise GlocalError(f"{name}: works with {', '.join(of_kind)}, got {kind}")
     out = out or Path("runs") / f"analyze-{kind}-{Path(model).name}"
     check_writable(out)
+    keywords = _keywords(kind, locals())
 
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    import glocal
-    from glocal.report.analysis import Subject, write_analysis
+    from glocal.cli._display import progress_bar, text_console
     from glocal.training import resolve_device
 
     device = resolve_device(device)
     subject = _load(model, image_size, seed)
     other = _load(versus, subject.size, seed) if versus else None
     chosen = _choose(images or ["fashion-mini"], num_images or NUM_IMAGES.get(kind, 64), subject.classes)
-    options: dict[str, Any] = {"batch_size": batch_size} if batch_size and kind != "features" else {}
-    if layers and kind not in ("attention", "locality", "features", "robustness"):
-        options["layers"] = layers
-    if kind == "fourier":
-        options |= {"output": output, "definition": definition}
-    if kind in ("receptive-field", "position", "robustness"):
-        options["seed"] = seed
-    if kind == "locality":
-        options |= {"way": ablate, "modules": modules or ()}
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("Analyzing", total=None)
+    with progress_bar("Analyzing") as update:
         if kind != "features":
-            options["progress"] = lambda done, total: bars.update(task, completed=done, total=total)
-        result, second = _run(kind, subject, other, chosen, device, options)
-    command = shlex.join(["glocal", *sys.argv[1:]])
-    described = Subject(
-        kind=kind,
-        model=subject.name,
-        weights=subject.weights,
-        data=f"{len(chosen.inputs)} images of {chosen.name}, {subject.size} px",
-        command=command,
-        glocal=glocal.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        pictures=chosen.pixels(subject)[:SHOWN],
-        classes=subject.classes,
-        versus=other.name + ("" if other.weights == subject.weights else f" ({other.weights})") if other else None,
-    )
+            keywords["progress"] = update
+        result, second = _run(kind, subject, other, chosen, device, keywords)
     try:
-        page = _write(out, described, result, second, write_analysis)
+        page = _write(out, _describe(kind, subject, other, chosen), result, second)
     except OSError as error:
         raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror})") from error
-    Console(highlight=False, soft_wrap=True).print(
-        f"{kind} of [bold]{escape(printable(subject.name))}[/]: {escape(str(page))}"
-    )
+    text_console().print(f"{kind} of [bold]{escape(printable(subject.name))}[/]: {escape(str(page))}")
+
+
+def _keywords(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the function of a kind: the options that it has."""
+    keywords: dict[str, Any] = {}
+    if options["batch_size"] and kind != "features":
+        keywords["batch_size"] = options["batch_size"]
+    if options["layers"] and kind not in ("attention", "locality", "features", "robustness"):
+        keywords["layers"] = options["layers"]
+    if kind == "fourier":
+        keywords |= {"output": options["output"], "definition": options["definition"]}
+    if kind in ("receptive-field", "position", "robustness"):
+        keywords["seed"] = options["seed"]
+    if kind == "locality":
+        keywords |= {"way": options["ablate"], "modules": options["modules"] or ()}
+    return keywords
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,12 +265,32 @@ def _run(
     return function(module, images, **options), function(other.module.to(device), others, **options)
 
 
-def _write(out: Path, subject: Any, result: Any, second: Any, write_analysis: Any) -> Path:
+def _describe(kind: str, model: _Model, other: _Model | None, chosen: _Chosen) -> "Subject":
+    import glocal
+    from glocal.report.analysis import Subject
+
+    weights = "" if other is None or other.weights == model.weights else f" ({other.weights})"
+    return Subject(
+        kind=kind,
+        model=model.name,
+        weights=model.weights,
+        data=f"{len(chosen.inputs)} images of {chosen.name}, {model.size} px",
+        command=command_line(),
+        glocal=glocal.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        pictures=chosen.pixels(model)[:SHOWN],
+        classes=model.classes,
+        versus=None if other is None else f"{other.name}{weights}",
+    )
+
+
+def _write(out: Path, subject: "Subject", result: Any, second: Any) -> Path:
     import io
 
     import numpy as np
 
     from glocal.analysis import to_arrays, to_json
+    from glocal.report.analysis import write_analysis
 
     out.mkdir(parents=True, exist_ok=True)
     both = {"result": result} | ({"versus": second} if second is not None else {})

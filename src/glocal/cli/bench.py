@@ -1,18 +1,21 @@
 """`glocal bench`: speed of models on this machine, against other packages and in other runtimes."""
 
-import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import glocal.cli._options as opt
 from glocal.cli import app
 from glocal.errors import GlocalError
 from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
     from glocal.bench.suite import Load, Settings
+    from glocal.cli._bench_display import Watcher
 
 DEFAULT_MODELS = ["glocal_resnet50", "botnet50", "glocal_vit_small_patch16_224", "t2t_vit_14", "cvt_13"]
 """One per family, with 20 to 26 million parameters."""
@@ -34,48 +37,56 @@ Exit codes:
   130 stopped by Ctrl-C: finished results are in --out
 """
 
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODELS", help="Names of glocal's or timm's models; default: one per family."),
+]
+BatchSizes = Annotated[str, typer.Option(metavar="N,N", help="Images per pass.")]
+ImageSizes = Annotated[str, typer.Option(metavar="N,N", help="Sides of the images, in pixels.")]
+Peers = Annotated[bool, typer.Option("--peers", help="Also the same models of other packages, with the same weights.")]
+Train = Annotated[bool, typer.Option("--train", help="Also training: forward, loss, backward, AdamW.")]
+Memory = Annotated[bool, typer.Option("--memory", help="Also measure peak memory, in eager mode.")]
+Precision = Annotated[str, typer.Option(help="32, or bf16 or fp16 by autocast.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads of the CPU; default: torch's.", show_default=False)
+]
+Runtimes = Annotated[str, typer.Option(metavar="A,B", help="eager, compile (torch.compile), onnxruntime, openvino.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Common reference; default: each model's first row, or the first model.",
+        show_default=False,
+    ),
+]
+Seconds = Annotated[float, typer.Option(help="Per row, without warm-up.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for results and a plot.")]
+
 
 @app.command(epilog=EPILOG)
 def bench(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="MODELS", help="Names of glocal's or timm's models; default: one per family."),
-    ] = None,
-    batch: Annotated[str, typer.Option(metavar="N,N", help="Images per pass.")] = "1",
-    size: Annotated[str, typer.Option(metavar="N,N", help="Sides of the images, in pixels.")] = "224",
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Also the same models of other packages, with the same weights.")
-    ] = False,
-    train: Annotated[bool, typer.Option("--train", help="Also training: forward, loss, backward, AdamW.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Also measure peak memory, in eager mode.")] = False,
-    precision: Annotated[str, typer.Option(help="32, or bf16 or fp16 by autocast.")] = "32",
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads of the CPU; default: torch's.", show_default=False)
-    ] = None,
-    runtime: Annotated[
-        str, typer.Option(metavar="A,B", help="eager, compile (torch.compile), onnxruntime, openvino.")
-    ] = "eager",
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Common reference; default: each model's first row, or the first model.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    seconds: Annotated[float, typer.Option(help="Per row, without warm-up.")] = 2.0,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for results and a plot.")] = None,
+    models: Models = None,
+    batch: BatchSizes = "1",
+    size: ImageSizes = "224",
+    peers: Peers = False,
+    train: Train = False,
+    memory: Memory = False,
+    precision: Precision = "32",
+    threads: Threads = None,
+    runtime: Runtimes = "eager",
+    reference: Reference = None,
+    device: opt.Device = "auto",
+    seconds: Seconds = 2.0,
+    out: Out = None,
 ) -> None:
     """Measure the speed of models on this machine, in interleaved rounds: times, ratios, fraction of its peak.
 
     A ratio is a row's time over that of its reference in the same round: the median of all rounds, with a 90 %
     interval. It also holds on a shared machine, where absolute times do not.
     """
-    from rich.console import Console
-
     from glocal.bench.suite import Settings, run_suite
     from glocal.cli._bench_display import Watcher, conclude
+    from glocal.cli._display import table_console, text_console
     from glocal.models.creation import check_model, create
     from glocal.training import resolve_device
 
@@ -98,8 +109,8 @@ def bench(
     )
     if out is not None:
         check_writable(out)
-    watcher = Watcher(Console(stderr=True, highlight=False, soft_wrap=True), out)
-    try:
+    watcher = Watcher(text_console(stderr=True), out)
+    with _watched(watcher):
         results = run_suite(
             settings,
             create=lambda name, side: create(name, num_classes=1000, image_size=side, seed=0),
@@ -107,19 +118,25 @@ def bench(
             observer=watcher.update,
             publish=watcher.publish,
         )
+    conclude(table_console(), results, out)
+    if all(row["ms"] is None for row in results["rows"]):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _watched(watcher: "Watcher") -> Iterator[None]:
+    """Keep the finished results where a bench is stopped, or cannot write."""
+    try:
+        yield
     except KeyboardInterrupt:
         watcher.close()
-        kept = f"; {out} has the finished results" if out is not None and watcher.published else ""
+        kept = f"; {watcher.out} has the finished results" if watcher.published else ""
         watcher.console.print(f"Stopped{kept}.")
         raise typer.Exit(130) from None
     except OSError as error:
         raise GlocalError(f"out: cannot write ({error.strerror or error})") from error
     finally:
         watcher.close()
-    # no wrapping in a pipe, so that grep gets whole rows
-    conclude(Console(width=None if sys.stdout.isatty() else 240, highlight=False), results, out)
-    if all(row["ms"] is None for row in results["rows"]):
-        raise typer.Exit(1)
 
 
 def _numbers(what: str, text: str) -> tuple[int, ...]:

@@ -1,17 +1,15 @@
 """`glocal check`: find unreadable files and invalid annotations of a data set before training."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import glocal.cli._options as opt
 from glocal.cli import app
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from glocal.data import Checked, CheckedShards, DetectionSource, SegmentationSource, Skipped
 
 EXAMPLES = """\b
@@ -24,31 +22,33 @@ Examples:
   glocal check ade20k --task segment         label maps
 """
 
+Out = Annotated[
+    Path,
+    typer.Option(
+        help="List of unusable files, one JSON object per line: a file, or a folder for skipped.jsonl. "
+        "Empty if there are none."
+    ),
+]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links, each file and folder once.")]
+MaxPixels = Annotated[int, typer.Option(min=1, max=178_956_970, help="Reject larger images before decoding.")]
+MaxBytes = Annotated[int, typer.Option(min=1, help="Reject larger files before reading.")]
+TaskOption = Annotated[
+    str, typer.Option(help="Task of the data: classify, detect (COCO, Pascal VOC) or segment (label maps).")
+]
+SplitSeed = Annotated[int, typer.Option(help="Seed of the held-out split, if DATA has no val.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per CPU core.")]
+
 
 @app.command(epilog=EXAMPLES)
 def check(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="List of unusable files, one JSON object per line: a file, or a folder for skipped.jsonl. "
-            "Empty if there are none."
-        ),
-    ] = Path("skipped.jsonl"),
-    follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Follow links, each file and folder once.")
-    ] = False,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, max=178_956_970, help="Reject larger images before decoding.")
-    ] = 64_000_000,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Reject larger files before reading.")] = 256 * 2**20,
-    task: Annotated[
-        str, typer.Option(help="Task of the data: classify, detect (COCO, Pascal VOC) or segment (label maps).")
-    ] = "classify",
-    split_seed: Annotated[int, typer.Option(help="Seed of the held-out split, if DATA has no val.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per CPU core.")] = None,
+    data: opt.Data,
+    out: Out = Path("skipped.jsonl"),
+    follow_links: FollowLinks = False,
+    max_pixels: MaxPixels = 64_000_000,
+    max_bytes: MaxBytes = 256 * 2**20,
+    task: TaskOption = "classify",
+    split_seed: SplitSeed = 0,
+    workers: Workers = None,
 ) -> None:
     """Decode every image of DATA and list unusable files.
 
@@ -100,6 +100,7 @@ def _print_counts(checked: "Checked | CheckedShards") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from glocal.cli._display import table_console
     from glocal.files import printable
 
     usable, unusable = checked.usable, checked.unusable
@@ -113,7 +114,7 @@ def _print_counts(checked: "Checked | CheckedShards") -> None:
         table.add_row(escape(printable(name)), *map(str, counts), str(unusable[name]))
     if "" in unusable:  # in shards: samples without a label
         table.add_row("[dim]no class[/]", *["0"] * len(usable), str(unusable[""]))
-    _console().print(table)
+    table_console().print(table)
     _print_reasons(checked.skipped, "files")
 
 
@@ -122,13 +123,14 @@ def _print_annotated(source: "DetectionSource | SegmentationSource", what: str) 
     from rich.markup import escape
     from rich.table import Table
 
+    from glocal.cli._display import table_console
     from glocal.files import printable
 
     if source.counts:
         table = Table("class", *(f"{what} of {part}" for part in source.counts))
         for label, name in enumerate(source.classes):
             table.add_row(escape(printable(name)), *(str(counts[label]) for counts in source.counts.values()))
-        _console().print(table)
+        table_console().print(table)
     _print_reasons(source.skipped, "files and objects")
 
 
@@ -138,6 +140,7 @@ def _print_reasons(skipped: "tuple[Skipped, ...]", what: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from glocal.cli._display import table_console
     from glocal.files import printable
 
     if skipped:
@@ -145,13 +148,7 @@ def _print_reasons(skipped: "tuple[Skipped, ...]", what: str) -> None:
         table = Table("reason", what)
         for kind, count in kinds.most_common():
             table.add_row(escape(printable(kind)), str(count))
-        _console().print(table)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)  # no wrapping in a pipe
+        table_console().print(table)
 
 
 def _kind(reason: str) -> str:

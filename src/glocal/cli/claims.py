@@ -1,27 +1,21 @@
 """`glocal claims`: test published claims by experiments."""
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from glocal.cli import app
+import glocal.cli._options as opt
+from glocal.cli import app, command_group
+from glocal.cli._command_line import command_line
 from glocal.cli._pages import PagesOut, ResultsFolder, write
 from glocal.errors import GlocalError
 from glocal.files import printable
 from glocal.run_dir import check_writable
 
-claims = typer.Typer(
-    name="claims",
-    help="Test claims of the papers by experiments on your images: list, run, report.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+claims = command_group("claims", "Test claims of the papers by experiments on your images: list, run, report.")
 app.add_typer(claims)
 
 RUNNING = """\
@@ -55,11 +49,19 @@ Exit codes:
   2 no valid claims.json in the folder, or --out is not writable
 """
 
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Ids = Annotated[str, typer.Argument(metavar="ID|all", help="Comma-separated ids from `glocal claims list`.")]
+Budget = Annotated[str, typer.Option(help="quick, default, or an amount of training of each run: 5ep, 90s, 2e14flop.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side in pixels; default: that of the micro models.", show_default="32")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for runs and results; default: runs/claims-DATA-BUDGET.", show_default=False)
+]
+
 
 @claims.command("list")
-def list_claims(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-) -> None:
+def list_claims(as_json: AsJson = False) -> None:
     """List the claims with their sources."""
     from rich import box
     from rich.console import Console
@@ -80,35 +82,25 @@ def list_claims(
 
 @claims.command("run", epilog=RUNNING)
 def run(
-    ids: Annotated[str, typer.Argument(metavar="ID|all", help="Comma-separated ids from `glocal claims list`.")],
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
-    ],
-    budget: Annotated[
-        str, typer.Option(help="quick, default, or an amount of training of each run: 5ep, 90s, 2e14flop.")
-    ] = "default",
-    seeds: Annotated[int, typer.Option(help="Runs of each model: 3 means seeds 0, 1 and 2.")] = 3,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels; default: that of the micro models.", show_default="32")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for runs and results; default: runs/claims-DATA-BUDGET.", show_default=False),
-    ] = None,
+    ids: Ids,
+    data: opt.Data,
+    budget: Budget = "default",
+    seeds: opt.Seeds = 3,
+    image_size: ImageSize = None,
+    device: opt.Device = "auto",
+    out: Out = None,
 ) -> None:
     """Test published claims on your images: supported, contradicted or inconclusive, with effect, interval and cost.
 
     Writes claims.json, index.html and a page for each claim.
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from glocal.claims import choose, run_claims
-    from glocal.cli._display import Watcher, introduce_data
+    from glocal.cli._display import Watcher, introduce_data, text_console
     from glocal.data import load_data
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = text_console(stderr=True)
     chosen = choose(ids)
     out = out or Path("runs") / f"claims-{Path(data).name or 'data'}-{budget}"
     check_writable(out)
@@ -129,20 +121,19 @@ def run(
             image_size=image_size,
             device=device,
             side_by_side=True,
-            command=shlex.join(["glocal", *sys.argv[1:]]),
+            command=command_line(),
             observer=watcher,
         )
     except KeyboardInterrupt:
         watcher.close()
-        again = escape(shlex.join(["glocal", *sys.argv[1:]]))
-        console.print(f"\nStopped. Finished runs are kept; to resume:\n  {again}")
+        console.print(f"\nStopped. Finished runs are kept; to resume:\n  {escape(command_line())}")
         raise typer.Exit(130) from None
     except OSError as error:
         raise GlocalError(f"out: {error}; finished runs are kept; the same command resumes") from error
     finally:
         watcher.close()
     tested = [claim for claim in results["claims"] if claim["id"] in {claim.id for claim in chosen}]
-    _conclude(Console(highlight=False, soft_wrap=True), tested, out)
+    _conclude(text_console(), tested, out)
     if any(claim["verdict"] is None for claim in tested):
         raise typer.Exit(1)
 

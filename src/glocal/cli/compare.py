@@ -1,22 +1,31 @@
 """`glocal compare`: train and measure models on images, and say which to take."""
 
-import shlex
-import sys
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import glocal.cli._options as opt
 from glocal.cli import app
-from glocal.cli._options import Device, FollowLinks, FrozenNorm, FrozenStages, HeadOptions, OnError, SplitSeed
+from glocal.cli._command_line import command_line, default_folder, resume_command
+from glocal.cli._training import head_config, load
 from glocal.errors import GlocalError, check_choice
 from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
-    from glocal.training import TrainConfig
+    from glocal.comparison import Settings
+    from glocal.models.io import TaskName
+    from glocal.schema import CompareResults
+    from glocal.training import HeadConfig, TrainConfig
 
-TASKS = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
+TASKS: "dict[str, TaskName]" = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
+OPTIONS_OF = {
+    "classify": ("analyze",),
+    "detect": ("detector", "preset", "frozen_norm", "frozen_stages", "option"),
+    "segment": ("segmenter", "preset", "frozen_norm", "frozen_stages", "option"),
+}
+"""Options that not every task has."""
 EPILOG = """\
 \b
 Examples:
@@ -38,77 +47,87 @@ Exit codes:
   130 stopped by Ctrl-C: --resume continues
 """
 
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder of images, shards (train-{000..099}.tar), or a built-in set; for other tasks, what "
+        "`glocal detect` and `glocal segment` take.",
+    ),
+]
+TaskOption = Annotated[str, typer.Option(help="classify, detect or segment: docs/compare.md.")]
+Models = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Names of glocal's or timm's models; default: glocal's seven micro models.",
+        show_default=False,
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC); default: the "
+        "recipe's epochs, 5 where none is given.",
+        show_default=False,
+    ),
+]
+ModeOption = Annotated[
+    str, typer.Option(help="scratch; finetune from weights; or probe: a linear head on a frozen backbone.")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FILE", help="Weights to finetune or probe (safetensors, or a .pth of tensors)."),
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; default: the largest default of the models.")]
+Fraction = Annotated[str, typer.Option(help="Shares of the training images, each a run: 1.0,0.3,0.1.")]
+Recipe = Annotated[
+    str | None, typer.Option(metavar="FILE|NAME", help="YAML of settings that replace the default's, or a name: deit.")
+]
+Detector = Annotated[str | None, typer.Option(help="Of --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")]
+Segmenter = Annotated[
+    str | None, typer.Option(help="Of --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Sizes of the head: small, or coco or ade20k; default: by the image size.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with --out: run only what is missing.")]
+Analyze = Annotated[
+    bool,
+    typer.Option(
+        "--analyze", help="Also explain why: analyze one trained model per architecture on up to 256 validation images."
+    ),
+]
+
 
 @app.command(epilog=EPILOG)
 def compare(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Folder of images, shards (train-{000..099}.tar), or a built-in set; for other tasks, what "
-            "`glocal detect` and `glocal segment` take.",
-        ),
-    ],
-    task: Annotated[str, typer.Option(help="classify, detect or segment: docs/compare.md.")] = "classify",
-    models: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="Names of glocal's or timm's models; default: glocal's seven micro models.",
-            show_default=False,
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC); default: the "
-            "recipe's epochs, 5 where none is given.",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each model: 3 means seeds 0, 1 and 2.")] = 3,
-    mode: Annotated[
-        str, typer.Option(help="scratch; finetune from weights; or probe: a linear head on a frozen backbone.")
-    ] = "scratch",
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Weights to finetune or probe (safetensors, or a .pth of tensors)."),
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels; default: the largest default of the models.")
-    ] = None,
-    fraction: Annotated[str, typer.Option(help="Shares of the training images, each a run: 1.0,0.3,0.1.")] = "1.0",
-    recipe: Annotated[
-        str | None,
-        typer.Option(metavar="FILE|NAME", help="YAML of settings that replace the default's, or a name: deit."),
-    ] = None,
-    detector: Annotated[
-        str | None, typer.Option(help="Of --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")
-    ] = None,
-    segmenter: Annotated[
-        str | None, typer.Option(help="Of --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Sizes of the head: small, or coco or ade20k; default: by the image size.")
-    ] = None,
-    frozen_norm: FrozenNorm = False,
-    frozen_stages: FrozenStages = 0,
-    option: HeadOptions = None,
-    on_error: OnError = "stop",
-    follow_links: FollowLinks = False,
-    split_seed: SplitSeed = 0,
-    device: Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: run only what is missing.")] = False,
-    analyze: Annotated[
-        bool,
-        typer.Option(
-            "--analyze",
-            help="Also explain why: analyze one trained model per architecture on up to 256 validation images.",
-        ),
-    ] = False,
+    data: Data,
+    task: TaskOption = "classify",
+    models: Models = None,
+    budget: BudgetOption = None,
+    seeds: opt.Seeds = 3,
+    mode: ModeOption = "scratch",
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    fraction: Fraction = "1.0",
+    recipe: Recipe = None,
+    detector: Detector = None,
+    segmenter: Segmenter = None,
+    preset: Preset = None,
+    frozen_norm: opt.FrozenNorm = False,
+    frozen_stages: opt.FrozenStages = 0,
+    option: opt.HeadOptions = None,
+    on_error: opt.OnError = "stop",
+    follow_links: opt.FollowLinks = False,
+    split_seed: opt.SplitSeed = 0,
+    device: opt.Device = "auto",
+    out: Out = None,
+    resume: Resume = False,
+    analyze: Analyze = False,
 ) -> None:
     """Train and measure models on your images under one recipe and budget, and say which to take.
 
@@ -116,107 +135,101 @@ def compare(
 
     Writes results.json, results.csv, report.html and the trained models. Stop at any time: --resume goes on.
     """
-    from rich.console import Console
-    from rich.markup import escape
-
-    from glocal.cli._display import Watcher, conclude, introduce
-    from glocal.comparison import compare as run_comparison
-    from glocal.comparison import make_settings
-    from glocal.data import load_data, load_detection, load_segmentation
-    from glocal.models.micro import MICRO_MODELS
-    from glocal.models.names import split_models
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     check_choice("task", task, tuple(TASKS))
     if resume and out is None:
         raise GlocalError("--resume needs --out: the folder of the comparison to go on with")
-    given = {
-        "--detector": detector, "--segmenter": segmenter, "--preset": preset, "--frozen-norm": frozen_norm,
-        "--frozen-stages": frozen_stages, "--option": option, "--analyze": analyze,
-    }  # fmt: skip
-    head = _read_head(task, {name: value for name, value in given.items() if value})
-    settings = make_settings(
-        MICRO_MODELS if models is None else split_models(models),
-        budget=budget,
-        seeds=seeds,
-        mode=mode,  # type: ignore[arg-type]
-        weights=dict(_parse_weights(item) for item in weights or ()),
-        image_size=image_size,
-        fractions=[_parse_fraction(item) for item in fraction.split(",")],
-        recipe=_read_recipe(recipe, task, mode) if recipe else None,
-        device=device,
-        on_error=on_error,  # type: ignore[arg-type]
-        task=TASKS[task],  # type: ignore[arg-type]
-        head=head,
-    )
-    out = out or Path("runs") / f"compare-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
+    settings = _settings(task, locals())
+    out = out or default_folder("compare", data)
     check_writable(out)
-    load = {"classify": load_data, "detect": load_detection, "segment": load_segmentation}[task]
     try:
-        source = load(data, on_error=settings.on_error, split_seed=split_seed, follow_links=follow_links)  # type: ignore[operator]
+        source = load(TASKS[task], data, on_error=on_error, split_seed=split_seed, follow_links=follow_links)
     except GlocalError as error:
         raise GlocalError(f"{error}{_other_task(data, task)}") from error
+
+    from glocal.cli._display import conclude, text_console
+
+    results = _run(source, settings, out, resume=resume, analyze=analyze)
+    conclude(text_console(), results, out, settings.metric)
+    analyzed = results.get("analysis", {}).get("models", ())
+    if any(run["status"] == "failed" for run in results["runs"]) or any(model["failed"] for model in analyzed):
+        raise typer.Exit(1)
+
+
+def _settings(task: str, options: Mapping[str, Any]) -> "Settings":
+    """What the options ask for, checked.
+
+    Raises:
+        GlocalError: for an option that is out of range, or of another task.
+    """
+    from glocal.comparison import make_settings
+    from glocal.models.micro import MICRO_MODELS
+    from glocal.models.names import split_models
+
+    return make_settings(
+        head=_head(task, options),
+        models=MICRO_MODELS if options["models"] is None else split_models(options["models"]),
+        budget=options["budget"],
+        seeds=options["seeds"],
+        mode=options["mode"],
+        weights=dict(_parse_weights(item) for item in options["weights"] or ()),
+        image_size=options["image_size"],
+        fractions=[_parse_fraction(item) for item in options["fraction"].split(",")],
+        recipe=_read_recipe(options["recipe"], task, options["mode"]) if options["recipe"] else None,
+        device=options["device"],
+        on_error=options["on_error"],
+        task=TASKS[task],
+    )
+
+
+def _head(task: str, options: Mapping[str, Any]) -> "HeadConfig | None":
+    """The detector or segmenter; None for classification.
+
+    Raises:
+        GlocalError: for an option of another task, or one that is unknown or out of range.
+    """
+    from glocal.comparison.settings import DEFAULT_HEADS
+
+    for name, value in options.items():
+        tasks = [one for one, names in OPTIONS_OF.items() if name in names]
+        if value and tasks and task not in tasks:
+            others = " or ".join(f"--task {one}" for one in tasks)
+            raise GlocalError(f"--{name.replace('_', '-')} is for {others}, got --task {task}")
+    if task == "classify":
+        return None
+    head = options["detector"] or options["segmenter"] or DEFAULT_HEADS[TASKS[task]]
+    return head_config(TASKS[task], head, options)
+
+
+def _run(source: Any, settings: "Settings", out: Path, *, resume: bool, analyze: bool) -> "CompareResults":
+    """Compare, with progress on standard error."""
+    from rich.markup import escape
+
+    from glocal.cli._display import Watcher, introduce, text_console
+    from glocal.comparison import compare
+
+    console = text_console(stderr=True)
     introduce(console, source, settings, out)
     watcher = Watcher(console, settings.metric)
     try:
-        results = run_comparison(
+        return compare(
             source,
             settings,
             out,
             resume=resume,
             side_by_side=True,
             analyze=analyze,
-            command=shlex.join(["glocal", *sys.argv[1:]]),
+            command=command_line(),
             observer=watcher,
         )
     except KeyboardInterrupt:
         watcher.close()
-        total = len(list(settings.runs()))
-        again = shlex.join([*(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
-        hint = again if "--out" in again else f"{again} --out {shlex.quote(str(out))}"
-        console.print(
-            f"\nStopped. {watcher.finished} of {total} runs are finished and kept; to go on:\n  glocal {escape(hint)}"
-        )
+        finished = f"{watcher.finished} of {len(list(settings.runs()))} runs are finished and kept"
+        console.print(f"\nStopped. {finished}; to go on:\n  {escape(resume_command(out))}")
         raise typer.Exit(130) from None
     except OSError as error:
         raise GlocalError(f"out: {error}; finished runs are kept and --resume goes on") from error
     finally:
         watcher.close()
-    conclude(Console(highlight=False, soft_wrap=True), results, out, settings.metric)
-    looked_into = results.get("analysis", {}).get("models", ())
-    if any(run["status"] == "failed" for run in results["runs"]) or any(model["failed"] for model in looked_into):
-        raise typer.Exit(1)
-
-
-def _read_head(task: str, given: dict[str, Any]) -> Any:
-    """The head that options ask for; None for classification.
-
-    Raises:
-        GlocalError: for an option that is of another task.
-    """
-    from glocal.tasks import read_options
-    from glocal.training import HeadConfig
-
-    of_task = {
-        "classify": ("--analyze",),
-        "detect": ("--detector", "--preset", "--frozen-norm", "--frozen-stages", "--option"),
-        "segment": ("--segmenter", "--preset", "--frozen-norm", "--frozen-stages", "--option"),
-    }
-    for name in given:
-        if name not in of_task[task]:
-            others = " or ".join(f"--task {other}" for other, names in of_task.items() if name in names)
-            raise GlocalError(f"{name} is for {others}, got --task {task}")
-    if task == "classify":
-        return None
-    from glocal.comparison.settings import DEFAULT_HEADS
-
-    return HeadConfig(
-        given.get("--detector") or given.get("--segmenter") or DEFAULT_HEADS[TASKS[task]],
-        given.get("--preset", ""),
-        given.get("--frozen-norm", False),
-        given.get("--frozen-stages", 0),
-        read_options(TASKS[task], given.get("--option", ())),  # type: ignore[arg-type]
-    )
 
 
 def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":

@@ -7,17 +7,10 @@ import typer
 
 import glocal.cli._heads as shared
 import glocal.cli._options as opt
-from glocal.cli import app
+from glocal.cli import app, command_group
 from glocal.cli._training import run_training
 
-detect = typer.Typer(
-    name="detect",
-    help="Detection and instance segmentation: train, eval, predict.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+detect = command_group("detect", "Detection and instance segmentation: train, eval, predict.")
 app.add_typer(detect)
 
 TRAINING = f"""\
@@ -32,47 +25,50 @@ Examples:
 Recipes: detect_micro (the default), detect_1x, detect_3x, or a YAML file of the settings that differ from detect_micro.
 
 {opt.TRAIN_CODES}"""
-EVALUATION = """\
+EVALUATION = f"""\
 \b
 Examples:
   glocal detect eval run items-on-photos
   glocal detect eval run coco --out results.json --predictions found.json
 
-\b
-Exit codes:
-  0 finished
-  2 invalid arguments, model or images
-"""
-PREDICTION = """\
+{opt.EVAL_CODES}"""
+PREDICTION = f"""\
 \b
 Examples:
   glocal detect predict run photos --out found --draw
   glocal detect predict run photos --out found --draw --resume     continue after a stop
 
-\b
-Exit codes:
-  0 finished; unreadable images have a line with the reason
-  1 no image could be read
-  2 invalid arguments or model
-  130 stopped by Ctrl-C: --resume continues
-"""
-DATA = "COCO or Pascal VOC folder, FILE.json, FILE.json:FOLDER, or items-on-photos; docs/data-detection.md."
+{opt.PREDICT_CODES}"""
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="COCO or Pascal VOC folder, FILE.json, FILE.json:FOLDER, or items-on-photos; docs/data-detection.md.",
+    ),
+]
+Detector = Annotated[
+    str,
+    typer.Option(
+        help="faster_rcnn, mask_rcnn, cascade_rcnn, cascade_mask_rcnn, retinanet, fcos, atss, detr, "
+        "deformable_detr or rt_detr."
+    ),
+]
+Preset = Annotated[
+    str, typer.Option(help="Sizes of the head: small or coco; default: small for images of up to 256 pixels.")
+]
+Predictions = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where to write what was found, as COCO's JSON of results.")
+]
+Threshold = Annotated[float, typer.Option(help="Least score of an object that is written.")]
+DrawThreshold = Annotated[float, typer.Option(help="Least score of an object that is drawn.")]
 
 
 @detect.command(name="train", epilog=TRAINING)
 def train_detector(
-    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
+    data: Data,
     model: opt.Backbone,
-    detector: Annotated[
-        str,
-        typer.Option(
-            help="faster_rcnn, mask_rcnn, cascade_rcnn, cascade_mask_rcnn, retinanet, fcos, atss, detr, "
-            "deformable_detr or rt_detr."
-        ),
-    ] = "faster_rcnn",
-    preset: Annotated[
-        str, typer.Option(help="Sizes of the head: small or coco; default: small for images of up to 256 pixels.")
-    ] = "",
+    detector: Detector = "faster_rcnn",
+    preset: Preset = "",
     recipe: opt.HeadRecipe = "detect_micro",
     settings: opt.Settings = None,
     weights: opt.BackboneWeights = None,
@@ -104,12 +100,10 @@ def train_detector(
 @detect.command(name="eval", epilog=EVALUATION)
 def evaluate_detections(
     model: opt.RunOrFile,
-    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
+    data: Data,
     part: opt.Part = "val",
     out: opt.Json = None,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write what was found, as COCO's JSON of results.")
-    ] = None,
+    predictions: Predictions = None,
     on_error: opt.HeadOnError = "stop",
     split_seed: opt.SplitSeed = 0,
     follow_links: opt.FollowLinks = False,
@@ -119,18 +113,7 @@ def evaluate_detections(
 
     Classes of DATA are found among the model's by their names.
     """
-    shared.evaluate(
-        "detection",
-        model,
-        data,
-        part=part,
-        out=out,
-        on_error=on_error,
-        split_seed=split_seed,
-        follow_links=follow_links,
-        device=device,
-        predictions=predictions,
-    )
+    shared.evaluate("detection", **locals())
 
 
 @detect.command(name="predict", epilog=PREDICTION)
@@ -139,8 +122,8 @@ def predict_objects(
     inputs: opt.Inputs,
     out: opt.Folder,
     draw: opt.Draw = False,
-    threshold: Annotated[float, typer.Option(help="Least score of an object that is written.")] = 0.05,
-    draw_threshold: Annotated[float, typer.Option(help="Least score of an object that is drawn.")] = 0.5,
+    threshold: Threshold = 0.05,
+    draw_threshold: DrawThreshold = 0.5,
     resume: opt.Resume = False,
     workers: opt.Workers = None,
     device: opt.Device = "auto",
@@ -149,15 +132,4 @@ def predict_objects(
 
     An image that cannot be read has a line that says why; the others go on.
     """
-    shared.predict(
-        "detection",
-        model,
-        inputs,
-        out,
-        draw=draw,
-        threshold=threshold,
-        draw_threshold=draw_threshold,
-        resume=resume,
-        workers=workers,
-        device=device,
-    )
+    shared.predict("detection", **locals())

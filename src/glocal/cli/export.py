@@ -40,35 +40,44 @@ Exit codes:
 IMAGES = 8
 """For the comparison."""
 
+RunOrName = Annotated[
+    str, typer.Argument(metavar="RUN|NAME", help="Folder of a run, its model.safetensors, or the name of a model.")
+]
+To = Annotated[str, typer.Option(help="onnx, openvino, torch-export, aoti or safetensors.")]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(metavar="S|HxW[,...]", help="Image size in pixels; further ones are verified too, with --dynamic."),
+]
+Dynamic = Annotated[
+    bool, typer.Option("--dynamic", help="Dynamic batch, and dynamic size (multiples of 32) if supported.")
+]
+Half = Annotated[bool, typer.Option("--half", help="16-bit weights: half the size, less accurate.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE|pretrained", help="For a NAME: a checkpoint, or timm's weights.")
+]
+BatchSize = Annotated[int, typer.Option(help="Batch size, without --dynamic.")]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the model's name, in this folder.")]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DATA|FILE", help="For the comparison: a folder, files, a built-in set. Default: fashion-mini."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier export of the same format.")]
+
 
 @app.command(epilog=EPILOG)
 def export(
-    model: Annotated[
-        str, typer.Argument(metavar="RUN|NAME", help="Folder of a run, its model.safetensors, or the name of a model.")
-    ],
-    to: Annotated[str, typer.Option(help="onnx, openvino, torch-export, aoti or safetensors.")],
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="S|HxW[,...]", help="Image size in pixels; further ones are verified too, with --dynamic."
-        ),
-    ] = None,
-    dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Dynamic batch, and dynamic size (multiples of 32) if supported.")
-    ] = False,
-    half: Annotated[bool, typer.Option("--half", help="16-bit weights: half the size, less accurate.")] = False,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE|pretrained", help="For a NAME: a checkpoint, or timm's weights.")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Batch size, without --dynamic.")] = 1,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the model's name, in this folder.")] = None,
-    images: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DATA|FILE", help="For the comparison: a folder, files, a built-in set. Default: fashion-mini."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export of the same format.")] = False,
+    model: RunOrName,
+    to: To,
+    size: SizeOption = None,
+    dynamic: Dynamic = False,
+    half: Half = False,
+    weights: Weights = None,
+    batch: BatchSize = 1,
+    out: Out = None,
+    images: Images = None,
+    force: Force = False,
 ) -> None:
     """Export a trained model for another runtime, and verify it on real images.
 
@@ -76,14 +85,13 @@ def export(
     rounding.
     """
     sizes = _sizes(size)
-    from rich.console import Console
-
+    from glocal.cli._display import text_console
     from glocal.export import ENDS, FORMATS, RANDOM, VerificationError, export_model
 
     check_choice("to", to, FORMATS)
     source = _source(model, weights, sizes)
     target = out or Path(source.name + ENDS[to])  # type: ignore[index]
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = text_console(stderr=True)
     if source.weights == RANDOM:
         console.print(f"[yellow]Note:[/] {source.name} has random weights; give --weights FILE, or the folder of a run")
     try:

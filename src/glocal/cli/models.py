@@ -6,7 +6,6 @@ import csv
 import fnmatch
 import functools
 import json
-import sys
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +39,19 @@ def models(
     Parameters and multiply-accumulates (MACs, "FLOPs" in papers) are counted here, with 1,000 classes, at the
     model's own input size. The published ImageNet top-1 is the best known at that size, or else at another.
     """
-    from rich.console import Console
     from rich.progress import track
+
+    from glocal.cli._display import table_console, text_console
 
     names = _matching(pattern, everything)
     published = _published()
-    progress = track(names, "Counting", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    console = text_console(stderr=True)
+    progress = track(names, "Counting", console=console, transient=True, disable=not console.is_terminal)
     rows = [_describe(name, published.get(name, [])) for name in progress]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        # no wrapping in a pipe, so that grep gets whole rows
-        Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(_table(rows))
+        table_console().print(_table(rows))
 
 
 def _matching(pattern: str, everything: bool) -> list[str]:

@@ -1,15 +1,17 @@
 """`glocal recommend`: which backbones to compare first on these images, and why."""
 
 import json
-import shlex
-import sys
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import glocal.cli._options as opt
 from glocal.cli import app
+from glocal.cli._command_line import command_line, default_folder
+from glocal.cli._training import load
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, printable
 from glocal.run_dir import check_writable
@@ -32,24 +34,28 @@ Exit codes:
   130 stopped by Ctrl-C; nothing is kept
 """
 
+Budget = Annotated[str, typer.Option(help="Training of each reference: 5ep (epochs), 90s or 2e14flop.")]
+Seeds = Annotated[int, typer.Option(help="Number of references: 3 means seeds 0, 1 and 2.")]
+ImageSize = Annotated[
+    int, typer.Option(help="Side in pixels; full-size backbones from 96 pixels, below it micro ones.")
+]
+SplitSeed = Annotated[int, typer.Option(help="Seed of the held-out split, if there is no val folder.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for results; default: runs/recommend-DATA-TIME.", show_default=False)
+]
+
 
 @app.command(epilog=EPILOG)
 def recommend(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or a built-in set.")
-    ],
-    budget: Annotated[str, typer.Option(help="Training of each reference: 5ep (epochs), 90s or 2e14flop.")] = "5ep",
-    seeds: Annotated[int, typer.Option(help="Number of references: 3 means seeds 0, 1 and 2.")] = 3,
-    image_size: Annotated[
-        int, typer.Option(help="Side in pixels; full-size backbones from 96 pixels, below it micro ones.")
-    ] = 32,
-    on_error: Annotated[str, typer.Option(help="On unreadable images: stop, or skip and list them.")] = "stop",
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links in the folder.")] = False,
-    split_seed: Annotated[int, typer.Option(help="Seed of the held-out split, if there is no val folder.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; default: runs/recommend-DATA-TIME.", show_default=False)
-    ] = None,
+    data: opt.Data,
+    budget: Budget = "5ep",
+    seeds: Seeds = 3,
+    image_size: ImageSize = 32,
+    on_error: opt.OnError = "stop",
+    follow_links: opt.FollowLinks = False,
+    split_seed: SplitSeed = 0,
+    device: opt.Device = "auto",
+    out: Out = None,
 ) -> None:
     """Recommend two or three backbones to compare first, from the needs of your images and the costs on this machine.
 
@@ -58,43 +64,26 @@ def recommend(
 
     Writes results.json and report.html.
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from glocal.cli._display import introduce_data
-    from glocal.data import load_data
+    from glocal.cli._display import introduce_data, text_console
     from glocal.recommend import check_request, pictures
     from glocal.recommend import recommend as run
     from glocal.report.recommend import write_recommendation
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     check_request(budget=budget, seeds=seeds, image_size=image_size, device=device)
-    out = out or Path("runs") / f"recommend-{Path(data).name or 'data'}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = out or default_folder("recommend", data)
     check_writable(out)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task, begun = bars.add_task("", total=1.0), ""
-
-    def update(done: float, what: str) -> None:
-        nonlocal begun
-        bars.update(task, completed=done, description=what)
-        head = what.partition(":")[0]
-        if head != begun and done < 1 and not console.is_terminal:
-            console.print(head)
-        begun = head
-
+    console = text_console(stderr=True)
     try:
-        source = load_data(data, on_error=on_error, split_seed=split_seed, follow_links=follow_links)  # type: ignore[arg-type]
+        source = load("classification", data, on_error=on_error, split_seed=split_seed, follow_links=follow_links)
         introduce_data(console, source)
-        with bars:
+        with _progress_bar(console) as update:
             results = run(
                 source,
                 budget=budget,
                 seeds=seeds,
                 image_size=image_size,
                 device=device,
-                command=shlex.join(["glocal", *sys.argv[1:]]),
+                command=command_line(),
                 progress=update,
             )
     except KeyboardInterrupt:
@@ -106,12 +95,31 @@ def recommend(
         page = write_recommendation(results, out, pictures=pictures(source, image_size))
     except OSError as error:
         raise GlocalError(f"out: cannot write to {printable(out)} ({error.strerror})") from error
-    shown = Console(highlight=False, soft_wrap=True)
-    _conclude(shown, results)
-    shown.print(f"Report: {escape(printable(page))}")
+    _conclude(text_console(), results, page)
 
 
-def _conclude(console: "Console", results: dict[str, Any]) -> None:
+@contextmanager
+def _progress_bar(console: "Console") -> "Iterator[Callable[[float, str], None]]":
+    """A bar on a terminal, a line for each activity elsewhere; yields what to call with the fraction done."""
+    from rich.progress import BarColumn, TimeRemainingColumn
+
+    from glocal.cli._display import progress_bars
+
+    with progress_bars(console, BarColumn(bar_width=20), TimeRemainingColumn()) as bars:
+        task, begun = bars.add_task("", total=1.0), ""
+
+        def update(done: float, what: str) -> None:
+            nonlocal begun
+            bars.update(task, completed=done, description=what)
+            activity = what.partition(":")[0]
+            if activity != begun and done < 1 and not console.is_terminal:
+                console.print(activity)
+            begun = activity
+
+        yield update
+
+
+def _conclude(console: "Console", results: dict[str, Any], page: Path) -> None:
     from rich.markup import escape
 
     console.print(_conditions(results["need"]))
@@ -122,10 +130,14 @@ def _conclude(console: "Console", results: dict[str, Any]) -> None:
     for caveat in results["caveats"]:
         console.print(f"[yellow]Note:[/] {escape(caveat)}")
     console.print(f"Compare them:\n  {escape(printable(results['next']))}")
+    console.print(f"Report: {escape(printable(page))}")
 
 
 def _conditions(need: dict[str, Any]) -> "Table":
-    table = _table("reference, images", "top-1 %", "95 %", "remaining above chance %")
+    from glocal.cli._display import simple_table
+
+    numbers = ("top-1 %", "95 %", "remaining above chance %")
+    table = simple_table("reference, images", numbers=numbers, collapse_padding=True)
     for row in need["conditions"]:
         accuracy, kept = row["accuracy"], row["kept"]
         table.add_row(
@@ -139,7 +151,10 @@ def _conditions(need: dict[str, Any]) -> "Table":
 
 
 def _candidates(recommended: list[dict[str, Any]]) -> "Table":
-    table = _table("compare first", "M parameters", "M MACs", "ms/image", "images/s", "MiB, training")
+    from glocal.cli._display import simple_table
+
+    numbers = ("M parameters", "M MACs", "ms/image", "images/s", "MiB, training")
+    table = simple_table("compare first", numbers=numbers, collapse_padding=True)
     for one in recommended:
         table.add_row(
             f"[bold]{one['model']}[/]",
@@ -149,15 +164,4 @@ def _candidates(recommended: list[dict[str, Any]]) -> "Table":
             f"{one['images_per_s_b32']:,.0f}",
             f"{one['peak_memory_mib']:,.0f}",
         )
-    return table
-
-
-def _table(first: str, *others: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
     return table

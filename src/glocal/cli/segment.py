@@ -6,17 +6,10 @@ import typer
 
 import glocal.cli._heads as shared
 import glocal.cli._options as opt
-from glocal.cli import app
+from glocal.cli import app, command_group
 from glocal.cli._training import run_training
 
-segment = typer.Typer(
-    name="segment",
-    help="Semantic segmentation: train, eval, predict.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+segment = command_group("segment", "Semantic segmentation: train, eval, predict.")
 app.add_typer(segment)
 
 TRAINING = f"""\
@@ -31,45 +24,42 @@ Recipes: segment_micro (the default), segment_80k, segment_160k, or a YAML file 
 segment_micro.
 
 {opt.TRAIN_CODES}"""
-EVALUATION = """\
+EVALUATION = f"""\
 \b
 Examples:
   glocal segment eval run items-on-photos
   glocal segment eval run ade20k --out results.json
 
-\b
-Exit codes:
-  0 finished
-  2 invalid arguments, model or images
-"""
-PREDICTION = """\
+{opt.EVAL_CODES}"""
+PREDICTION = f"""\
 \b
 Examples:
   glocal segment predict run photos --out labelled --draw
   glocal segment predict run photos --out labelled --draw --resume     continue after a stop
 
-\b
-Exit codes:
-  0 finished; unreadable images have a line with the reason
-  1 no image could be read
-  2 invalid arguments or model
-  130 stopped by Ctrl-C: --resume continues
-"""
-DATA = (
-    "Folder in the layout of ADE20K, Cityscapes, Pascal VOC or a plain one, or items-on-photos; docs/data-detection.md."
-)
+{opt.PREDICT_CODES}"""
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder in the layout of ADE20K, Cityscapes, Pascal VOC or a plain one, or items-on-photos; "
+        "docs/data-detection.md.",
+    ),
+]
+Segmenter = Annotated[
+    str, typer.Option(help="semantic_fpn, upernet, or smp_ and a decoder: smp_unet, smp_segformer, ...")
+]
+Preset = Annotated[
+    str, typer.Option(help="Sizes of the head: small or ade20k; default: small for images of up to 256 pixels.")
+]
 
 
 @segment.command(name="train", epilog=TRAINING)
 def train_segmenter(
-    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
+    data: Data,
     model: opt.Backbone,
-    segmenter: Annotated[
-        str, typer.Option(help="semantic_fpn, upernet, or smp_ and a decoder: smp_unet, smp_segformer, ...")
-    ] = "semantic_fpn",
-    preset: Annotated[
-        str, typer.Option(help="Sizes of the head: small or ade20k; default: small for images of up to 256 pixels.")
-    ] = "",
+    segmenter: Segmenter = "semantic_fpn",
+    preset: Preset = "",
     recipe: opt.HeadRecipe = "segment_micro",
     settings: opt.Settings = None,
     weights: opt.BackboneWeights = None,
@@ -101,7 +91,7 @@ def train_segmenter(
 @segment.command(name="eval", epilog=EVALUATION)
 def evaluate_labels(
     model: opt.RunOrFile,
-    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
+    data: Data,
     part: opt.Part = "val",
     out: opt.Json = None,
     on_error: opt.HeadOnError = "stop",
@@ -113,17 +103,7 @@ def evaluate_labels(
 
     Classes of DATA are found among the model's by their names.
     """
-    shared.evaluate(
-        "segmentation",
-        model,
-        data,
-        part=part,
-        out=out,
-        on_error=on_error,
-        split_seed=split_seed,
-        follow_links=follow_links,
-        device=device,
-    )
+    shared.evaluate("segmentation", **locals())
 
 
 @segment.command(name="predict", epilog=PREDICTION)
@@ -140,15 +120,4 @@ def predict_labels(
 
     An image that cannot be read has a line that says why; the others go on.
     """
-    shared.predict(
-        "segmentation",
-        model,
-        inputs,
-        out,
-        draw=draw,
-        threshold=0.0,
-        draw_threshold=0.0,
-        resume=resume,
-        workers=workers,
-        device=device,
-    )
+    shared.predict("segmentation", threshold=0.0, draw_threshold=0.0, **locals())

@@ -21,13 +21,14 @@ Examples:
 Recipes: a shipped name (docs/recipes.md), or a YAML file of the settings that differ.
 
 {opt.TRAIN_CODES}"""
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or fashion-mini.")
+]
 
 
 @app.command(epilog=EPILOG)
 def train(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or fashion-mini.")
-    ],
+    data: Data,
     model: opt.Model,
     recipe: opt.Recipe = None,
     settings: opt.Settings = None,

@@ -1,6 +1,7 @@
 """Detection and instance segmentation: batches of images with boxes, the detector's own losses, average precision."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from torch import nn
 
 from glocal.data import DetectionSample, DetectionSet, DetectionSource
+from glocal.data.predictions import write_entries
 from glocal.data.transforms import DETECTION_SCALES, jitter_detection, jitter_params
 from glocal.errors import GlocalError
+from glocal.files import printable
 from glocal.heads.detection import detector_spec
 from glocal.metrics.coco import Detections, Precision, Targets, average_precision, coco_library, encode_masks
 from glocal.models.io import ModelConfig, TaskName
@@ -221,3 +224,24 @@ def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str
                 entry["segmentation"] = {"size": list(one.targets.size), "counts": one.detections.masks[i]}
             entries.append(entry)
     return entries
+
+
+def write_predictions(path: Path, outcomes: Sequence[Outcome], classes: Sequence[str], data: DetectionSource) -> None:
+    """The detections of images as COCO's JSON of results, an object a line, with the category ids of the data.
+
+    Args:
+        path: of the file.
+        outcomes: of `DetectionTask.evaluate`.
+        classes: the model's; those that the data does not have are left out.
+        data: what the images are of.
+
+    Raises:
+        GlocalError: if the file cannot be written.
+    """
+    of_data = dict(zip(data.classes, data.category_ids, strict=True))
+    category_ids = {label: of_data[name] for label, name in enumerate(classes) if name in of_data}
+    entries = [entry for one in outcomes for entry in coco_entries(one, category_ids)]
+    try:
+        write_entries(path, entries)
+    except OSError as error:
+        raise GlocalError(f"predictions: cannot write {printable(path)} ({error.strerror})") from error
