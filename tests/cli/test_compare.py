@@ -41,7 +41,7 @@ def test_a_comparison_from_folder_to_report(call, command, tmp_path):
     assert code == 0
     results = results_of(tmp_path / "first")
     assert results["verdict"]["sentence"] in " ".join(out.split())
-    assert "Seeds were not varied" in " ".join(out.split())
+    assert "Some models have one seed only" in " ".join(out.split())
     assert out.rstrip().endswith("Report: first/report.html")
     assert "3 classes, 48 training and 12 test images" in " ".join(err.split())
     assert re.search(

@@ -38,7 +38,8 @@ def test_the_panel_has_what_the_results_have(page):
         shown = " ".join(f"{100 * score:.1f}" for score in (parts["robustness"]["clean"], *scores))
         assert f"{shown} {model['seconds']:.1f}" in text
     assert (
-        "on 256 random test images (the same for all; attention, features and gradients on 32 of them), in 12 s" in text
+        "on 256 random validation images (the same for all; attention, features and gradients on 32 of them), in 12 s"
+        in text
     )
     assert "not why one of them is better" in text
 

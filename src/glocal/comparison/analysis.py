@@ -1,4 +1,4 @@
-"""How the trained models of a comparison look at its test images: what `glocal.analysis` finds, made small.
+"""How the trained models of a comparison look at its validation images: what `glocal.analysis` finds, made small.
 
 Of each model one run is looked into: its first that has finished on the largest share of the training images. What is
 found is kept beside the run's weights, part by part; a part that is there is not looked for again.

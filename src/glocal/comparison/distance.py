@@ -19,8 +19,8 @@ def accuracy_by_distance(
 
     Args:
         runs: entries of the results.
-        right: by the id of a finished run, (images,) booleans: which test images it got right.
-        distances: (images,) of the test images, pixels.
+        right: by the id of a finished run, (images,) booleans: which validation images it got right.
+        distances: (images,) of the validation images, pixels.
     """
     groups: dict[tuple[float, str], list[np.ndarray]] = defaultdict(list)
     for run in runs:

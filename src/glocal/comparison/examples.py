@@ -1,4 +1,4 @@
-"""Which test images show best how models fare: those they differ on most, the hardest, and typical ones."""
+"""Which validation images show best how models fare: those they differ on most, the hardest, and typical ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -116,7 +116,7 @@ def compare(
         measured = _measure(models, settings, tasks, store, side_by_side, observer)
         job = _Job(data, settings, tasks, store, measured, command)
         for run_id, reason in store.damaged.items():
-            observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
+            observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         missing = [run for run in job.every if not has_finished(job.entries.get(run.id))]
         results = job.results()
 

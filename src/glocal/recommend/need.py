@@ -51,7 +51,7 @@ class Answers:
     Attributes:
         right: (seeds, conditions, images) whether each prediction is correct, conditions as `CONDITIONS`.
         chance: accuracy of always predicting the most frequent class.
-        images: numbers of training and test images.
+        images: numbers of training and validation images.
         epochs: of each reference.
     """
 
@@ -115,7 +115,7 @@ def train_references(
     """Train a reference for each seed and evaluate it under each condition.
 
     Args:
-        data: training and test images.
+        data: training and validation images.
         image_size: side in pixels.
         recipe: of the training.
         budget: of each reference.
@@ -161,9 +161,9 @@ def train_references(
 def needs(answers: Answers) -> Needs:
     """Needs with their intervals.
 
-    Percentile bootstrap with 2,000 resamples of test images (the same for all conditions) and references. The variance
-    of the mean of S resampled seeds is too small by (S - 1) / S (Davison & Hinkley 1997, §3.8), so its std is widened
-    accordingly, as in `glocal.comparison`. With one seed only the images are resampled.
+    Percentile bootstrap with 2,000 resamples of validation images (the same for all conditions) and references. The
+    variance of the mean of S resampled seeds is too small by (S - 1) / S (Davison & Hinkley 1997, §3.8), so its std is
+    widened accordingly, as in `glocal.comparison`. With one seed only the images are resampled.
     """
     right, chance = answers.right.astype(np.float64), answers.chance
     drawn = _resampled(right, np.random.default_rng(0))  # (resamples, conditions)
