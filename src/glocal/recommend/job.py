@@ -182,7 +182,8 @@ def _caveats(answers: Answers, found: Needs, data: DataSource) -> list[str]:
     ]
     if len(answers.right) == 1:
         caveats.append(
-            "With one seed the intervals show the noise of the validation images only; use --seeds 3 or more."
+            "With one seed the intervals cover the sampling of the validation images but not the variation over seeds; "
+            "use --seeds 3 or more."
         )
     if answers.images[1] < FEW_IMAGES:
         caveats.append(f"There are only {answers.images[1]} validation images: the intervals are wide.")
