@@ -11,8 +11,8 @@ from glocal.recommend.disturb import (
     SHOWN,
     SHUFFLES,
     Condition,
-    DisturbedValSet,
     DisturbedTrainSet,
+    DisturbedValSet,
     disturb,
 )
 from glocal.training import ImageBatches, TrainConfig, TrainingBatches

@@ -15,7 +15,7 @@ from glocal.bench import count_macs
 from glocal.data import DataSource, ImageSet
 from glocal.models.creation import create
 from glocal.models.io import ModelConfig
-from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, DisturbedValSet, DisturbedTrainSet
+from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, DisturbedTrainSet, DisturbedValSet
 from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
