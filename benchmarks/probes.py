@@ -4,7 +4,8 @@
 
 A CNN with shuffled pixels, in the same order for all images, has no neighbourhoods; a bag of patches sees patches
 without their positions. Every model is trained with the recipe `micro` for a few epochs of 6,000 images, with three
-seeds, on one thread. Results are written after each run, and the same command resumes: docs/results/probes.json and probes.md.
+seeds, on one thread. Results are written to docs/results/probes.json and probes.md after each run; the same command
+resumes.
 """
 
 import argparse

@@ -264,7 +264,8 @@ def ddp(place: Place) -> None:
         "exit code 75",
         asked=f"5 of 5 within {GONE:.0f} s",
         found=f"{len(cases) - bad} of {len(cases)}, slowest {slowest:.1f} s; {len(stops) + bad - len(faults)} of "
-        f"{len(stops)} stops; control without the check for the parent process detected: {'yes' if control > GONE else 'no'}",
+        f"{len(stops)} stops; control without the check for the parent process detected: "
+        f"{'yes' if control > GONE else 'no'}",
         holds=not faults and control > GONE,
         seed=SEED,
         seconds=time.monotonic() - began,

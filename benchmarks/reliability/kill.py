@@ -353,8 +353,8 @@ def main(num_random: int = 60, num_aimed: int = 60, num_naive: int = 30) -> None
         faults = unsynced(events)
         record(
             "power-cut",
-            what=f"order of the {len(events)} calls of a run that change its folder: no file is renamed into place, and "
-            "no older one removed, before its content is synced (a power cut loses unsynced content, SIGKILL does "
+            what=f"order of the {len(events)} calls of a run that change its folder: no file is renamed into place, "
+            "and no older one removed, before its content is synced (a power cut loses unsynced content, SIGKILL does "
             "not)",
             asked="0 exceptions",
             found=f"{len(faults)} exceptions",

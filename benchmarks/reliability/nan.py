@@ -174,8 +174,8 @@ def main() -> None:
         f"stop and skip (nan_skips={SKIPS}): no file ever contains a NaN, the last good state is named, the resumed "
         "run equals the uninterrupted one; skippable steps are skipped and counted",
         asked="10 of 10",
-        found=f"{good} of {len(cases)}; {SKIPS} skips continue and {SKIPS + 1} stop: {'yes' if exact else 'no'}; control "
-        f"without guards detected: {'yes' if seen else 'no'}",
+        found=f"{good} of {len(cases)}; {SKIPS} skips continue and {SKIPS + 1} stop: {'yes' if exact else 'no'}; "
+        f"control without guards detected: {'yes' if seen else 'no'}",
         holds=good == len(cases) and exact and seen,
         seed=SEED,
         seconds=time.monotonic() - start,

@@ -38,7 +38,7 @@ class Evidence(Protocol):
 
     @property
     def mean(self) -> float:
-        """Of the scores."""
+        """Mean of the scores."""
         ...
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
@@ -46,7 +46,7 @@ class Evidence(Protocol):
         ...
 
     def beside(self, other: Self) -> Self:
-        """These runs, and then the other ones, on the same images in the same order."""
+        """These runs followed by the others, on the same images in the same order."""
         ...
 
 
@@ -67,14 +67,14 @@ class Answers:
 
     @property
     def mean(self) -> float:
-        """Of all runs."""
+        """Mean over all runs."""
         return float(self.right.mean())
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
         """(resamples, runs), 10,000 resamples.
 
-        Images on which all runs fare alike are alike to the mean, so it is enough to draw how many there are of each
-        kind.
+        Images with the same results in all runs contribute equally, so it is enough to draw the number of images of
+        each kind.
         """
         kinds, counts = np.unique(self.right, axis=1, return_counts=True)
         num_images = self.right.shape[1]
@@ -88,7 +88,7 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """Any score, computed on draws of validation images that are the same for all runs of a comparison.
+    """Any score, computed on resamples of the validation images, the same for all runs of a comparison.
 
     Attributes:
         scores: (runs,) on all validation images.
@@ -104,7 +104,7 @@ class Resampled:
         return float(self.scores.mean())
 
     def resampled(self, _: np.random.Generator) -> np.ndarray:
-        """What was drawn."""
+        """The given resamples."""
         return self.drawn
 
     def beside(self, other: "Resampled") -> "Resampled":
@@ -124,7 +124,7 @@ def score_interval(evidence: Evidence, bounds: tuple[float, float] = (0.0, 1.0))
 
     Args:
         evidence: of the model's seeds.
-        bounds: between which any score lies.
+        bounds: lowest and highest possible score.
     """
     scores = evidence.scores
     mean = float(scores.mean())
@@ -150,7 +150,7 @@ def score_difference(evidence: Evidence, best: Evidence, confidence: float = CON
     sqrt(S / (S - 1)). With one seed only the images are resampled.
 
     In simulations of equal models on 1,000 images the interval of accuracy holds zero in 96 % of cases with one seed;
-    with two or three in 95 % (accuracies of seeds spread by 2 points) to 99 % (by half a point): it is rarely too sure.
+    with two or three in 95 % (accuracies of seeds spread by 2 points) to 99 % (by half a point): it is conservative.
 
     Args:
         evidence: of the model's seeds.
