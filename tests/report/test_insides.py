@@ -50,8 +50,8 @@ def test_what_was_found_is_said_in_a_sentence_for_each_panel(page):
         "resnet_micro, the most accurate, depends on convolution alone, has a receptive field of 50 % (the others 75 "
         "to 100 %) of the image at its last layer and loses 25 (the others 40 to 55) points with 50 % of the image "
         "masked.",
-        "Predictions depend on convolution alone: resnet_micro; convolution more than attention: botnet_micro (79 and 49 %); "
-        "attention alone: vit_micro.",
+        "Predictions depend on convolution alone: resnet_micro; convolution more than attention: botnet_micro (79 and "
+        "49 %); attention alone: vit_micro.",
         "At the last layer it is 50 % of the image in resnet_micro, the smallest, and 100 % in vit_micro, the largest.",
         "botnet_micro: 10.0 to 13.0 px; vit_micro: 11.0 to 14.0 px; no spatial attention in resnet_micro.",
         "Here convolution sharpens in 2 of 2 models, attention blurs in 2 of 2 models and the MLP has no consistent "
