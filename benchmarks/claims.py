@@ -1,10 +1,10 @@
-"""The papers' claims on fashion-mini, by the command that anyone would call; its results are kept, and its time.
+"""The papers' claims on fashion-mini by `glocal claims run`; keeps its results and time.
 
     python benchmarks/claims.py --budget quick
     python benchmarks/claims.py coupling,two-heads --budget default
 
-Calls `glocal claims run` in runs/, where the same call goes on after a stop and another one adds claims, and then puts
-claims.json into docs/results/claims-BUDGET, with a README.md of all verdicts; `glocal claims report` makes the pages.
+Calls `glocal claims run` in runs/, where the same call resumes and another one adds claims. Then copies claims.json to
+docs/results/claims-BUDGET and writes a README.md with all verdicts; `glocal claims report` makes the pages.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from glocal.report.claims import VERDICTS
 
 ROOT = Path(__file__).parents[1]
 CALLS = "calls.json"
-"""The calls so far, each with its claims and seconds by the clock: one that was stopped counts as well."""
+"""The calls so far, each with its claims and wall-clock seconds; interrupted calls count too."""
 KEPT = ("claims.json", "costs.json", CALLS)
-"""Beside README.md: costs.json has the training steps from which the command says how long it will take."""
+"""Beside README.md. costs.json has the measured training steps, from which the command estimates its time."""
 
 
 def folder_of(budget: str) -> Path:
-    """What is committed of a budget."""
+    """The folder of committed results of a budget."""
     return ROOT / "docs" / "results" / f"claims-{budget}"
 
 
@@ -37,8 +37,8 @@ def page(folder: str, results: dict[str, Any], calls: list[dict[str, Any]]) -> s
 
     Args:
         folder: its name.
-        results: what claims.json holds.
-        calls: what `CALLS` holds.
+        results: contents of claims.json.
+        calls: contents of `CALLS`.
     """
     settings, machine, claims, data = (results[key] for key in ("settings", "environment", "claims", "data"))
     counts = [f"{sum(c['verdict'] == v for c in claims)} {v}" for v in VERDICTS]
@@ -48,16 +48,16 @@ def page(folder: str, results: dict[str, Any], calls: list[dict[str, Any]]) -> s
         f"# The papers' claims on {data['name']}, {settings['budget']}",
         "",
         f"{commands}: {len(claims)} claim{'s' if len(claims) > 1 else ''}, {', '.join(counts)}. "
-        f"{data['train']:,} training and {data['val']:,} test images, {len(settings['seeds'])} seeds, {len(runs)} runs "
-        f"of {settings['budget'].removesuffix('ep')} epochs, {settings['jobs']} at a time on {machine['cores']} cores "
-        f"({machine['cpu']}, torch {machine['torch']}); **{seconds / 60:.0f} minutes** in all, of which training took "
-        f"{sum(runs.values()) / 60 / settings['jobs']:.0f}.",
+        f"{data['train']:,} training and {data['val']:,} validation images, {len(settings['seeds'])} seeds, "
+        f"{len(runs)} runs of {settings['budget'].removesuffix('ep')} epochs, {settings['jobs']} at a time on "
+        f"{machine['cores']} cores ({machine['cpu']}, torch {machine['torch']}); "
+        f"**{seconds / 60:.0f} minutes** in total, {sum(runs.values()) / 60 / settings['jobs']:.0f} of them training.",
         "",
-        "What an experiment is and what its verdict means: [claims.md](../../claims.md). A verdict is of these images "
-        "at this budget. [claims.json](claims.json) has every number; the pages that the command wrote, `index.html` "
-        f"and one for each claim, are written from it again by `glocal claims report docs/results/{folder}`.",
+        "Experiments and verdicts are explained in [claims.md](../../claims.md). A verdict holds for these images at "
+        "this budget. [claims.json](claims.json) has all numbers; "
+        f"`glocal claims report docs/results/{folder}` rebuilds `index.html` and a page per claim from it.",
         "",
-        "| claim | verdict | runs | minutes of a core |",
+        "| claim | verdict | runs | core minutes |",
         "| --- | --- | --- | --- |",
     ]
     for claim in claims:
@@ -67,13 +67,13 @@ def page(folder: str, results: dict[str, Any], calls: list[dict[str, Any]]) -> s
         lines.append(f"| `{claim['id']}`: {claim['sentence']} | **{verdict}** | {cost} |")
     lines += [
         "",
-        "Runs that claims share were trained once, and count in each.",
+        "Runs shared by several claims were trained once; they count in each.",
         "",
-        "## What was found",
+        "## Findings",
         "",
-        "The difference of two arms, with an interval; all intervals of a claim hold together with 95 % confidence.",
+        "Differences of two arms with their intervals; all intervals of a claim hold jointly with 95 % confidence.",
         "",
-        "| claim | expected | found | |",
+        "| claim | expected | finding | verdict |",
         "| --- | --- | --- | --- |",
     ]
     for claim in claims:
@@ -84,7 +84,7 @@ def page(folder: str, results: dict[str, Any], calls: list[dict[str, Any]]) -> s
 
 
 def publish(run: Path, out: Path) -> None:
-    """Put what a call left in ``run`` into ``out``."""
+    """Copy the results of a call from ``run`` to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(run / name, out / name)
@@ -93,13 +93,13 @@ def publish(run: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Call the command, note its time, and publish."""
+    """Call the command, record its time, and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="quick")
-    parser.add_argument("claims", nargs="?", default="all", help="ids with commas between")
+    parser.add_argument("claims", nargs="?", default="all", help="comma-separated ids")
     asked = parser.parse_args()
     budget = asked.budget
-    run = ROOT / "runs" / f"claims-fashion-mini-{budget}"  # where the command puts it by itself
+    run = ROOT / "runs" / f"claims-fashion-mini-{budget}"  # the command's default --out
     start = time.perf_counter()
     try:
         command = ["claims", "run", asked.claims, "fashion-mini", "--budget", budget]

@@ -2,9 +2,9 @@
 
     python benchmarks/damaged_annotations.py [--each 12] [--commands 2]
 
-Every case is a small data set with one file damaged in one of the ways below, drawn from a seed. It is loaded in this
-process with ``on_error="skip"`` and with ``"stop"``, every sample is read and checked, and some cases go through
-``glocal check`` and ``glocal detect train`` or ``glocal segment train`` too. Writes
+Every case is a small data set with one file damaged in one of the ways below, at random from a seed. It is loaded in
+this process with ``on_error="skip"`` and with ``"stop"``, and every sample is read and checked; some cases also run
+through ``glocal check`` and ``glocal detect train`` or ``glocal segment train``. Writes
 docs/results/damaged-annotations.json and .md.
 """
 
@@ -148,7 +148,7 @@ def number_in(content: dict[str, Any], rng: Rng, value: Any) -> None:
     holder[key] = value
 
 
-@way("COCO: cut off", "coco")
+@way("COCO: truncated", "coco")
 def _cut(root: Path, rng: Rng) -> None:
     text_of(root, lambda text: text.encode()[: int(rng.integers(len(text)))])
 
@@ -158,7 +158,7 @@ def _bytes(root: Path, rng: Rng) -> None:
     text_of(root, lambda text: mutate(text.encode(), rng))
 
 
-@way("COCO: pieces left out, doubled, or other words for numbers", "coco")
+@way("COCO: fragments removed or duplicated, numbers replaced", "coco")
 def _pieces(root: Path, rng: Rng) -> None:
     text_of(root, lambda text: harmed_text(text, rng))
 
@@ -181,14 +181,14 @@ def _not_finite(root: Path, rng: Rng) -> None:
         number_in(content, rng, drawn(rng, NOT_FINITE))
 
 
-@way("COCO: keys missing", "coco")
+@way("COCO: missing keys", "coco")
 def _keys(root: Path, rng: Rng) -> None:
     with opened(root) as content:
         holder = drawn(rng, [content, *content["images"], *content["categories"], *content["annotations"] * 2])
         del holder[drawn(rng, list(holder))]
 
 
-@way("COCO: ids and entries twice", "coco")
+@way("COCO: duplicate ids and entries", "coco")
 def _twice(root: Path, rng: Rng) -> None:
     with opened(root) as content:
         entries = content[drawn(rng, ["images", "annotations", "categories"])]
@@ -199,7 +199,7 @@ def _twice(root: Path, rng: Rng) -> None:
             entries.append(entries[first])
 
 
-@way("COCO: run lengths that are none", "coco")
+@way("COCO: invalid run lengths", "coco")
 def _runs(root: Path, rng: Rng) -> None:
     with opened(root) as content:
         entry = drawn(rng, content["annotations"])
@@ -225,7 +225,7 @@ def _runs(root: Path, rng: Rng) -> None:
         entry["segmentation"] = {"size": drawn(rng, sizes), "counts": counts}
 
 
-@way("COCO: polygons that are none", "coco")
+@way("COCO: invalid polygons", "coco")
 def _polygons(root: Path, rng: Rng) -> None:
     with opened(root) as content:
         entry = drawn(rng, content["annotations"])
@@ -240,7 +240,7 @@ def _polygons(root: Path, rng: Rng) -> None:
         )  # fmt: skip
 
 
-@way("COCO: lists nested deep", "coco")
+@way("COCO: deeply nested lists", "coco")
 def _deep(root: Path, rng: Rng) -> None:
     depth = drawn(rng, [30, 300, 900, 985, 990, 1100, 10_000, 300_000])
     nested = drawn(rng, ["[", '{"size":'])
@@ -251,7 +251,7 @@ def _deep(root: Path, rng: Rng) -> None:
     text_of(root, lambda text: text.replace(f'"{mark}"', nested * depth + "0" + close * depth).encode())
 
 
-@way("COCO: names of files that are none", "coco")
+@way("COCO: invalid file names", "coco")
 def _names(root: Path, rng: Rng) -> None:
     with opened(root) as content:
         names = [
@@ -314,12 +314,12 @@ def xml_of(root: Path, change: Callable[[str], bytes]) -> None:
     file.write_bytes(change(file.read_text()))
 
 
-@way("VOC: bytes changed, cut off", "voc")
+@way("VOC: bytes changed, truncated", "voc")
 def _xml_bytes(root: Path, rng: Rng) -> None:
     xml_of(root, lambda text: mutate(text.encode(), rng))
 
 
-@way("VOC: pieces left out, doubled, or other words for numbers", "voc")
+@way("VOC: fragments removed or duplicated, numbers replaced", "voc")
 def _xml_pieces(root: Path, rng: Rng) -> None:
     xml_of(root, lambda text: harmed_text(text, rng))
 
@@ -370,7 +370,7 @@ def _lists(root: Path, rng: Rng) -> None:
 MAP = "masks/train/2.png"
 
 
-@way("label map: bytes changed, cut off", "maps")
+@way("label map: bytes changed, truncated", "maps")
 def _map_bytes(root: Path, rng: Rng) -> None:
     file = root / MAP
     file.write_bytes(mutate(file.read_bytes(), rng))
@@ -430,7 +430,7 @@ PLACES = {"coco": "train2017/001.png", "voc": "JPEGImages/train_0004.jpg", "maps
 
 
 def _an_image(form: str) -> None:
-    @way(f"image of {form}: bytes changed, cut off", form)
+    @way(f"image of {form}: bytes changed, truncated", form)
     def changed(root: Path, rng: Rng) -> None:
         file = root / PLACES[form]
         file.write_bytes(mutate(file.read_bytes(), rng))
@@ -588,20 +588,20 @@ def page(found: dict[str, Any]) -> str:
     rows, total = found["ways"], found["total"]
     lines += [
         f"**{total['cases']} cases: {total['clear error']} clear errors, {total['listed skip']} listed skips, "
-        f"{total['loaded']} loaded (what was changed does no harm), {total['traceback']} tracebacks; the longest took "
+        f"{total['loaded']} loaded (harmless changes), {total['traceback']} tracebacks; the longest took "
         f"{total['longest']:.2f} s.**",
         "",
-        "A clear error says what was expected, fits on a screen and can be printed. With `skip` what is left is sound:",
-        "boxes inside their image, labels among the classes, finite areas, masks of the image's size. With `stop`",
-        "loading ends where, and only where, `skip` lists something.",
+        "A clear error states what was expected, fits on a screen and is printable. With `skip` the remaining data is",
+        "valid: boxes inside their image, known labels, finite areas, masks of the image's size. `stop` raises an",
+        "error if and only if `skip` lists something.",
         "",
-        "| what is damaged | cases | clear error | listed skip | loaded | tracebacks | longest, s |",
+        "| damage | cases | clear error | listed skip | loaded | tracebacks | longest, s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in rows.items():
         counts = " | ".join(str(row[kind]) for kind in ("cases", "clear error", "listed skip", "loaded", "traceback"))
         lines.append(f"| {name} | {counts} | {row['longest']:.2f} |")
-    lines += ["", "Some of each through the commands, a process each:", ""]
+    lines += ["", "Some cases of each kind through the commands, one process each:", ""]
     lines += ["| command | runs | exit codes | tracebacks |", "| --- | ---: | --- | ---: |"]
     for name, row in found["commands"].items():
         codes = ", ".join(f"{code}: {count}" for code, count in row["codes"].items())
@@ -609,7 +609,7 @@ def page(found: dict[str, Any]) -> str:
     machine = found["environment"]
     lines += [
         "",
-        "`check` exits with 0 where all can be used, 1 where something is listed, 2 where nothing can be; `train`",
+        "`check` exits with 0 if everything is usable, 1 if something is listed, 2 if nothing is usable; `train`",
         "with 0 or 2.",
         "",
         f"`{found['command']}` took {found['seconds']:.0f} s on {found['date']} ({machine.get('cpu', '')}, "

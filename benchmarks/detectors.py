@@ -52,7 +52,7 @@ class Row:
 
 
 DETECTION, ADE20K = (800, 1280), (512, 2048)
-AUXILIARY = "published with an auxiliary head for training, and ResNet with a stem of three convolutions"
+AUXILIARY = "published with an auxiliary training head, and ResNet with a stem of three convolutions"
 ROWS = (
     Row("mask_rcnn", "conformer_small_patch32", (800, 1344), 58.1, 341.4, CONFORMER, True),
     Row("faster_rcnn", "conformer_small_patch32", (800, 1344), 55.4, 288.4, CONFORMER, True),
@@ -134,9 +134,9 @@ def measure(row: Row) -> dict[str, object]:
     as_published = macs if row.attention else macs - attention_macs(model, row.size)
     if project_before_pooling(model):
         as_published += count_macs(model, row.size) - macs
-        note = "the release projects maps to tokens before it pools them; here after, with the same result"
+        note = "the release projects maps to tokens before pooling; here after, with the same result"
     if not row.attention:
-        left_out = "published without the products of attention" * (macs - as_published > 1e-3 * macs)
+        left_out = "published without attention products" * (macs - as_published > 1e-3 * macs)
         note = "; ".join(filter(None, [left_out, note]))
     return asdict(row) | {
         "our_params_m": round(count_params(network) / 1e6, 2),
@@ -151,12 +151,13 @@ def table(rows: list[dict[str, object]]) -> str:
     lines = [
         "# Cost of detectors and segmenters",
         "",
-        "Made by `python benchmarks/detectors.py` on the meta device: parameters and multiply-accumulates of the",
-        "assembled models, box heads on 1000 proposals and the mask head on 100, as mmdetection's `get_flops` counts.",
-        "*ours* counts attention in full; *counted alike* counts what the published figure counts, see the notes.",
-        "80 classes for boxes, 150 for pixels.",
+        "By `python benchmarks/detectors.py` on the meta device: parameters and MACs of the whole",
+        "models, box heads on 1000 proposals and mask heads on 100, as in mmdetection's `get_flops`.",
+        "*ours* includes the attention products; *as published* counts as the published number does, see the notes.",
+        "80 classes for detection, 150 for segmentation.",
         "",
-        "| head | backbone | image | M published | M ours | G published | G ours | G counted alike | apart | notes |",
+        "| head | backbone | image | params M, published | ours | GMACs, published | ours | as published | difference "
+        "| notes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

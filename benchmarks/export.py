@@ -35,12 +35,12 @@ SIZE, OTHER = 224, 288
 ENDS = {"onnx": "model.onnx", "openvino": "model.xml", "torch-export": "model.pt2", "aoti": "compiled.pt2"}
 ROUNDS = 15
 PACKAGES = ("torch", "onnx", "onnxruntime", "openvino")
-HEAD = f"""# Exports, measured
+HEAD = f"""# Export
 
-Written by `benchmarks/export.py`. Each model, its parameters drawn at random, is exported with `--dynamic` (any number
-of images, any height and width of multiples of 32) and compared with itself in torch on real images, at {SIZE} and
-{OTHER} pixels, 1 and 5 images at once. Difference: the largest of a logit, as a share of the largest logit; a file is
-refused above 1e-4 (fp32).
+Written by `benchmarks/export.py`. Each model, with random parameters, is exported with `--dynamic` (any batch size, any
+height and width in multiples of 32) and compared with the model in torch on real images, at {SIZE} and {OTHER} pixels,
+at batch sizes 1 and 5. Difference: the largest difference of a logit relative to the largest logit; a file is rejected
+above 1e-4 (fp32).
 
 """
 
@@ -124,7 +124,7 @@ def page(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     machine = results["environment"]
     lines = [
-        HEAD + "| model | file | runtime | free | difference at 224 px | at 288 px | MB | export, s |",
+        HEAD + "| model | file | runtime | dynamic | difference at 224 px | at 288 px | MB | export, s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     failed = []
@@ -140,13 +140,13 @@ def page(results: dict[str, Any]) -> str:
                 f"| {name} | {file} | {runtime} | {', '.join(row['free'])} | {worst[0]:.1e} | {worst[1]:.1e} | "
                 f"{row['megabytes']:,.1f} | {row['seconds']:,.0f} |"
             )
-    lines += ["", "What fails:", "", *failed] if failed else ["", "Nothing fails."]
+    lines += ["", "Failures:", "", *failed] if failed else ["", "No failures."]
     if results["speed"]:
         runtimes = list(results["speed"][0]["ms"])
         lines += [
             "",
-            f"One image of {SIZE} pixels, fp32, one thread: milliseconds of processor time, least of {ROUNDS} rounds "
-            "in which the runtimes take turns. (Seconds above are by the clock, on cores shared with other work.)",
+            f"One image of {SIZE} pixels, fp32, one thread: milliseconds of CPU time, minimum of {ROUNDS} interleaved "
+            "rounds. (Seconds above are wall time, on cores shared with other work.)",
             "",
             f"| model | {' | '.join(runtimes)} |",
             f"| --- |{' ---: |' * len(runtimes)}",

@@ -1,10 +1,10 @@
-"""Every head on every backbone: build, train, predict, export, and learn one image by heart.
+"""Every head on every backbone: build, train, predict, export, and overfit one image.
 
     OMP_NUM_THREADS=1 python benchmarks/heads_matrix.py              all, hours on two cores; resumes where it stopped
     OMP_NUM_THREADS=1 python benchmarks/heads_matrix.py fcos cvt     pairs whose names contain every word, done again
 
-Writes docs/results/heads.json after each pair, and heads.md from it. The backbones are the families' micro forms and
-two of timm's, all untrained; the image has 96 pixels a side, three objects, and three classes.
+Writes docs/results/heads.json after each pair, and heads.md from it. The backbones are the micro models of all families
+and two of timm, all untrained; the image has 96 x 96 pixels, three objects, and three classes.
 """
 
 import json
@@ -261,7 +261,7 @@ def _export(name: str, part: nn.Module, example: Tensor, shapes: Any) -> str:
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:
-    """The pairs as a page: a table of what was learnt by heart, one of first looks."""
+    """The pairs as a page: steps to overfit one image, losses, seconds and exports."""
     heads, backbones = (*DETECTORS, *SEGMENTERS), BACKBONES
     lines = ["# Every head on every backbone", "", *__doc__.split("\n\n")[2].splitlines(), ""]
 
@@ -283,16 +283,16 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
         return f"{end['steps']}{how}" if done else f"**{score}** after {end['steps']}{how}"
 
     rows(
-        "Steps to know one image by heart, AP50 of 1 or a mean IoU of 0.98; the learning rate where a second helped",
+        "Steps to overfit one image (AP50 of 1 or mean IoU of 0.98), and the learning rate if not the first",
         learnt,
     )
     rows(
         f"Loss at the first step and after {STEPS}",
         lambda c: f"{c['loss_first']} → {c['loss_last']}" if "loss_first" in c else "",
     )
-    rows("Seconds a training step of two images, one thread", lambda c: str(c.get("step_seconds", "")))
+    rows("Seconds per training step of two images, one thread", lambda c: str(c.get("step_seconds", "")))
     rows(
-        "Export of segmenters whole, DETR up to its queries, other detectors up to their levels: torch.export, ONNX",
+        "Export: whole segmenters, DETR up to its queries, other detectors up to their levels; torch.export, ONNX",
         lambda c: ", ".join(c["export"].values()) if "export" in c else "",
     )
     return "\n".join(lines) + "\n"

@@ -91,8 +91,8 @@ def page(results: dict[str, Any]) -> str:
         "# Linear layers by convolution",
         "",
         f"By `{results['command']}` on {results['date']}: {machine['cpu']}, float32, torch {machine['torch']}. Times "
-        "of `torch.nn.Linear` over those of `glocal.layers.Linear`, medians in turn in one process; above 1 ours is "
-        "the faster. The forward pass alone / with the backward pass. Largest difference of outputs, as a share of "
+        "of `torch.nn.Linear` over those of `glocal.layers.Linear`, medians of interleaved runs in one process; above "
+        "1 ours is faster. Forward pass only / with backward pass. Largest difference of outputs relative to "
         f"the largest output: {results['difference']:.1e}.",
         "",
         "| layer | tokens x in x out | "
@@ -108,8 +108,8 @@ def page(results: dict[str, Any]) -> str:
         lines.append(f"| {label} | {' x '.join(map(str, shape))} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "AVX2: oneDNN held to it (`ONEDNN_MAX_CPU_ISA`), which stands for processors on which the two libraries are "
-        "equally quick: there `Linear` stays `torch.nn.Linear`. No Intel processor was measured.",
+        "AVX2: oneDNN limited to AVX2 (`ONEDNN_MAX_CPU_ISA`), as on processors where both libraries are equally fast: "
+        "there `Linear` is `torch.nn.Linear`. No Intel processor was measured.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -121,9 +121,9 @@ def main() -> None:
             print(rows[-1], flush=True)
     if not wanted:
         head = (
-            "# Planted mistakes\n\nEach was put into the source alone and the tests beside it run: "
-            f"`python benchmarks/planted_mistakes.py`. {len(rows) - unnoticed} of {len(rows)} were noticed.\n\n"
-            "| mistake | file | tests that failed | the first |\n| --- | --- | --- | --- |\n"
+            "# Planted faults\n\nEach fault was planted in the source by itself and the tests of the module were run: "
+            f"`python benchmarks/planted_mistakes.py`. {len(rows) - unnoticed} of {len(rows)} were detected.\n\n"
+            "| fault | file | failed tests | first failed test |\n| --- | --- | --- | --- |\n"
         )
         target = ROOT / "docs/results/planted.md"
         target.parent.mkdir(exist_ok=True)

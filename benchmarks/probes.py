@@ -1,11 +1,11 @@
-"""Micro models on the probes of `glocal.data.probes`, beside two that lack something on purpose.
+"""Micro models on the probes of `glocal.data.probes`, and two deliberately restricted ones.
 
     python benchmarks/probes.py
 
-A CNN whose pixels are shuffled, by one order for all images, has no neighbourhoods; a bag of patches sees each patch
-and not where it is. Every model is trained by the recipe `micro` for a few epochs of 6,000 images, from three seeds, on
-one thread. Results are written after each run, and the same command goes on where it was stopped:
-docs/results/probes.json and probes.md.
+A CNN with shuffled pixels, in the same order for all images, has no neighbourhoods; a bag of patches sees patches
+without their positions. Every model is trained with the recipe `micro` for a few epochs of 6,000 images, with three
+seeds, on one thread. Results are written to docs/results/probes.json and probes.md after each run; the same command
+resumes.
 """
 
 import argparse
@@ -173,22 +173,22 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Micro models on the probes",
         "",
-        f"By `{results['command']}` on {results['date']}: recipe `{RECIPE}`, epochs of 6,000 images, 1,500 test "
-        f"images, {len(SEEDS)} seeds, one thread of {machine['cpu']}, torch {machine['torch']}; {minutes:.0f} minutes "
-        "of its time in all. Top-1 in %, with 95 % intervals over test images and seeds. What the probes are: "
-        "[data.md](../data.md#probes).",
+        f"By `{results['command']}` on {results['date']}: recipe `{RECIPE}`, epochs of 6,000 images, 1,500 "
+        f"validation images, {len(SEEDS)} seeds, one thread of {machine['cpu']}, torch {machine['torch']}; "
+        f"{minutes:.0f} minutes of CPU time in total. Top-1 in %, with 95 % intervals over validation images and "
+        "seeds. The probes are described in [data.md](../data.md#probes).",
         "",
         "| | " + " | ".join(PROBES) + " |",
         "| --- " * (1 + len(PROBES)) + "|",
         "| epochs | " + " | ".join(str(EPOCHS[name]) for name in PROBES) + " |",
-        "| guessing | " + " | ".join(f"{100 / len(probe.classes):.1f}" for probe in PROBES.values()) + " |",
+        "| chance | " + " | ".join(f"{100 / len(probe.classes):.1f}" for probe in PROBES.values()) + " |",
     ]
     found = {(row["probe"], row["model"]): row for row in rows}
     for model in MODELS:
         cells = [_cell(found.get((name, model))) for name in PROBES]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    lines += ["", f"*bag of patches*: the mean of what a small network says of every patch of {PATCH}x{PATCH} pixels. "
-              "*pixels shuffled*: by one order for all images."]  # fmt: skip
+    lines += ["", f"*bag of patches*: mean logits of a small network on all patches of {PATCH}x{PATCH} pixels. "
+              "*pixels shuffled*: in the same order for all images."]  # fmt: skip
     for name, probe in PROBES.items():
         header = " | ".join(map(str, probe.distances))
         lines += ["", f"## {name}, by distance", "", f"Pixels: {probe.option}.", "", f"| model | {header} |"]

@@ -227,12 +227,12 @@ def page(results: dict[str, Any]) -> str:
         "# Speed and memory",
         "",
         f"By `{results['command']}` on {results['date']}: {machine['cpu']}, {machine['threads']} threads, float32, "
-        f"torch {machine['torch']}, timm {machine['timm']}. Ratios are medians of pairs from interleaved rounds of one "
-        "process, in brackets their 90 % interval; above 1 ours is the faster. All compute the same function with the "
+        f"torch {machine['torch']}, timm {machine['timm']}. Ratios are medians of pairs from interleaved rounds in one "
+        "process, with 90 % intervals in brackets; above 1 ours is faster. All compute the same function with the "
         f"same weights (largest difference of outputs in speed.json). {results['note']}",
         "",
-        f"The machine gave {results['limits']['gflops']:.0f} GFLOP/s in its fastest matrix product and "
-        f"{results['limits']['gb_per_s']:.0f} GB/s from memory. Nothing here was measured on a GPU.",
+        f"The machine reaches {results['limits']['gflops']:.0f} GFLOP/s in its fastest matrix product and "
+        f"{results['limits']['gb_per_s']:.0f} GB/s of memory bandwidth. Nothing here was measured on a GPU.",
         "",
     ]
     for table in (_eager_table, _runtime_table, _training_table, _memory_table, _sides_table):
@@ -254,10 +254,10 @@ def _eager_table(results: dict[str, Any]) -> list[str]:
     lines = [
         "## Inference, eager, 224 pixels",
         "",
-        "The best peer, in its better memory format, against our plain model in its better one; and against "
-        "`glocal.optimize` of it, which a user can take for inference.",
+        "The best peer in its faster memory format over our plain model in its faster one, and over the model after "
+        "`glocal.optimize`, which is available for inference. *plain*: a plain implementation of the paper's formula.",
         "",
-        "| model | batch | ours, ms | best peer | its time over ours | over optimized | asked | holds "
+        "| model | batch | ours, ms | best peer | its time over ours | over optimized | target | reached "
         "| plain over ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -285,12 +285,12 @@ def _runtime_table(results: dict[str, Any]) -> list[str]:
     lines = [
         "## Exported, 224 pixels",
         "",
-        "The time of the best eager peer over that of our file, in the better of ONNX Runtime and OpenVINO; and the "
-        "plain form exported by the same call, in its better runtime, over ours. The rate is that of our file's "
-        "multiply-accumulates, as a share of the machine's fastest matrix product.",
+        "Times relative to that of our exported file in the faster of ONNX Runtime and OpenVINO: the best eager peer, "
+        "the plain implementation in eager torch, and the plain implementation exported in the same way in its faster "
+        "runtime. Rate: MACs per second of our file relative to the machine's fastest matrix product.",
         "",
-        "| model | batch | ours exported, ms | best peer over it | asked | holds | plain form as it comes over it "
-        "| runtime | plain exported over it | rate |",
+        "| model | batch | ours exported, ms | best peer over it | target | reached | plain, eager, over it "
+        "| runtime | plain, exported, over it | rate |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     notes: list[str] = []
@@ -322,7 +322,7 @@ def _training_table(results: dict[str, Any]) -> list[str]:
     lines = [
         f"## A training step, {TRAINED} images of 224 pixels",
         "",
-        "| model | ours, ms | plain over ours | asked | holds | others over ours |",
+        "| model | ours, ms | plain over ours | target | reached | others over ours |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, parts in results["models"].items():
@@ -344,9 +344,9 @@ def _memory_table(results: dict[str, Any]) -> list[str]:
     lines = [
         "## Memory of a forward pass, one image",
         "",
-        "Peak of all live tensors without the weights, which are the same; scratch space inside a kernel is not in it.",
+        "Peak of all live tensors, without the weights, which are the same, and without scratch memory of kernels.",
         "",
-        "| model | side | ours, MiB | plain, MiB | ours over plain | asked | holds |",
+        "| model | side | ours, MiB | plain, MiB | ours over plain | target | reached |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, parts in results["models"].items():
@@ -365,12 +365,12 @@ def _sides_table(results: dict[str, Any]) -> list[str]:
     if not measured:
         return []
     lines = [
-        "## Against the side of the image",
+        "## By image size",
         "",
         "Milliseconds / MiB (weights included) for one image, and the exponents between the smallest and largest side: "
-        "2 is in proportion to the number of pixels.",
+        "2 is proportional to the number of pixels.",
         "",
-        f"![time and memory against the side](../figures/{FIGURE.name})",
+        f"![time and memory by image size](../figures/{FIGURE.name})",
         "",
         "| model | " + " | ".join(map(str, SIDES)) + " | exponent of time | of memory | of MACs |",
         "| --- " * (len(SIDES) + 4) + "|",

@@ -127,13 +127,13 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Detection and segmentation, trained",
         "",
-        f"By `OMP_NUM_THREADS=1 python benchmarks/tasks.py` on {results['date']}: {machine['cpu']}, one core a run, "
-        f"torch {machine['torch']}. `{MODEL}` under heads of the preset `small`, on the 4,800 training images of "
-        f"`{DATA}` (128 pixels, generated from Fashion-MNIST's items and photographs), tested on its 200 test images, "
-        "whose items and parts of photographs training has not. Transfer: the backbone has learned to classify "
-        "fashion-mini before. Nothing here was measured on a GPU.",
+        f"By `OMP_NUM_THREADS=1 python benchmarks/tasks.py` on {results['date']}: {machine['cpu']}, one core per run, "
+        f"torch {machine['torch']}. `{MODEL}` with heads of the preset `small`, trained on the 4,800 training images "
+        f"of `{DATA}` (128 pixels, generated from items of Fashion-MNIST and photographs), evaluated on its 200 "
+        "validation images, whose items and photograph crops are not in the training set. Transfer: the backbone was "
+        "trained as a classifier on fashion-mini. Nothing here was measured on a GPU.",
         "",
-        "| run | " + " | ".join(NAMES[key] for key in SHOWN) + " | epochs | minutes of a core | asked | holds |",
+        "| run | " + " | ".join(NAMES[key] for key in SHOWN) + " | epochs | core minutes | target | reached |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in results["runs"].items():
@@ -153,12 +153,12 @@ def page(results: dict[str, Any]) -> str:
               f"![learning curves](../figures/{FIGURE.name})", ""]  # fmt: skip
     for name, found in results["runs"].items():
         if seen := found.get("recognised"):
-            lines += [f"{name}: items as one class have an IoU of {seen['iou_of_items']:.2f} with the truth; of "
-                      f"{seen['items']} items {100 * seen['named_rightly']:.0f} % are named rightly, by the class that "
-                      "most of their pixels are given.", ""]  # fmt: skip
-    lines += ["The first test images: the truth, what Mask R-CNN found with a score of 0.5 or more, and what Semantic "
-              "FPN says of each pixel, both after transfer.", "",
-              f"![truth and predictions](../figures/{PICTURE.name})", "", "## Curves", ""]  # fmt: skip
+            lines += [f"{name}: items as one class have an IoU of {seen['iou_of_items']:.2f} with the ground truth; of "
+                      f"{seen['items']} items {100 * seen['named_rightly']:.0f} % are classified correctly by the "
+                      "majority class of their pixels.", ""]  # fmt: skip
+    lines += ["The first validation images: ground truth, detections of Mask R-CNN with a score of 0.5 or more, and "
+              "the label maps of Semantic FPN, both after transfer.", "",
+              f"![ground truth and predictions](../figures/{PICTURE.name})", "", "## Curves", ""]  # fmt: skip
     for name, found in results["runs"].items():
         keys = [key for key in NAMES if key in found["curve"][-1]]
         lines += [f"### {name}", "", f"`{found['command']}`", ""]

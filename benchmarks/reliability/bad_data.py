@@ -75,8 +75,8 @@ def main() -> None:
     assert not any(without[name] for name in lists), "the clean folder has none"
     record(
         "bad_data",
-        what=f"{TRAIN + VAL + len(bad):,} images with {len(bad)} that cannot be read, through `glocal train`, `eval` "
-        "and `predict`: bad ones listed, others listed, what equals the run on the cleaned folder",
+        what=f"{TRAIN + VAL + len(bad):,} images with {len(bad)} unreadable ones, through `glocal train`, `eval` and "
+        "`predict`: unreadable images listed, others listed, outputs equal to those of a run on the cleaned folder",
         asked=f"{len(bad)} each, 0, weights and all scores",
         found=f"{', '.join(str(n) for n in right.values())}; {sum(wrong.values())}; {', '.join(equal)}",
         holds=set(right.values()) == {len(bad)} and not any(wrong.values()) and len(equal) == 4,

@@ -286,15 +286,16 @@ def main(num_cases: int = 200) -> None:
     kinds = len({kind.__name__ for kind in KINDS})
     record(
         "damage",
-        what=f"newest checkpoint damaged ({num_cases} ways of {kinds} kinds: bits, lengths, links, folders, manifest), "
-        "the run resumed: the bad file named, the checkpoint before taken, the end bit-identical to the unbroken run",
+        what=f"latest checkpoint damaged ({num_cases} cases of {kinds} kinds: bits, lengths, links, folders, manifest) "
+        "and the run resumed: names the damaged file, falls back to the previous checkpoint, final weights "
+        "bit-identical to an uninterrupted run",
         asked=f"{num_cases} of {num_cases}",
         found=f"{num_cases - len(bad)} of {num_cases}",
         holds=not bad,
         seed=SEED,
         seconds=time.monotonic() - start,
         faults=bad,
-        **({} if os.geteuid() else {"note": "run as root, whom missing permissions do not stop: they are not tried."}),
+        **({} if os.geteuid() else {"note": "run as root, so missing permissions have no effect and are not tested."}),
     )
 
 

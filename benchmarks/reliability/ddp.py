@@ -258,12 +258,14 @@ def ddp(place: Place) -> None:
     slowest = max(took)
     record(
         "ddp",
-        what="one of the 2 processes of `glocal train --devices 2` (CPU, gloo) killed by -9, three times in a "
-        "step, twice while the second was starting: survivors gone, no orphan; resumed on 2 and on 1 processes: same "
-        "global order of images as one process, finished; Ctrl-C and SIGTERM while the second starts: exit code 75",
+        what="one of the 2 processes of `glocal train --devices 2` (CPU, gloo) killed by SIGKILL, three times in a "
+        "step, twice during the start of the second: the other ends too, no orphan; resumed on 2 and on 1 processes: "
+        "same global order of images as one process, finished; Ctrl-C and SIGTERM during the start of the second: "
+        "exit code 75",
         asked=f"5 of 5 within {GONE:.0f} s",
         found=f"{len(cases) - bad} of {len(cases)}, slowest {slowest:.1f} s; {len(stops) + bad - len(faults)} of "
-        f"{len(stops)} stops; control without a look for the parent is noticed: {'yes' if control > GONE else 'no'}",
+        f"{len(stops)} stops; control without the check for the parent process detected: "
+        f"{'yes' if control > GONE else 'no'}",
         holds=not faults and control > GONE,
         seed=SEED,
         seconds=time.monotonic() - began,
@@ -296,10 +298,10 @@ def torchrun(place: Place) -> None:
         faults.append("did not finish")
     record(
         "torchrun",
-        what="a worker of `torchrun --nproc-per-node 2 -m glocal train` (CPU, gloo) killed by -9: agent and the other "
-        "gone, no orphan; started again: same global order of images as one process, finished",
+        what="a worker of `torchrun --nproc-per-node 2 -m glocal train` (CPU, gloo) killed by SIGKILL: the agent and "
+        "the other worker end too, no orphan; restarted: same global order of images as one process, finished",
         asked=f"within {GONE:.0f} s",
-        found=f"gone after {seconds:.1f} s, exit code {code}; {'resumed' if not faults else 'not as asked'}",
+        found=f"ended after {seconds:.1f} s, exit code {code}; {'resumed' if not faults else 'not as asked'}",
         holds=not faults,
         seed=None,
         seconds=time.monotonic() - began,
@@ -366,9 +368,9 @@ def fsdp(place: Place) -> None:
     record(
         "fsdp",
         what="`--strategy fsdp` (CPU, gloo, vit_micro) killed after a checkpoint on 2 processes and resumed on 1, and "
-        "the other way round: the same images, final weights close to the unbroken run's (norm of the difference over "
-        "the norm)",
-        asked="close: below 0.01",
+        "vice versa: the same images, final weights close to those of an uninterrupted run (norm of the difference "
+        "over the norm)",
+        asked="below 0.01",
         found=", ".join(f"{name}: {of:.1e}" if of else f"{name}: equal" for name, of in apart.items()),
         holds=not faults and close < 0.01,
         seed=0,

@@ -95,7 +95,7 @@ def main() -> None:
     record(
         "hostile",
         what=f"{count:,} mutated and {hostile} hostile checkpoints (pickles by reduce, zip and legacy, named "
-        ".safetensors; headers; configurations): code run, changed in silence, other errors, longest time for one",
+        ".safetensors; headers; configurations): code executed, silent changes, other errors, longest time per file",
         asked=f"0, 0, 0, at most {LIMIT:g} s",
         found=f"{int(ran)}, {len(passed)}, {len(other)}, {longest:.2f} s",
         holds=not ran and not passed and not other and longest <= LIMIT,

@@ -105,8 +105,8 @@ def main() -> None:
         print(path, "listed" if path in listed else "not listed")
     record(
         "images",
-        what=f"{count:,} mutated images of 6 formats: crashes; longest time for one; images listed by the scan against "
-        "those that an independent full decode refuses",
+        what=f"{count:,} mutated images of 6 formats: crashes; longest time per image; images listed by the scan "
+        "compared with those rejected by an independent full decode",
         asked="0 crashes, none over 1 s, equal sets",
         found=f"0 crashes, longest {slowest:.2f} s, {len(listed):,} listed, {len(differ)} differ",
         holds=slowest <= 1 and not differ and listed == refused,

@@ -325,9 +325,9 @@ def main(num_random: int = 60, num_aimed: int = 60, num_naive: int = 30) -> None
         hit = {events[aim.number - 1].stage for aim in aimed}
         record(
             "kill",
-            what=f"`glocal train` killed by -9 at {num_random} random and {num_aimed} aimed moments "
+            what=f"`glocal train` killed by SIGKILL at {num_random} random and {num_aimed} targeted moments "
             f"({len(hit)} of the {len(stages)} kinds of calls that change its folder), every third killed again, and "
-            "resumed: final weights bit-identical, rows of metrics.csv and scores equal, nothing left behind",
+            "resumed: final weights bit-identical, rows of metrics.csv and scores equal, no files left over",
             asked=f"{len(cases)} of {len(cases)}",
             found=f"{good} of {len(cases)}",
             holds=good == len(cases) and hit == stages,
@@ -342,8 +342,8 @@ def main(num_random: int = 60, num_aimed: int = 60, num_naive: int = 30) -> None
         lost = sum(forked.side_by_side(lambda case: naively_lost(*case), naive, folder / "lost"))
         record(
             "kill-control",
-            what="control of `kill`: the same run with a saver that writes torch.save onto one live file, killed "
-            "inside the write: runs that cannot be resumed",
+            what="control of `kill`: the same run with checkpoints overwritten in place by torch.save, killed during "
+            "the write: runs that cannot be resumed",
             asked="nearly all",
             found=f"{lost} of {num_naive}",
             holds=lost >= 0.9 * num_naive,
@@ -353,8 +353,9 @@ def main(num_random: int = 60, num_aimed: int = 60, num_naive: int = 30) -> None
         faults = unsynced(events)
         record(
             "power-cut",
-            what=f"order of the {len(events)} calls of a run that change its folder: no name is given, and nothing "
-            "older removed, before the content is synced (SIGKILL does not lose what is not; a power cut does)",
+            what=f"order of the {len(events)} calls of a run that change its folder: no file is renamed into place, "
+            "and no older one removed, before its content is synced (a power cut loses unsynced content, SIGKILL does "
+            "not)",
             asked="0 exceptions",
             found=f"{len(faults)} exceptions",
             holds=not faults,

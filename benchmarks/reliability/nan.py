@@ -171,11 +171,11 @@ def main() -> None:
     record(
         "nan",
         what="NaN injected at a random step into inputs, gradients, loss, weights and BatchNorm statistics, policies "
-        f"stop and skip (nan_skips={SKIPS}): no file ever has one, the last good state is named, the resumed run is "
-        "the unbroken one; what can be skipped is, and counted",
+        f"stop and skip (nan_skips={SKIPS}): no file ever contains a NaN, the last good state is named, the resumed "
+        "run equals the uninterrupted one; skippable steps are skipped and counted",
         asked="10 of 10",
-        found=f"{good} of {len(cases)}; {SKIPS} skips go on and {SKIPS + 1} stop: {'yes' if exact else 'no'}; control "
-        f"without guards is noticed: {'yes' if seen else 'no'}",
+        found=f"{good} of {len(cases)}; {SKIPS} skips continue and {SKIPS + 1} stop: {'yes' if exact else 'no'}; "
+        f"control without guards detected: {'yes' if seen else 'no'}",
         holds=good == len(cases) and exact and seen,
         seed=SEED,
         seconds=time.monotonic() - start,

@@ -152,14 +152,14 @@ if __name__ == "__main__":
     found = {name: measure(name, rounds) for name in CASES}
     record(
         "overhead",
-        what=f"engine against a bare PyTorch loop, {torch.get_num_threads()} threads: seconds of a step by the clock, "
-        f"median and quartiles of {4 * rounds} pairs, ViT-S of {2 * rounds}",
+        what=f"Trainer against a bare PyTorch loop, {torch.get_num_threads()} threads: wall time of a step, median and "
+        f"quartiles of {4 * rounds} pairs, for ViT-S of {2 * rounds}",
         asked=f"at most {100 * ASKED:.0f} %",
         found="; ".join(f"{name} {shown(of['by the clock'])}" for name, of in found.items()),
         holds=max(of["by the clock"][1] for of in found.values()) <= 1 + ASKED,
         seed=0,
         seconds=time.perf_counter() - start,
-        note="of processors, which other work on the machine disturbs less: "
+        note="CPU time, which other work on the machine affects less: "
         + "; ".join(f"{name} {shown(of['of processors'])}" for name, of in found.items()),
         cases=found,
     )

@@ -1,4 +1,4 @@
-"""Where the scripts of this folder put their figures: docs/results/reliability.json, and reliability.md from it."""
+"""Record the results of the scripts of this folder: docs/results/reliability.json, and reliability.md from it."""
 
 import json
 import shlex
@@ -11,11 +11,11 @@ from glocal.bench import describe_environment
 from glocal.files import atomic_write_text
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
-HEAD = """# Reliability, measured
+HEAD = """# Reliability
 
-Each row is what a script of `benchmarks/reliability/` found when it was last run; the scripts replace their rows. A row
-is written whatever the outcome: `holds` says whether the figure asked for was reached. Quick forms of the same checks
-are tests and run with every change.
+Each row is the result of the last run of a script of `benchmarks/reliability/`; the scripts replace their rows.
+Failures are listed too: *reached* says whether the target was reached. Short versions of the same checks are tests and
+run with every change.
 
 """
 
@@ -27,12 +27,12 @@ def record(
 
     Args:
         name: of the row, such as ``kill``.
-        what: was done, in a sentence.
-        asked: the figure to reach.
-        found: the figure.
-        holds: whether it was reached.
-        seed: of what was drawn.
-        seconds: that the script took.
+        what: the check in a sentence.
+        asked: the target.
+        found: the result.
+        holds: whether the target was reached.
+        seed: of the random choices.
+        seconds: run time of the script.
         more: details for the JSON, and ``note``, a sentence for the page.
     """
     path = RESULTS / "reliability.json"
@@ -52,13 +52,13 @@ def record(
 
 def page(rows: dict[str, Any]) -> str:
     """The rows as Markdown."""
-    lines = [HEAD + "| what | asked | found | holds | seed |", "| --- | --- | --- | --- | --- |"]
+    lines = [HEAD + "| check | target | result | reached | seed |", "| --- | --- | --- | --- | --- |"]
     for row in rows.values():
         seed = "-" if row["seed"] is None else row["seed"]
         lines.append(
             f"| {row['what']} | {row['asked']} | {row['found']} | {'yes' if row['holds'] else '**no**'} | {seed} |"
         )
-    lines += ["", "How each was run:", "", "| command | took | date | machine |", "| --- | --- | --- | --- |"]
+    lines += ["", "Commands:", "", "| command | seconds | date | machine |", "| --- | --- | --- | --- |"]
     for row in rows.values():
         machine = row["environment"]
         versions = ", ".join(f"{key} {machine[key]}" for key in ("python", "torch") if key in machine)

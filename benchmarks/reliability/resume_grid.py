@@ -149,11 +149,11 @@ def main() -> None:
     bad = {f"{workers} workers, batch {stop}": f for (workers, stop), (_, f) in zip(cases, found, strict=True) if f}
     record(
         "resume-grid",
-        what=f"killed at every fifth of the {BATCHES} batches of an epoch, with 0 and with 2 workers, everything that "
-        "draws switched on: final weights bit-identical, every image exactly once an epoch, the same pixels in the "
+        what=f"killed at every fifth of the {BATCHES} batches of an epoch, with 0 and with 2 workers, all random "
+        "augmentation on: final weights bit-identical, every image exactly once per epoch, the same pixels in the "
         "same order",
         asked=f"{len(cases)} of {len(cases)}",
-        found=f"{len(cases) - len(bad)} of {len(cases)}; planted faults noticed: {sum(controls.values())} of "
+        found=f"{len(cases) - len(bad)} of {len(cases)}; planted faults detected: {sum(controls.values())} of "
         f"{len(controls)}",
         holds=not bad and once and all(controls.values()),
         seed=0,

@@ -169,14 +169,14 @@ def main(num_signals: int = 20) -> None:
     record(
         "sigterm",
         what=f"SIGTERM and SIGINT, {num_signals} in turn at random moments from the start of `glocal train` to its "
-        f"last step: exit code 75 within {LIMIT:.0f} s, no step lost, resumed to the bits of the unbroken run",
+        f"last step: exit code 75 within {LIMIT:.0f} s, no step lost, resumed bit-identically to an uninterrupted run",
         asked=f"{num_signals} of {num_signals}",
         found=f"{good} of {num_signals} ({training} in training, the others before), slowest {slowest:.1f} s",
         holds=good == num_signals,
         seed=SEED,
         seconds=time.monotonic() - start_,
-        note=f"signals before Python has come to our code end the process as any other's, with nothing begun; of the "
-        f"moments drawn {len(too_early)} were so early, and {too_late} after the last step; others were drawn instead.",
+        note=f"signals before our code runs end the process as usual, before the run starts; of the random moments "
+        f"{len(too_early)} were that early, and {too_late} after the last step; they were replaced.",
         runs=found,
         before_our_code=too_early,
     )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and names that are safe to print."""
+"""Atomic writes, digests, and printable names."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file so that whoever looks sees the old content or the new, also after a crash or a power cut.
+    """Write a file atomically: readers see the old or the new content, also after a crash or a power cut.
 
-    A temporary file in the same folder is written, synced and renamed over ``path``, and the folder synced.
+    A temporary file in the same folder is written, synced and renamed to ``path``, and the folder is synced.
     """
     path = Path(path)
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
@@ -27,12 +27,12 @@ def atomic_write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """`atomic_write_bytes` of UTF-8; characters that no encoding has (from undecodable file names) are escaped."""
+    """`atomic_write_bytes` of UTF-8 text; surrogates (from undecodable file names) are escaped."""
     atomic_write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def sync(path: str | Path) -> None:
-    """Bring what was written to a file, or the names in a folder, onto the disk."""
+    """Sync a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -41,7 +41,7 @@ def sync(path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Digest of a file's bytes, in hex."""
+    """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

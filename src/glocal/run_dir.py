@@ -1,8 +1,8 @@
-"""Folders that can be resumed: one process holds one, a plan says what it is of, files are whole or not there.
+"""Resumable folders: locked by one process, described by a plan, with files written atomically.
 
-`glocal train`, `compare`, `predict`, `detect` and `segment` keep their work this way: the plan is written first and
-compared on --resume; files and folders are written under another name, synced, and renamed into place, so a process
-that is killed leaves the old or the new, and perhaps an unfinished one that `clean` deletes.
+Used by `glocal train`, `compare`, `predict`, `detect` and `segment`: the plan is written first and compared on
+--resume; files and folders are written under a temporary name, synced, and renamed into place, so a killed process
+leaves the old or the new version, and perhaps an unfinished one, which `clean` deletes.
 """
 
 import errno
@@ -22,11 +22,11 @@ from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, printable, sync
 
 UNFINISHED = (".tmp-", ".unfinished-")
-"""How the names of unfinished files and folders begin; the second until 0.1."""
+"""Prefixes of unfinished files and folders; the second one until 0.1."""
 
 
 def check_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written before images are read, and leave no trace of the try."""
+    """Raise GlocalError for a folder that is not writable, before images are read; leaves no files."""
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ _HELD: set[Any] = set()
 
 
 def _let_go() -> None:
-    """In a process that was forked: the lock is its parent's, and must end with that."""
+    """Close inherited locks in a forked process: the lock belongs to its parent."""
     for lock in _HELD:
         lock.close()
     _HELD.clear()
@@ -55,12 +55,12 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Take a folder, made if it is not there; no other process can have it at the same time.
+    """Context that locks a folder for this process; creates it if it is missing.
 
-    The system lets go of it when this process ends, however it ends.
+    The operating system releases the lock when the process ends for any reason.
 
     Raises:
-        GlocalError: for a folder that cannot be written or is in use.
+        GlocalError: for a folder that is not writable or in use.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,19 +98,19 @@ def agree_on_plan(
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = lambda before: before,
     allow_changed: bool | None = None,
 ) -> list[str]:
-    """Write the plan of new work, or compare it with that of the work to resume.
+    """Write a new plan, or compare it with that of the work to resume.
 
     Args:
-        file: where the plan is.
-        plan: what the results depend on, as JSON.
-        upgrade: brings the plan of an older version to the names of this one.
-        allow_changed: whether to go on although the plan differs; None where there is no such option.
+        file: path of the plan.
+        plan: everything that the results depend on, as JSON.
+        upgrade: converts the plan of an older version to current names.
+        allow_changed: whether to resume although the plan differs; None without such an option.
 
     Returns:
-        What differs, if that is allowed.
+        The differences, if they are allowed.
 
     Raises:
-        GlocalError: for a plan that is damaged, or another one; the differences are listed.
+        GlocalError: for a damaged plan, or a different one; the differences are listed.
     """
     if not file.exists():
         atomic_write_text(file, json.dumps(plan, indent=1))
@@ -122,18 +122,18 @@ def agree_on_plan(
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GlocalError(f"--resume: {printable(file)} is damaged ({error}); choose another --out") from error
     if changes and not allow_changed:
-        choice = "" if allow_changed is None else ", or go on with the change by --allow-changed"
+        choice = "" if allow_changed is None else ", or accept the changes by --allow-changed"
         raise GlocalError(
             f"--resume: {where} was started with other settings:\n  "
             + "\n  ".join(printable(change) for change in changes)
-            + f"\nAsk for the same again, or choose another --out{choice}."
+            + f"\nUse the same settings, or choose another --out{choice}."
         )
     return changes
 
 
 def refuse_existing(out: Path, what: str) -> None:
-    """Raise GlocalError for a folder that has work already, where --resume is not given."""
-    raise GlocalError(f"out: {printable(out)} has {what} already; go on with --resume or choose another --out")
+    """Raise GlocalError for a folder with existing work, if --resume is not given."""
+    raise GlocalError(f"out: {printable(out)} has {what} already; use --resume or choose another --out")
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
@@ -147,9 +147,9 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of ``path`` when the block ends; after an error it is deleted.
+    """Context with a new folder that replaces ``path`` at the end; after an error it is deleted.
 
-    Its files and the folder itself are on the disk before it is renamed.
+    Its files and the folder itself are synced before it is renamed.
     """
     folder = path.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -169,7 +169,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder: it is first renamed, so that half of one is never taken for one."""
+    """Delete a folder; it is first renamed, so that a partly deleted one is never used."""
     aside = _put_aside(path)
     if aside is not None:
         sync(path.parent)
@@ -177,7 +177,7 @@ def remove(path: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Delete what a process that was killed left unfinished in a folder."""
+    """Delete unfinished files and folders of killed processes."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name.startswith(UNFINISHED):
@@ -193,7 +193,7 @@ def _put_aside(path: Path) -> Path | None:
 
 
 def _delete(path: Path) -> None:
-    """A folder, or what stands in its place."""
+    """Delete a folder or a file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

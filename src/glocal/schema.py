@@ -7,7 +7,7 @@ from typing import Any, NotRequired, Required, TypedDict
 
 
 class SkippedImage(TypedDict):
-    """An image, or an annotated object, that was left out."""
+    """A skipped image or annotated object."""
 
     path: str
     reason: str
@@ -68,7 +68,7 @@ class Scores(TypedDict, total=False):
 
 
 class ImageCounts(TypedDict):
-    """How many images a run had."""
+    """Numbers of images of a run."""
 
     train: int
     val: int
@@ -76,7 +76,7 @@ class ImageCounts(TypedDict):
 
 
 class TaskDescription(TypedDict):
-    """What results.json of a training run says of its data."""
+    """The data of a training run in its results.json."""
 
     classes: list[str]
     images: ImageCounts
@@ -110,7 +110,7 @@ class RunResults(Scores, TaskDescription):
 
 
 class BudgetUsed(TypedDict):
-    """The budget of a run, and what was used of it."""
+    """The budget of a run, and the amount used."""
 
     asked: str
     epochs: float
@@ -131,7 +131,7 @@ class Mistake(TypedDict):
 
 
 class ModelCosts(TypedDict, total=False):
-    """What a model costs; throughput of classifiers at batch 32, of others at 8."""
+    """Costs of a model; throughput at batch 32 for classifiers, else 8."""
 
     params: Required[int]
     macs: Required[int]
@@ -142,7 +142,7 @@ class ModelCosts(TypedDict, total=False):
 
 
 class RunScores(Scores, total=False):
-    """Scores of a run in a comparison, and what its page shows."""
+    """Scores of a run in a comparison, and data for its page."""
 
     mask_map: float | None
     threshold: float
@@ -151,7 +151,7 @@ class RunScores(Scores, total=False):
 
 
 class RunIdentity(TypedDict):
-    """Which run, and whether it has finished."""
+    """Identity and status of a run."""
 
     id: str
     model: str
@@ -162,7 +162,7 @@ class RunIdentity(TypedDict):
 
 
 class RecordedRun(RunIdentity, RunScores, total=False):
-    """A run in its record.json; of one that failed its identity alone."""
+    """A run in its record.json; of a failed run only its identity."""
 
     train_images_per_s: float
     budget: BudgetUsed
@@ -179,7 +179,7 @@ class Record(TypedDict):
 
 
 class RunEntry(RunIdentity, RunScores, ModelCosts):
-    """A run in results.json of a comparison; the scores of one that failed are null."""
+    """A run in results.json of a comparison; the scores of a failed run are null."""
 
     train_images_per_s: float | None
     budget: BudgetUsed | None
@@ -217,7 +217,7 @@ class SummaryRow(ModelCosts, total=False):
 
 
 class CompareVerdict(TypedDict):
-    """Which model to take."""
+    """The verdict: which model to take."""
 
     most_accurate: str | None
     cheapest_tied: str | None
@@ -227,7 +227,7 @@ class CompareVerdict(TypedDict):
 
 
 class CompareSettings(TypedDict):
-    """What was asked of a comparison."""
+    """Settings of a comparison."""
 
     task: NotRequired[str]
     head: NotRequired[dict[str, Any]]
@@ -244,14 +244,14 @@ class CompareSettings(TypedDict):
 
 
 class ClassCounts(TypedDict):
-    """How often each class is in the images; null where that is not known."""
+    """Counts by class; null if unknown."""
 
     train_per_class: list[int] | None
     val_per_class: list[int] | None
 
 
 class CompareData(ClassCounts):
-    """The images of a comparison."""
+    """The data of a comparison."""
 
     name: str
     classes: list[str]
@@ -275,7 +275,7 @@ class DistanceRow(TypedDict):
 
 
 class Example(TypedDict):
-    """An image that is shown with what each model predicts."""
+    """A shown image with the predictions of each model."""
 
     why: str
     path: str
@@ -285,7 +285,7 @@ class Example(TypedDict):
 
 
 class ModelAnalysis(TypedDict):
-    """What was found in a trained model."""
+    """Analysis of a trained model."""
 
     model: str
     run: str
@@ -304,7 +304,7 @@ class Disturbed(TypedDict):
 
 
 class Analysis(TypedDict):
-    """What was found in the models of a comparison."""
+    """Analysis of the models of a comparison."""
 
     images: int
     inside: int
@@ -315,7 +315,7 @@ class Analysis(TypedDict):
 
 
 class CompareExtras(TypedDict, total=False):
-    """What only some comparisons have: of a task, of data, or of ``--analyze``."""
+    """Optional entries of a comparison, depending on the task, the data and ``--analyze``."""
 
     metric: str
     examples: list[Example]

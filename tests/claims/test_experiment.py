@@ -72,7 +72,7 @@ def test_shared_arms_are_trained_once(whole):
     started = [run_id for run_id, *_ in whole[2].started]
     assert len(started) == len(set(started)) == 4
     assert [number for _, number, _ in whole[2].started] == [1, 2, 3, 4]
-    assert any("4 of 4 runs are to be trained" in said for said in whole[2].said)
+    assert any("Training 4 of 4 runs" in said for said in whole[2].said)
 
 
 def test_the_same_call_trains_nothing_again(whole, data, tmp_path):
@@ -121,7 +121,7 @@ def test_damaged_results_are_refused_before_anything_is_trained(whole, data, tmp
     out = shutil.copytree(whole[1], tmp_path / "out")
     (out / FILE).write_text(text)
     watcher = Watcher()
-    with pytest.raises(GlocalError, match="expected results of claims in"):
+    with pytest.raises(GlocalError, match="expected results of glocal claims in"):
         run(data, out, [SEES], watcher)
     assert watcher.started == []
 
@@ -158,7 +158,7 @@ def test_a_failed_seed_is_left_out_and_said(whole, data, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_measured_is_untested(whole, tmp_path):
-    """64 test images are too few to see places in groups of them."""
+    """64 validation images are too few to see places in groups of them."""
     few = data_source(num_train=60, num_val=9)
     places = claim(
         arms=(

@@ -29,7 +29,7 @@ def test_run_one_claim_and_the_same_again(command, photos):
     arguments = ("claims", "run", "cvt-cls", "photos", "--budget", "1ep", "--seeds", "1", "--out", "out")
     code, out, err = command(*arguments)
     assert code == 0, err
-    assert "2 of 2 runs are to be trained" in err
+    assert "Training 2 of 2 runs" in err
     results = json.loads((photos.parent / "out" / FILE).read_text())
     (claim,) = results["claims"]
     assert f"{claim['verdict']:<12} cvt-cls" in out

@@ -41,7 +41,7 @@ def test_a_comparison_from_folder_to_report(call, command, tmp_path):
     assert code == 0
     results = results_of(tmp_path / "first")
     assert results["verdict"]["sentence"] in " ".join(out.split())
-    assert "Seeds were not varied" in " ".join(out.split())
+    assert "Some models have one seed only" in " ".join(out.split())
     assert out.rstrip().endswith("Report: first/report.html")
     assert "3 classes, 48 training and 12 test images" in " ".join(err.split())
     assert re.search(
@@ -66,7 +66,7 @@ def test_analyze_says_why_too(call, tmp_path):
     assert code == 0
     for model in ("resnet_micro", "vit_micro"):
         assert err.count(f"{model}-f1-s0: looking into it ...") == 1
-        assert re.search(rf"{model}-f1-s0: looked into for \d+\.\d s", err)
+        assert re.search(rf"{model}-f1-s0: analyzed in \d+\.\d s", err)
     assert [model["failed"] for model in results_of(tmp_path / "out")["analysis"]["models"]] == [{}, {}]
     page = (tmp_path / "out/report.html").read_text()
     assert "Why: analysis of the models" in page

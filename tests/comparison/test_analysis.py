@@ -106,7 +106,7 @@ def test_progress_is_told(looked):
         assert shares[-1] == 1
         assert shares == sorted(shares)
         assert len(shares) > 20
-    assert [text for text in watcher.said if "looked into for" in text and "failed" not in text] == watcher.said
+    assert [text for text in watcher.said if "analyzed in" in text and "failed" not in text] == watcher.said
 
 
 def test_the_model_is_asked_as_it_was_tested(looked, data):

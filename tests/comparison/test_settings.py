@@ -38,16 +38,16 @@ def test_names_of_runs_are_safe_and_differ():
     [
         ({"models": ["botnet5"]}, "unknown model 'botnet5'; nearest: botnet50"),
         ({"models": []}, "expected at least one"),
-        ({"models": ["vit_micro", "vit_micro"]}, "'vit_micro' is named twice"),
+        ({"models": ["vit_micro", "vit_micro"]}, "got 'vit_micro' twice"),
         ({"models": ["resnet50.none"]}, "resnet50 has no weights 'none'; it has resnet50.a1_in1k"),
         ({"budget": "5"}, "such as 5ep"),
-        ({"seeds": 0}, "from 1 to 100; got 0"),
+        ({"seeds": 0}, "from 1 to 100, got 0"),
         ({"mode": "fine-tune"}, "one of scratch, finetune, probe, got 'fine-tune'; nearest: finetune"),
-        ({"mode": "finetune"}, "give --weights resnet_micro=FILE"),
+        ({"mode": "finetune"}, "use --weights resnet_micro=FILE"),
         ({"mode": "probe"}, "probe needs weights"),
         ({"fractions": [0.0]}, "above 0 and at most 1"),
         ({"fractions": [1.5]}, "got 1.5"),
-        ({"fractions": [0.1, 0.1]}, "each once"),
+        ({"fractions": [0.1, 0.1]}, "distinct numbers"),
         ({"fractions": [float("nan")]}, "above 0"),
         ({"device": "tpu"}, "device: expected auto or one of"),
         ({"device": "cuda:99"}, "'cuda:99'"),
@@ -65,8 +65,8 @@ def test_weights_must_be_there_and_for_a_model_compared(tmp_path):
     file = tmp_path / "weights.safetensors"
     for asked, message in (
         ({"mode": "finetune", "weights": {"resnet_micro": file}}, "no file"),
-        ({"mode": "finetune", "weights": {"resnet50": file}}, "not compared"),
-        ({"weights": {"resnet_micro": file}}, "for --mode finetune or probe"),
+        ({"mode": "finetune", "weights": {"resnet50": file}}, "one of the compared models"),
+        ({"weights": {"resnet_micro": file}}, "expected --mode finetune or probe"),
     ):
         with pytest.raises(GlocalError, match=message):
             make_settings(["resnet_micro"], **asked)

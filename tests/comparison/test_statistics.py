@@ -18,7 +18,7 @@ def test_over_seeds_and_images_by_hand():
     margin = np.hypot(of_seeds, of_images)
     assert interval.mean == pytest.approx(0.6)
     assert (interval.low, interval.high) == pytest.approx((0.6 - margin, 0.6 + margin), abs=1e-4)
-    assert interval.method == "t-interval over 3 seeds, with the sampling of the test images"
+    assert interval.method == "t-interval over 3 seeds, with the sampling of the validation images"
 
 
 def test_seeds_that_agree_by_luck_leave_the_sampling_of_images():

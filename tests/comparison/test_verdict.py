@@ -107,8 +107,8 @@ def test_caveats_name_what_is_weak():
     summary = summarise(runs, {"one-f1-s0": answers(10)[:50]})
     caveats = judge(summary, runs, 50, 4)["caveats"]
     for expected in (
-        "Seeds were not varied",
-        "only 50 test images",
+        "one seed only",
+        "only 50 validation images",
         "two-f1-s0 failed: ran out of luck",
         "2 of 4 runs",
     ):

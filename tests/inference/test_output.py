@@ -122,7 +122,7 @@ def test_another_job_is_refused_with_its_differences(tmp_path):
     assert str(error.value).splitlines()[1:] == [
         '  model: was "m", is "x\\u001b"',
         "  top_k: was 2, is 3",
-        "Ask for the same again, or choose another --out.",
+        "Use the same settings, or choose another --out.",
     ]
     (tmp_path / "o.jsonl.part.json").write_text("{")
     with pytest.raises(GlocalError, match="is damaged"):

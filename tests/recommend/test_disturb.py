@@ -11,8 +11,8 @@ from glocal.recommend.disturb import (
     SHOWN,
     SHUFFLES,
     Condition,
-    DisturbedTestSet,
     DisturbedTrainSet,
+    DisturbedValSet,
     disturb,
 )
 from glocal.training import ImageBatches, TrainConfig, TrainingBatches
@@ -101,8 +101,8 @@ def test_training_images_meet_every_condition_by_a_draw_of_their_own(batches):
 
 
 def test_test_images_are_the_same_whenever_they_are_read(batches):
-    tested = DisturbedTestSet(batches, Condition("shuffle", 4))
+    tested = DisturbedValSet(batches, Condition("shuffle", 4))
     key = BatchIndices(0, np.arange(8, 16))
     assert torch.equal(tested[key].inputs, tested[key].inputs)
-    assert torch.equal(DisturbedTestSet(batches, CLEAN)[key].inputs, batches[key].inputs)
+    assert torch.equal(DisturbedValSet(batches, CLEAN)[key].inputs, batches[key].inputs)
     assert len(tested) == 40

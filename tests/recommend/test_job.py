@@ -54,7 +54,7 @@ def test_costs_are_those_of_the_candidates_and_no_accuracy_is_claimed(found):
     by_name = {one["model"]: one for one in made["recommended"]}
     assert by_name["resnet_micro"]["macs"] == pytest.approx(12.19e6, rel=0.01)  # as docs/models.md has it
     assert "not trained" in made["caveats"][0]
-    assert any("only 30 test images" in caveat for caveat in made["caveats"])
+    assert any("only 30 validation images" in caveat for caveat in made["caveats"])
 
 
 def test_the_same_call_finds_the_same_need(found):
@@ -76,7 +76,7 @@ def test_caveats_follow_from_what_was_done():
     plain, few = results(rates()), results(rates(), seeds=1, images=150)
     assert not any("one seed" in caveat or "only" in caveat for caveat in plain["caveats"])
     assert any("one seed" in caveat for caveat in few["caveats"])
-    assert any("only 150 test images" in caveat for caveat in few["caveats"])
+    assert any("only 150 validation images" in caveat for caveat in few["caveats"])
     assert any("A fraction of each class" in caveat for caveat in plain["caveats"])  # 6000 of 60
 
 

@@ -99,7 +99,7 @@ def test_opens_without_error_or_request(browser, folder, name, view):  # noqa: F
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"claims-{name}-{view}.png", full_page=True)
     if name == "index":
-        page.click("text=Making queries")
+        page.click("text=Convolutional projections")
         assert page.url.endswith("cvt-conv-projection.html")
         troubles = [trouble for trouble in troubles if not trouble.startswith(f"file://{folder}/")]
     context.close()

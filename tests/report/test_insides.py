@@ -38,7 +38,8 @@ def test_the_panel_has_what_the_results_have(page):
         shown = " ".join(f"{100 * score:.1f}" for score in (parts["robustness"]["clean"], *scores))
         assert f"{shown} {model['seconds']:.1f}" in text
     assert (
-        "on 256 random test images (the same for all; attention, features and gradients on 32 of them), in 12 s" in text
+        "on 256 random validation images (the same for all; attention, features and gradients on 32 of them), in 12 s"
+        in text
     )
     assert "not why one of them is better" in text
 
@@ -46,17 +47,17 @@ def test_the_panel_has_what_the_results_have(page):
 def test_what_was_found_is_said_in_a_sentence_for_each_panel(page):
     text = text_of(section(page))
     for sentence in (
-        "resnet_micro, the most accurate, rests on convolution alone, sees 50 % (the others 75 to 100 %) of the image "
-        "from one place at its end and loses 25 (the others 40 to 55) points with 50 % of the image hidden.",
-        "Answers rest on convolution alone: resnet_micro; convolution more than attention: botnet_micro (79 and 49 %); "
-        "attention alone: vit_micro.",
-        "At the end a place of resnet_micro sees 50 % of the image, the least, and one of vit_micro 100 %, the most.",
-        "botnet_micro looks 10.0 to 13.0 px far; vit_micro looks 11.0 to 14.0 px far; no attention over places in "
-        "resnet_micro.",
-        "Here convolution sharpens in 2 of 2 models, attention blurs in 2 of 2 models and the MLP has no common "
-        "direction.",
-        "With blotches as strong as the image's contrast resnet_micro loses least (30 points), vit_micro most (54).",
-        "With 50 % of the image hidden resnet_micro loses least (25 points), vit_micro most (55).",
+        "resnet_micro, the most accurate, depends on convolution alone, has a receptive field of 50 % (the others 75 "
+        "to 100 %) of the image at its last layer and loses 25 (the others 40 to 55) points with 50 % of the image "
+        "masked.",
+        "Predictions depend on convolution alone: resnet_micro; convolution more than attention: botnet_micro (79 and "
+        "49 %); attention alone: vit_micro.",
+        "At the last layer it is 50 % of the image in resnet_micro, the smallest, and 100 % in vit_micro, the largest.",
+        "botnet_micro: 10.0 to 13.0 px; vit_micro: 11.0 to 14.0 px; no spatial attention in resnet_micro.",
+        "Here convolution sharpens in 2 of 2 models, attention blurs in 2 of 2 models and the MLP has no consistent "
+        "effect.",
+        "With low-frequency noise of the image's std resnet_micro loses least (30 points), vit_micro most (54).",
+        "With 50 % of the image masked resnet_micro loses least (25 points), vit_micro most (55).",
         "With 4 × 4 patches shuffled resnet_micro loses least (40 points), vit_micro most (64).",
     ):
         assert sentence in text, sentence
@@ -69,8 +70,8 @@ def test_a_difference_within_the_noise_of_the_images_is_none():
         model["parts"]["robustness"] = made["analysis"]["models"][0]["parts"]["robustness"]
     made["analysis"]["models"][1]["parts"]["locality"][0]["changed"] = 0.5
     text = text_of(section(render_report(made)))
-    assert "convolution and attention about alike: botnet_micro (50 and 49 %)" in text
-    assert "With 50 % of the image hidden all lose about alike: 25 to 25 points." in text
+    assert "convolution and attention about equally: botnet_micro (50 and 49 %)" in text
+    assert "With 50 % of the image masked all lose about the same: 25 to 25 points." in text
 
 
 def test_figures_and_pictures_are_there_once_and_described(page):
@@ -101,8 +102,8 @@ def test_parts_that_are_missing_are_listed_and_take_nothing_else_away():
     assert "<script" not in page
     assert "botnet_micro robustness \\u202egnp" in text
     assert "vit_micro ablation no residual sums" in text
-    assert "With 50 % of the image hidden resnet_micro loses least" in text
-    assert "vit_micro sees" not in text
+    assert "With 50 % of the image masked resnet_micro loses least" in text
+    assert "attention alone: vit_micro" not in text
     for model in made["analysis"]["models"]:
         model["parts"] = {"receptive_field": model["parts"]["receptive_field"]}
     assert "Effective receptive field" in section(render_report(made))
@@ -119,8 +120,8 @@ def test_attention_that_looks_everywhere_and_fine_detail_that_goes_both_ways():
         for point in model["parts"]["fourier"]:
             point["change"] *= -1 if model["model"] == "vit_micro" else 1
     text = text_of(section(render_report(made)))
-    assert "botnet_micro and vit_micro look about as far as the dashed line; no attention" in text
-    assert "attention has no common direction" in text
+    assert "botnet_micro and vit_micro: about the distance of uniform attention; no spatial attention" in text
+    assert "attention has no consistent effect" in text
 
 
 def test_a_receptive_field_is_coloured_where_it_is_held():
@@ -147,7 +148,7 @@ def test_it_is_of_models_that_are_in_the_summary():
     assert "botnet_micro, the most accurate" in text
     assert "resnet_micro" not in text
     one, _ = looked_into(models=("vit_micro",), **SMALL)
-    assert "With 50 % of the image hidden vit_micro loses 25 points." in text_of(section(render_report(one)))
+    assert "With 50 % of the image masked vit_micro loses 25 points." in text_of(section(render_report(one)))
 
 
 def test_without_an_analysis_there_is_no_panel():

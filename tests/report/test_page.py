@@ -53,7 +53,7 @@ def test_the_verdict_and_the_numbers_are_there():
     assert "17.1M" in text
     assert made["command"] in text
     assert "tie −0.6 (−1.7 to +0.6)" in text
-    assert "3 models × 3 seeds, 5 epochs each, scratch, 32 px · 8,000 training and 1,600 test images" in text
+    assert "3 models × 3 seeds, 5 epochs each, scratch, 32 px · 8,000 training and 1,600 validation images" in text
     assert "ant/bad.jpg truncated" in text
     assert "1 link was not followed" in text
     assert "lr 0.002" in text
@@ -254,8 +254,11 @@ def test_without_a_confusion_matrix_there_is_no_such_part():
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
-        ("map", ("Box AP on the test images", "box AP, %", "AP50 AP75 para", "from 0.31", "F1 20 %", "with fcos")),
-        ("miou", ("mIoU on the test images", "mIoU, %", "pixel accuracy para", "pixel by pixel", "mIoU 20 %")),
+        (
+            "map",
+            ("Box AP on the validation images", "box AP, %", "AP50 AP75 para", "from 0.31", "F1 20 %", "with fcos"),
+        ),
+        ("miou", ("mIoU on the validation images", "mIoU, %", "pixel accuracy para", "pixel by pixel", "mIoU 20 %")),
     ],
 )
 def test_a_page_of_another_task_has_its_words_and_pictures(metric, expected, tmp_path):

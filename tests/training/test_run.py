@@ -184,7 +184,7 @@ def test_a_finished_run_is_not_trained_again(unbroken):
 
 
 def test_a_run_is_not_overwritten(unbroken):
-    with pytest.raises(GlocalError, match="has a run already; go on with --resume"):
+    with pytest.raises(GlocalError, match="has a run already; use --resume"):
         train_run(task(), unbroken[0])
 
 

@@ -1,4 +1,4 @@
-"""Published claims as experiments: what is compared, on whose word, and what came out on your images."""
+"""Published claims as experiments: arms, comparisons, sources, and verdicts on your images."""
 
 from glocal.claims.catalogue import CLAIMS, choose
 from glocal.claims.claim import Arm, Claim, Comparison, Published

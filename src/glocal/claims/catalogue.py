@@ -1,6 +1,6 @@
-"""The claims: one row each, with what its paper says and the experiment that tests it.
+"""The claims: one entry each, with the statement of its paper and the experiment that tests it.
 
-Arms are the micro models, of which each differs from its neighbours in one keyword wherever the paper's do.
+Arms are micro models that differ in one keyword wherever the models of the paper do.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from glocal.errors import GlocalError, nearest
 from glocal.models.micro import MICRO_MODELS
 
 MARGIN = 0.02
-"""Accuracies less than two points apart are equal here: about what 2,000 test images can tell."""
+"""Accuracies within two points count as equal: about what 2,000 validation images can resolve."""
 SAME_NETWORK = 0.005
-"""Of two readings of one trained network, whose noise is the same."""
+"""The margin of two readouts of one trained network: their noise is shared."""
 
 CONFORMER = ("Peng et al. 2021, Conformer", "https://arxiv.org/abs/2105.03889")
 CVT = ("Wu et al. 2021, CvT", "https://arxiv.org/abs/2103.15808")
@@ -24,7 +24,7 @@ CAT = ("Lin et al. 2021, CAT", "https://arxiv.org/abs/2106.05786")
 FRACTIONS = (1.0, 0.3, 0.1)
 HYBRIDS = ("t2t_vit_micro", "cvt_micro", "conformer_micro", "cat_micro", "botnet_micro")
 _BOTNET: dict[str, Any] = {"widths": (8, 16, 32, 64), "depths": (1, 1, 2, 3)}
-"""Attends on maps of 16x16 and 8x8 pixels; those of `botnet_micro`, half as large, leave little to attend to."""
+"""Attention on maps of 16x16 and 8x8 pixels: those of `botnet_micro`, half as large, are too small to compare on."""
 
 
 def _on(fraction: float) -> str:
@@ -33,12 +33,11 @@ def _on(fraction: float) -> str:
 
 SMALL_DATA = Claim(
     id="small-data",
-    sentence="Without much data a plain Transformer (ViT) trails a CNN of its size; networks that mix both do not.",
-    background="A convolution looks at neighbouring pixels from the start; attention has to learn from the images that "
-    "neighbours matter. ViT was published with 300 million images behind it. Hybrids have some of both.",
-    differ="The family of the network, at about the same multiply-accumulates, and the share of the training images. "
-    "Every arm takes the same number of training steps, so with fewer images it sees each more often. The hybrids "
-    "count by their mean.",
+    sentence="On small training sets a plain Transformer (ViT) trails a CNN of its size; hybrids do not.",
+    background="A convolution is local by design; attention has to learn from the images that neighbours matter. ViT "
+    "was published with 300 million pretraining images. Hybrids combine convolution and attention.",
+    differ="The model family, at about the same MACs, and the fraction of the training set. All arms take the same "
+    "number of training steps, so with fewer images each is repeated more often. The hybrids count by their mean.",
     measure="top1",
     arms=tuple(
         side
@@ -67,10 +66,10 @@ SMALL_DATA = Claim(
 
 COUPLING = Claim(
     id="coupling",
-    sentence="A CNN and a Transformer side by side that exchange features beat either of them alone.",
-    background="Conformer runs a convolution branch and a transformer branch in parallel; in every block each hands "
-    "its features to the other (the coupling). Both answer, and the mean of the answers counts.",
-    differ="Whether the branches exchange features, and which of them are there.",
+    sentence="A CNN branch and a Transformer branch that exchange features beat either branch alone.",
+    background="Conformer runs a convolution branch and a transformer branch in parallel; in every block they exchange "
+    "features (the coupling). Both branches predict, and their logits are averaged.",
+    differ="Whether the branches exchange features, and which branches the model has.",
     measure="top1",
     arms=(
         arm("coupled", "conformer_micro"),
@@ -86,15 +85,14 @@ COUPLING = Claim(
     source=f"{CONFORMER[0]}, abstract and §3.2",
     url=CONFORMER[1],
     published=(Published("Conformer-B is 2.3 points above DeiT-B, a plain Transformer, on ImageNet-1k"),),
-    note="A branch alone also costs less: what is compared is the whole with one of its parts.",
+    note="A single branch also costs less: the whole model is compared with a part of it.",
 )
 
 TWO_HEADS = Claim(
     id="two-heads",
-    sentence="Adding the answers of both heads of a Conformer is at least as good as either head.",
-    background="Conformer has a classifier on each of its two branches. Their logits, the scores of the classes, are "
-    "added.",
-    differ="Which logits of one trained network are read.",
+    sentence="The summed logits of both Conformer heads are at least as accurate as either head.",
+    background="Conformer has a classifier on each of its two branches. Their logits are added.",
+    differ="Which logits of one trained network are used.",
     measure="heads",
     arms=(
         arm("sum of both heads", "conformer_micro", reading="both"),
@@ -111,9 +109,9 @@ TWO_HEADS = Claim(
 
 CVT_POSITION_FREE = Claim(
     id="cvt-position-free",
-    sentence="CvT does not need to be told where in the image a patch is; a plain Transformer (ViT) does.",
+    sentence="CvT needs no position embedding; a plain Transformer (ViT) does.",
     background="Attention treats an image as a set of patches: without a position embedding their order is lost. CvT's "
-    "convolutions see neighbourhoods, and so may find out by themselves.",
+    "convolutions see neighbourhoods, from which it may infer positions.",
     differ="Whether a learned position embedding is added.",
     measure="top1",
     arms=(
@@ -136,10 +134,10 @@ CVT_POSITION_FREE = Claim(
 
 CVT_CONV_PROJECTION = Claim(
     id="cvt-conv-projection",
-    sentence="Making queries, keys and values by a small convolution beats making them by a linear layer.",
-    background="Attention compares a query with keys and gathers values. A Transformer makes all three of a patch "
-    "alone; CvT lets a 3x3 convolution look at its neighbours first.",
-    differ="What features pass before they become query, key and value.",
+    sentence="Convolutional projections to queries, keys and values beat linear projections.",
+    background="Attention compares a query with keys and averages values. A plain Transformer projects each patch "
+    "separately; CvT first applies a 3x3 convolution, so neighbouring patches contribute.",
+    differ="The projection to queries, keys and values.",
     measure="top1",
     arms=(
         arm("convolution", "cvt_micro"),
@@ -150,15 +148,15 @@ CVT_CONV_PROJECTION = Claim(
     source=f"{CVT[0]}, §4.4, Tab. 7",
     url=CVT[1],
     published=(Published("about 0.9 points on ImageNet-1k"),),
-    note="Average pooling, of keys and values alone, is shown beside. The linear projection keeps all keys, where the "
-    "other two take one in four.",
+    note="Average pooling, of keys and values only, is shown for comparison. The linear projection keeps all keys; the "
+    "other two keep one in four.",
 )
 
 CVT_KV_STRIDE = Claim(
     id="cvt-kv-stride",
-    sentence="Taking keys and values at half the resolution is cheaper and costs little accuracy.",
+    sentence="Keys and values at half the resolution are cheaper and cost little accuracy.",
     background="Every query is compared with every key, so a quarter of the keys is a quarter of that work.",
-    differ="The stride of the convolution that makes keys and values.",
+    differ="The stride of the convolutional projection to keys and values.",
     measure="top1",
     arms=(arm("stride 2", "cvt_micro"), arm("stride 1", "cvt_micro", kv_stride=1)),
     comparisons=(
@@ -172,37 +170,37 @@ CVT_KV_STRIDE = Claim(
 
 CVT_CLS = Claim(
     id="cvt-cls",
-    sentence="A class token is no better than averaging the features.",
-    background="A class token is a patch more that belongs to no place: it gathers what the answer needs. Averaging "
-    "all patches is simpler. CvT has the token in its last stage alone.",
-    differ="What the classifier is given: the class token, or the mean over all places.",
+    sentence="A class token is no better than average pooling.",
+    background="A class token is an extra token without a position: it gathers the information for the prediction. "
+    "Average pooling of all tokens is simpler. CvT has the class token in its last stage only.",
+    differ="The input of the classifier: the class token, or the average over all positions.",
     measure="top1",
     arms=(
         arm("average", "cvt_micro", class_token=False, global_pool="avg"),
         arm("class token", "cvt_micro"),
     ),
     comparisons=(Comparison("average", "class token", "not less", MARGIN),),
-    source=f"{CVT[0]}, §3 (where the token is); no ablation of it is published",
+    source=f"{CVT[0]}, §3 (definition of the class token); no published ablation",
     url=CVT[1],
 )
 
 T2T_TOKENS = Claim(
     id="t2t-tokens",
-    sentence="Making tokens in overlapping steps beats cutting the image into patches once; a Transformer makes them "
-    "at least as well as a Performer, and a Performer better than convolutions.",
-    background="ViT cuts an image into squares and is then blind to edges that cross them. T2T-ViT takes overlapping "
-    "squares, lets them attend to each other, and repeats. A Performer is attention of linear cost.",
-    differ="How the image becomes tokens; the blocks that follow are the same.",
+    sentence="Overlapping tokens-to-token steps beat a single patch embedding; in these steps a Transformer is at "
+    "least as good as a Performer, and a Performer better than convolutions.",
+    background="ViT splits an image into patches once and loses edges across their borders. T2T-ViT takes overlapping "
+    "patches, lets them attend to each other, and repeats. A Performer is attention with linear cost.",
+    differ="The tokens-to-token module; the rest of the model is the same.",
     measure="top1",
     arms=(
         arm("transformer", "t2t_vit_micro", tokens="transformer"),
         arm("performer", "t2t_vit_micro"),
         arm("convolution", "t2t_vit_micro", tokens="convolution"),
-        arm("one split into patches", "t2t_vit_micro", tokens="patch"),
+        arm("patch embedding", "t2t_vit_micro", tokens="patch"),
     ),
     comparisons=(
-        Comparison("transformer", "one split into patches", "more"),
-        Comparison("performer", "one split into patches", "more"),
+        Comparison("transformer", "patch embedding", "more"),
+        Comparison("performer", "patch embedding", "more"),
         Comparison("transformer", "performer", "not less", MARGIN),
         Comparison("performer", "convolution", "more"),
     ),
@@ -213,10 +211,10 @@ T2T_TOKENS = Claim(
 
 BOT_POSITION = Claim(
     id="bot-position",
-    sentence="Attention in a CNN gains from knowing how far apart two places are, more than from knowing where each "
-    "is, and that more than from neither.",
-    background="A position embedding tells attention about places: a relative one the offset between two of them, an "
-    "absolute one the place of each.",
+    sentence="For attention in a CNN, relative position embeddings are better than absolute ones, and absolute ones "
+    "better than none.",
+    background="A relative position embedding encodes the offset between two positions, an absolute one each position "
+    "itself.",
     differ="The position embedding of the attention in the last stage.",
     measure="top1",
     arms=(
@@ -231,32 +229,32 @@ BOT_POSITION = Claim(
 
 BOT_WHERE = Claim(
     id="bot-where",
-    sentence="In the last stage of a CNN attention pays in the place of 3x3 convolutions: more accuracy, no more cost.",
-    background="BoTNet is a ResNet whose last stage (c5) attends to the whole map, where the map is small and "
-    "attention cheap.",
-    differ="In which stages attention stands for the convolution.",
+    sentence="In the last stage of a CNN, attention instead of 3x3 convolutions is more accurate at the same cost.",
+    background="BoTNet is a ResNet with global attention in its last stage (c5), where the map is small and attention "
+    "cheap.",
+    differ="Which stages have attention instead of 3x3 convolutions.",
     measure="top1",
     arms=(
-        arm("nowhere", "botnet_micro", **_BOTNET, strides=(1, 1, 2, 2), attention_stages=()),
+        arm("no attention", "botnet_micro", **_BOTNET, strides=(1, 1, 2, 2), attention_stages=()),
         arm("last stage", "botnet_micro", **_BOTNET, strides=(1, 1, 2, 2)),
         arm("last two stages", "botnet_micro", **_BOTNET, strides=(1, 1, 2, 2), attention_stages=(3, 4)),
         arm("last stage, stride 1", "botnet_micro", **_BOTNET, strides=(1, 1, 2, 1)),
     ),
     comparisons=(
-        Comparison("last stage", "nowhere", "more"),
-        Comparison("last stage", "nowhere", "equal", 0.1, of="macs"),
+        Comparison("last stage", "no attention", "more"),
+        Comparison("last stage", "no attention", "equal", 0.1, of="macs"),
     ),
     source=f"{BOTNET[0]}, §3.1, Tab. 1; stride 1 §4.8",
     url=BOTNET[1],
-    note="Attention in the last two stages, and on a map of twice the side (stride 1), are shown beside.",
+    note="Attention in the last two stages, and at stride 1 (a map of twice the side), are shown for comparison.",
 )
 
 CAT_EMBEDDING = Claim(
     id="cat-embedding",
-    sentence="Cutting the image into patches by slicing is as good as by a strided convolution.",
-    background="Both turn squares of pixels into the first features. A convolution does it in one step; slicing moves "
-    "neighbouring pixels into channels and mixes them by a linear layer.",
-    differ="How squares of pixels become features: by a convolution or by slices.",
+    sentence="A patch embedding by slicing is as good as one by a strided convolution.",
+    background="Both turn patches into features. A strided convolution does it in one step; slicing moves neighbouring "
+    "pixels into channels and applies a linear layer.",
+    differ="The patch embedding: a strided convolution or slicing.",
     measure="top1",
     arms=(arm("convolution", "cat_micro"), arm("slicing", "cat_micro", embed="slice")),
     comparisons=(Comparison("slicing", "convolution", "equal", MARGIN),),
@@ -267,10 +265,10 @@ CAT_EMBEDDING = Claim(
 
 CAT_SHIFT = Claim(
     id="cat-shift",
-    sentence="Shifted windows do no better than attention between windows.",
-    background="Attention inside small windows is cheap but never looks outside. Swin shifts the windows by half their "
-    "side in every other layer; CAT lets the windows attend to each other, one channel at a time.",
-    differ="What every third attention does: look between windows, or inside shifted ones.",
+    sentence="Shifted windows are no better than attention between windows.",
+    background="Attention inside small windows is cheap but never crosses their borders. Swin shifts the windows by "
+    "half their side in every other layer; CAT lets the windows attend to each other, one channel at a time.",
+    differ="Every third attention: between windows, or inside shifted windows.",
     measure="top1",
     arms=(arm("between windows", "cat_micro"), arm("shifted windows", "cat_micro", cross="shifted")),
     comparisons=(Comparison("between windows", "shifted windows", "not less", MARGIN),),
@@ -280,10 +278,9 @@ CAT_SHIFT = Claim(
 
 CAT_POSITION = Claim(
     id="cat-position",
-    sentence="CAT gains from an absolute position embedding, and not from several heads between windows.",
-    background="Attention between windows has no position of its own. Several heads would let it look at several "
-    "things at a time.",
-    differ="Whether each place has a learned embedding, and how many heads attend between windows.",
+    sentence="CAT gains from an absolute position embedding, but not from multiple heads in attention between windows.",
+    background="Attention between windows encodes no positions. Multiple heads could attend in several ways at once.",
+    differ="Whether there is a learned position embedding, and the number of heads in attention between windows.",
     measure="top1",
     arms=(
         arm("as published: position, 1 head", "cat_micro"),
@@ -300,11 +297,11 @@ CAT_POSITION = Claim(
 
 COST = Claim(
     id="cost",
-    sentence="Attention inside windows and between windows costs a fraction of attention over the whole map.",
+    sentence="Attention inside windows and between windows costs a fraction of global attention.",
     background="Global attention compares every pixel of a map with every other, so its cost grows with the square of "
-    "their number. CAT compares inside windows of 7x7 (IPSA) and then whole windows with each other (CPSA).",
-    differ="The kind of attention, on maps of 28 to 112 pixels a side and 96 channels. Each is counted on our layer "
-    "and computed by the paper's formula.",
+    "their number. CAT attends inside windows of 7x7 (IPSA) and then between whole windows (CPSA).",
+    differ="The kind of attention, on maps of 28 to 112 pixels a side and 96 channels. MACs are counted on our layers "
+    "and computed by the paper's formulas.",
     measure="costs",
     arms=(
         Arm("global", reading="counted msa"),
@@ -324,16 +321,15 @@ COST = Claim(
     source=f"{CAT[0]}, §3.2",
     url=CAT[1],
     published=(Published("2.0, 0.15 and 0.10 billion multiply-accumulates on a map of 56x56 pixels and 96 channels"),),
-    note="A fraction is taken to be less than half, at every size. Nothing is trained, and no image is looked at.",
+    note="A fraction means less than half, at every size. No training and no images are needed.",
 )
 
 LOW_PASS = Claim(
     id="low-pass",
-    sentence="Self-attention blurs the features that pass through it; convolution sharpens them.",
-    background="Features, like images, hold coarse patterns and fine detail. A block changes the "
-    "amplitude of the highest frequency, from what comes in to what goes out: by −0.7 nats if it halves it.",
-    differ="The kind of operation, in all seven families, trained, and for comparison with their random weights from "
-    "before the training.",
+    sentence="Self-attention blurs features; convolution sharpens them.",
+    background="Features, like images, hold coarse patterns and fine detail. A block changes the amplitude of the "
+    "highest frequency between its input and its output: by −0.7 nats if it halves it.",
+    differ="The kind of operation, in all seven families, trained; for comparison, with their initial random weights.",
     measure="frequencies",
     arms=(
         Arm("attention", MICRO_MODELS, reading="trained attention"),
@@ -345,18 +341,18 @@ LOW_PASS = Claim(
     source="Park and Kim 2022, How Do Vision Transformers Work?, §2, Fig. 2a, 8 and 9",
     url="https://arxiv.org/abs/2202.06709",
     published=(Published("below zero for attention, above zero for convolution"),),
-    note="Mean over the blocks of a family that attend or convolve, then over the families that have such blocks. "
-    "What other families would change is not in the interval: single blocks go either way.",
+    note="Mean over the attention or convolution blocks of a family, then over the families that have such blocks. "
+    "The interval does not include the variation over other families: single blocks go either way.",
 )
 
 PADDING_POSITION = Claim(
     id="padding-position",
-    sentence="The zeros around the borders tell a CNN where in the image it is.",
-    background="A convolution is the same everywhere, so it should not know its place. But the border of the map is "
-    "filled with zeros, which look like nothing inside. With circular padding there is no border to see.",
-    differ="How the convolutions of one network are padded while its features are read. A linear probe then predicts "
-    "row and column from the features of a place: 1 is perfect, 0 is a guess. Images are rolled around by chance "
-    "first, so that their content tells nothing.",
+    sentence="Zero padding encodes position in the features of a CNN.",
+    background="A convolution is translation-equivariant, so its features should not encode position. But zero padding "
+    "surrounds the map with values unlike those inside. Circular padding leaves no border.",
+    differ="The padding of the convolutions of one network while its features are extracted. A linear probe then "
+    "predicts row and column from the features of one position: 1 is perfect, 0 is chance level. Images are first "
+    "rolled by random offsets, so that their content does not reveal the position.",
     measure="places",
     arms=(
         arm("zero padding", "resnet_micro", reading="trained zeros"),
@@ -369,16 +365,16 @@ PADDING_POSITION = Claim(
     source="Islam et al. 2020, How Much Position Information Do Convolutional Neural Networks Encode?",
     url="https://arxiv.org/abs/2001.08248",
     published=(Published("zero padding far above none"),),
-    note="The network was trained with zeros; with random weights it favours no padding.",
+    note="The network was trained with zero padding; with random weights it favours no padding.",
 )
 
 SMALL_PATCHES = Claim(
     id="small-patches",
-    sentence="On small images a Transformer is helped by smaller patches, and by a pyramid of resolutions.",
-    background="Patches of 16 pixels, made for large images, leave a small one with hardly any tokens. A pyramid "
-    "begins with small patches and few channels and merges them stage by stage, as a CNN does.",
-    differ="The side of a patch; width and depth are set so that all arms cost about the same multiply-accumulates. "
-    "The pyramid is CvT without its convolutions in attention and with patches that do not overlap.",
+    sentence="On small images a Transformer gains from smaller patches, and from a pyramid of resolutions.",
+    background="Patches of 16 pixels, made for large images, give a small image hardly any tokens. A pyramid begins "
+    "with small patches and few channels and merges patches stage by stage, as a CNN does.",
+    differ="The patch size; width and depth are set so that all arms have about the same MACs. The pyramid is CvT with "
+    "non-overlapping patches and without convolutions in attention.",
     measure="top1",
     arms=(
         arm("patch size 8", "vit_micro", patch_size=8, dim=96, depth=6),
@@ -402,10 +398,10 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def choose(ids: str) -> tuple[Claim, ...]:
-    """``all``, or claims by their ids, with commas between; each once, in the order of the catalogue.
+    """``all``, or claims by comma-separated ids; each once, in the order of the catalogue.
 
     Raises:
-        GlocalError: for an id that no claim has, or where none is given.
+        GlocalError: for an unknown id, or if none is given.
     """
     known = {claim.id: claim for claim in CLAIMS}
     asked = list(known) if ids.strip() == "all" else [name.strip() for name in ids.split(",") if name.strip()]
@@ -418,7 +414,7 @@ def choose(ids: str) -> tuple[Claim, ...]:
 
 
 def words(claims: Sequence[Claim]) -> dict[float, tuple[str, ...]]:
-    """What is to be trained, by fraction of the training images, the largest first: each model once."""
+    """The models to train by fraction of the training set, the largest first; each model once."""
     by_fraction: dict[float, dict[str, None]] = {}
     for claim in claims:
         for model, fraction in claim.trained():

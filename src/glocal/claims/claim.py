@@ -1,4 +1,4 @@
-"""A published claim as an experiment: arms that differ in a keyword, what is measured on them, and what is expected."""
+"""A published claim as an experiment: arms that differ in one keyword, their metric, and the expected differences."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from glocal.models.names import spell_model
 
 Expected = Literal["more", "less", "not less", "equal"]
-"""Of the first arm against the second: more, or less, by more than the margin; not less by more than it; neither."""
+"""First arm against second: more (or less) by over the margin, less by the margin at most, or within it either way."""
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class Arm:
     """One side of an experiment.
 
     Attributes:
-        name: what the pages call it.
-        models: what is trained, from every seed, as words (`glocal.models.names`); of several the mean counts.
-        fraction: of the training images.
-        reading: which of the values that the measurement takes from a trained model; "" where there is one.
+        name: for the pages.
+        models: trained with every seed, as in `glocal.models.names`; several count by their mean.
+        fraction: of the training set.
+        reading: which value of the metric, if it has several per trained model; else "".
     """
 
     name: str
@@ -33,14 +33,14 @@ def arm(name: str, model: str, *, fraction: float = 1.0, reading: str = "", **ke
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a claim says of two of its arms.
+    """The expected difference of two arms of a claim.
 
     Attributes:
         first: name of an arm.
-        second: name of another one; None for the number 0.
+        second: name of another arm; None for the number 0.
         expected: see `Expected`.
-        margin: in the unit of what is compared; differences up to it do not count.
-        of: "value", what the claim measures; or "macs", by which share the first arm costs more than the second.
+        margin: in the unit of the compared values; smaller differences do not count.
+        of: "value", the metric of the claim; or "macs", the relative extra cost of the first arm.
     """
 
     first: str
@@ -52,7 +52,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of a paper, for orientation; ``second_hand`` where it was not read off its source."""
+    """A published figure, for orientation; ``second_hand`` if it was not read in its source."""
 
     text: str
     second_hand: bool = False
@@ -63,17 +63,17 @@ class Claim:
     """A claim and the experiment that tests it.
 
     Attributes:
-        id: what the command line calls it.
-        sentence: the claim, for one who has not read the paper.
-        background: what its words mean.
-        differ: what the arms differ in.
-        measure: how it is measured: a name of `glocal.claims.measures.CLAIM_METRICS`.
-        arms: in the order in which they are shown.
-        comparisons: the claim holds if all of them do. Arms without one are shown beside.
+        id: on the command line.
+        sentence: the claim, for readers who do not know the paper.
+        background: explains its terms.
+        differ: the difference between the arms.
+        measure: its metric: a key of `glocal.claims.measures.CLAIM_METRICS`.
+        arms: in the order of the pages.
+        comparisons: the claim holds if all of them do. Arms without one are shown for comparison.
         source: paper, section or table.
         url: of the paper.
-        published: figures.
-        note: what else a reader must know.
+        published: published figures.
+        note: limitations and choices.
     """
 
     id: str
@@ -98,5 +98,5 @@ class Claim:
         return next(arm for arm in self.arms if arm.name == name)
 
     def trained(self) -> tuple[tuple[str, float], ...]:
-        """Model and fraction of each run that the claim needs from every seed, each once."""
+        """Model and fraction of the runs that the claim needs with every seed, without duplicates."""
         return tuple(dict.fromkeys((model, arm.fraction) for arm in self.arms for model in arm.models))

@@ -1,4 +1,4 @@
-"""What models cost, measured before anything is trained, and from it how long the training will take."""
+"""Costs of models, measured before training, and the training time estimated from them."""
 
 import time
 from collections.abc import Iterable
@@ -16,19 +16,19 @@ from glocal.data import DataSource
 
 TIMED_STEPS = 5
 RUN_SECONDS = 3.0
-"""Of a run beside its steps and tests: a process, the model, its record. Measured: docs/claims.md."""
+"""Overhead of a run beside training steps and evaluations: process, model, record. Measured: docs/claims.md."""
 FORWARD = 1 / 3
-"""A test's share of the time of a training step, of as many images."""
+"""Time of an evaluation relative to a training step on as many images."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What models cost, and how the cores are shared.
+    """Costs of models, and the division of the cores.
 
     Attributes:
-        costs: by model: ``params``, ``macs``, ``peak_memory_mib`` and ``step_seconds``.
-        jobs: runs at a time.
-        threads: of each.
+        costs: ``params``, ``macs``, ``peak_memory_mib`` and ``step_seconds`` by model.
+        jobs: number of parallel runs.
+        threads: per run.
     """
 
     costs: dict[str, dict[str, Any]]
@@ -37,15 +37,15 @@ class Costs:
 
     @property
     def macs(self) -> dict[str, int]:
-        """By model."""
+        """MACs by model."""
         return {model: costs["macs"] for model, costs in self.costs.items()}
 
 
 def measure_costs(settings: Settings, tasks: RunTasks, store: Store, side_by_side: bool, observer: Observer) -> Costs:
-    """Measure the models that a folder does not know yet.
+    """Measure the models without costs in a folder.
 
-    How cores are shared stays as it was when the folder was begun: a run must have as many threads after a stop as
-    before, to be the same.
+    The division of the cores stays that of the first call: a resumed run is identical only with the same number of
+    threads.
     """
     saved = store.costs()
     known = Costs(**saved) if saved is not None else None
@@ -85,7 +85,7 @@ def _share(
 
 
 def step_seconds(model: Any, settings: Settings) -> float:
-    """The fastest of a few training steps, without the optimizer's."""
+    """Seconds of the fastest of a few training steps, without the optimizer."""
     size, device = settings.image_size, torch.device(settings.device)
     model = model.to(device=device, memory_format=torch.channels_last).train()
     images = torch.randn(settings.recipe.data.batch_size, 3, size, size, device=device)
@@ -100,13 +100,13 @@ def step_seconds(model: Any, settings: Settings) -> float:
 
 
 def seconds_needed(runs: Iterable[Run], settings: Settings, data: DataSource, costs: Costs) -> float:
-    """What runs will take, by the clock.
+    """Expected wall-clock seconds of runs.
 
     Args:
-        runs: to be trained.
-        settings: of those on all training images; on a share a run takes as many steps.
-        data: images.
-        costs: measured.
+        runs: to train.
+        settings: of runs on the whole training set; on a fraction a run takes as many steps.
+        data: the data set.
+        costs: of the models.
     """
     batch = settings.recipe.data.batch_size
     per_epoch = -(-len(data.train) // batch)

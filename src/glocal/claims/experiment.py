@@ -1,4 +1,4 @@
-"""Claims from request to results: what they need is trained once, on the comparison's engine, and then measured."""
+"""Run claims: train the models they need, each once, with the code of comparisons; measure; decide."""
 
 import dataclasses
 import json
@@ -34,9 +34,9 @@ from glocal.training.loader import num_batches
 SCHEMA = "glocal.claims/1"
 FILE = "claims.json"
 BUDGETS = {"quick": "1.5ep", "default": "20ep"}
-"""Of each run on all training images; sized for fashion-mini and two cores, see docs/claims.md."""
+"""Budget of a run on the whole training set; sized for fashion-mini and two cores, see docs/claims.md."""
 GROWS = ("models", "seeds", "fractions", "weights")
-"""What may differ from call to call in one folder: claims share the runs that they have in common."""
+"""Settings that may differ between calls for one folder: claims share runs."""
 
 
 def run_claims(
@@ -52,29 +52,29 @@ def run_claims(
     command: str = "glocal.claims.run_claims",
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Train what the claims need, measure it, and say what became of each.
+    """Train the models of the claims, measure them, and decide each claim.
 
-    A model of the same keywords, images and seed is trained once for all claims of a folder, now or earlier: the same
-    call goes on after a stop, and another claim adds what it lacks.
+    A model with the same keywords, images and seed is trained once for all claims of a folder, in this or earlier
+    calls: the same call resumes, and another claim trains only what is missing.
 
     Args:
         claims: of `glocal.claims.choose`.
         data: from `glocal.data.load_data`.
         out: folder for runs and results.
-        budget: ``quick``, ``default``, or an amount of training of each run (`glocal.training.Budget`). A budget in
-            epochs is of all training images: on a share of them a run takes as many steps.
-        seeds: how many; 3 means 0, 1 and 2.
+        budget: ``quick``, ``default``, or the training budget of each run (`glocal.training.Budget`). Epochs are those
+            of the whole training set: on a fraction of it a run takes as many steps.
+        seeds: number of seeds; 3 means 0, 1 and 2.
         image_size: side in pixels; by default that of the micro models.
         device: see `glocal.comparison.make_settings`.
         side_by_side: see `glocal.comparison.compare`.
-        command: what to call this in the results.
-        observer: is told of runs; by default nobody is.
+        command: recorded in the results.
+        observer: receives progress; by default none.
 
     Returns:
-        What ``claims.json`` holds, see docs/claims.md.
+        The contents of ``claims.json``, see docs/claims.md.
 
     Raises:
-        GlocalError: for whatever cannot be done.
+        GlocalError: for invalid arguments or data.
     """
     observer = observer or SILENT
     experiment = Experiment(claims, data, budget=budget, seeds=seeds, image_size=image_size, device=device)
@@ -90,10 +90,10 @@ def run_claims(
 
 
 def read_results(out: Path) -> dict[str, Any]:
-    """What ``claims.json`` of a folder holds.
+    """The contents of ``claims.json`` in a folder.
 
     Raises:
-        GlocalError: if there is none, or it is damaged.
+        GlocalError: if it is missing or damaged.
     """
     path = out / FILE
     try:
@@ -102,18 +102,18 @@ def read_results(out: Path) -> dict[str, Any]:
             raise ValueError(f"schema {results['schema']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GlocalError(
-            f"out: expected results of claims in {path}, got a damaged or another file ({error}); remove it (the runs "
-            "are kept and measured again) or choose another --out"
+            f"out: expected results of glocal claims in {path}, got a damaged or different file ({error}); remove it "
+            "(the runs are kept and measured again) or choose another --out"
         ) from error
     return results
 
 
 class Experiment:
-    """What some claims need: settings and runs.
+    """Settings and runs for some claims.
 
     Args:
-        claims: to be tested.
-        data: images.
+        claims: to test.
+        data: the data set.
         budget, seeds, image_size, device: see `run_claims`.
     """
 
@@ -144,12 +144,12 @@ class Experiment:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What must be the same in every call for a folder."""
+        """Settings that must be the same in every call for a folder."""
         settings = {key: value for key, value in self.settings.describe().items() if key not in GROWS}
         return {"schema": "glocal.claims-plan/1", "data": self.data.fingerprint, **settings}
 
     def of_fraction(self, fraction: float) -> Settings:
-        """Settings of the runs on a share of the training images: as many steps and tests as on all of them."""
+        """Settings of runs on a fraction of the training set: as many steps and evaluations as on all of it."""
         budget, recipe = self.settings.budget, self.settings.recipe
         if budget.unit == "ep" and fraction < 1:
             size = recipe.data.batch_size
@@ -162,18 +162,18 @@ class Experiment:
         )
 
     def train(self, store: Store, costs: Costs, side_by_side: bool, observer: Observer) -> Trials:
-        """Execute the runs that have no record, or a failed one."""
+        """Execute all runs without a record or with a failed one."""
         groups = [self.of_fraction(fraction) for fraction in self.words]
         every = [run for settings in groups for run in settings.runs()]
         entries = {run: entry for run in every if (entry := store.record(run.id)) is not None}
         for run_id, reason in store.damaged.items():
-            observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
+            observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         missing = [run for run in every if not has_finished(entries.get(run))]
         if missing:
             needed = seconds_needed(missing, self.settings, self.data, costs)
             observer.say(
-                f"{len(missing)} of {len(every)} runs are to be trained, {costs.jobs} at a time. By the measured time "
-                f"of a training step this takes about {duration(needed)} on this machine when nothing else runs."
+                f"Training {len(missing)} of {len(every)} runs, {costs.jobs} at a time. Estimated from a measured "
+                f"training step, this takes about {duration(needed)} on this machine when idle."
             )
 
         def tell(run: Run, event: Any) -> None:
@@ -193,7 +193,7 @@ class Experiment:
         return Trials(self.data, self.settings, store, entries)
 
     def results(self, trials: Trials, costs: Costs, earlier: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
-        """Measure each claim, and put it beside those that the folder has from earlier calls."""
+        """Measure each claim, and merge the results with those of earlier calls in the folder."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         claims = {claim["id"]: claim for claim in (earlier or {}).get("claims", ())}
         for claim in self.claims:
@@ -226,7 +226,7 @@ class Experiment:
 
 
 def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
-    """Measure a claim; one that cannot be measured does not stop the others."""
+    """Measure a claim; a failure does not stop the others."""
     seeds, failures = trials.seeds(claim), trials.failures(claim)
     if not seeds:
         return untested(claim, failures[0])
@@ -241,6 +241,6 @@ def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
 
 
 def _order(claim_id: str) -> tuple[int, str]:
-    """As in the catalogue; what it no longer has, last."""
+    """The order of the catalogue; removed claims last."""
     ids = [claim.id for claim in CLAIMS]
     return (ids.index(claim_id) if claim_id in ids else len(ids)), claim_id

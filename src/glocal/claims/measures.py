@@ -1,7 +1,7 @@
-"""What is measured on the arms of a claim: answers of trained models, their insides, and what attention costs.
+"""Metrics of claims: predictions of trained models, analyses of their features, and the cost of attention.
 
-A measurement gives each arm an array of values, a row a seed and a column a unit: a test image, or a group of images
-where one image is too little. Rows of arms that come from the same trained models belong together.
+A measurement gives each arm an array of values with one row per seed and one column per unit: a validation image, or a
+group of images where one image is too little. Rows are paired if the arms come from the same trained models.
 """
 
 import math
@@ -24,18 +24,18 @@ from glocal.models.io import load_model
 from glocal.training import predict
 
 GROUPS = 8
-"""Of test images, for measurements that a single image is too little for."""
+"""Number of groups of validation images, for metrics for which a single image is too little."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What was measured.
+    """The measured values of a claim.
 
     Attributes:
         values: (seeds, units) by name of the arm.
-        paired: whether the rows of all arms are of the same trained models.
-        exact: whether nothing is drawn by chance: another seed or image would give the same.
-        details: what the claim's page shows beside, as JSON.
+        paired: whether the rows of all arms come from the same trained models.
+        exact: whether the values are deterministic: another seed or image would give the same.
+        details: further values for the page of the claim, as JSON.
     """
 
     values: Mapping[str, np.ndarray]
@@ -46,16 +46,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ClaimMetric:
-    """A way to measure.
+    """A metric of claims.
 
     Attributes:
-        name: of what is measured.
-        unit: of its values on a page.
+        name: for the page.
+        unit: of the values on the page.
         factor: from values to that unit.
-        units: what the columns of the values are.
-        more: what it means that an arm has more of it, between two names.
+        units: the columns of the values, in words.
+        more: the relation of an arm to one with a lower value, in words between the two names.
         read: measures the arms of a claim.
-        bounds: between which any value lies.
+        bounds: lowest and highest possible value.
     """
 
     name: str
@@ -68,7 +68,7 @@ class ClaimMetric:
 
 
 def _answers(claim: Claim, trials: Trials) -> Measurement:
-    """Which test images each run got right; of several models the mean."""
+    """Correct predictions on the validation images, per run; the mean for several models."""
     seeds, values, models = trials.seeds(claim), {}, []
     for arm in claim.arms:
         right = np.array([[trials.right(model, arm.fraction, seed) for model in arm.models] for seed in seeds], float)
@@ -80,7 +80,7 @@ def _answers(claim: Claim, trials: Trials) -> Measurement:
 
 
 def _heads(claim: Claim, trials: Trials) -> Measurement:
-    """Which test images each head of one trained model gets right: "conv", "trans", or "both", the mean of logits."""
+    """Correct predictions per head of one trained model: "conv", "trans", or "both", the mean of their logits."""
     labels = trials.data.val.labels
     right: dict[str, list[np.ndarray]] = {}
     for seed in trials.seeds(claim):
@@ -93,7 +93,7 @@ def _heads(claim: Claim, trials: Trials) -> Measurement:
 
 
 class _Branches(nn.Module):
-    """A model of two heads -> (B, 2, K), their logits."""
+    """The logits of a model with two heads, (B, 2, K)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Branches(nn.Module):
 
 
 def _high_frequencies(claim: Claim, trials: Trials) -> Measurement:
-    """Change of the log-amplitude at the highest frequency by operations of a kind, mean within and then over models.
+    """Change of the log-amplitude at the highest frequency per kind of operation, mean within, then over models.
 
     Readings are "trained attention", "untrained convolution" and so on.
     """
@@ -139,7 +139,7 @@ def _high_frequencies(claim: Claim, trials: Trials) -> Measurement:
 
 
 def _places(claim: Claim, trials: Trials) -> Measurement:
-    """R^2 of a linear probe of row and column, mean over the depth: readings are "trained zeros" and the like."""
+    """R^2 of a linear probe for row and column, mean over depth; readings are "trained zeros" and the like."""
     (model, _), *_ = claim.trained()
     paddings = tuple(dict.fromkeys(arm.reading.split()[1] for arm in claim.arms))
     rows: dict[str, list[list[float]]] = {}
@@ -162,7 +162,7 @@ def _places(claim: Claim, trials: Trials) -> Measurement:
 def _states(
     model: str, seed: int, trials: Trials, per_group: int = 8
 ) -> Iterator[tuple[str, nn.Module, tuple[Tensor, ...]]]:
-    """A model "trained" and "untrained", and `GROUPS` groups of test images, spread over the set, as it takes them."""
+    """A model "trained" and "untrained", and `GROUPS` groups of random validation images, normalized for it."""
     source, size = trials.data.val, trials.image_size
     count = min(len(source), GROUPS * per_group)
     rows = np.random.default_rng(0).permutation(len(source))[:count]
@@ -182,12 +182,12 @@ COST_CHANNELS, COST_WINDOW = 96, 7
 
 
 def attention_formulas(side: int, chs: int = COST_CHANNELS, window: int = COST_WINDOW) -> dict[str, int]:
-    """Multiply-accumulates of one attention on a square map (Lin et al. 2021, "CAT", §3.2 and 3.3).
+    """MACs of one attention layer on a square map (Lin et al. 2021, "CAT", §3.2 and 3.3).
 
     Args:
         side: of the map, in pixels: a multiple of the window.
         chs: channels.
-        window: its side.
+        window: side of the windows, in pixels.
     """
     pixels, inside = side**2, window**2
     return {
@@ -198,7 +198,7 @@ def attention_formulas(side: int, chs: int = COST_CHANNELS, window: int = COST_W
 
 
 def _costs(claim: Claim, trials: Trials) -> Measurement:
-    """Multiply-accumulates over those of global attention by its formula, a column a size of the map.
+    """MACs relative to the formula for global attention, one column per map size.
 
     Readings are "counted msa", "formula ipsa" and so on.
     """
@@ -239,20 +239,20 @@ class _ChannelsLast(_OnTokens):
         return self.attention(x.permute(0, 2, 3, 1))
 
 
-_ACCURACY = ("top-1 accuracy", "points", 100.0, "test images", "is more accurate than")
+_ACCURACY = ("top-1 accuracy", "points", 100.0, "validation images", "is more accurate than")
 CLAIM_METRICS: Mapping[str, ClaimMetric] = {
     "top1": ClaimMetric(*_ACCURACY, _answers),
     "heads": ClaimMetric(*_ACCURACY, _heads),
     "frequencies": ClaimMetric(
-        "change of the log-amplitude at the highest frequency", "nats", 1.0, "groups of test images", "sharpens above",
-        _high_frequencies, (-math.inf, math.inf),
+        "change of the log-amplitude at the highest frequency", "nats", 1.0, "groups of validation images",
+        "sharpens more than", _high_frequencies, (-math.inf, math.inf),
     ),
     "places": ClaimMetric(
-        "share of row and column that a linear probe reads off (R²)", "R²", 1.0, "groups of test images",
-        "tells more of the place than", _places, (-math.inf, 1.0),
+        "row and column predicted by a linear probe (R²)", "R²", 1.0, "groups of validation images",
+        "encodes position better than", _places, (-math.inf, 1.0),
     ),
     "costs": ClaimMetric(
-        "multiply-accumulates, as a share of global attention's", "points", 100.0, "map sizes", "costs more than",
+        "MACs relative to global attention", "points", 100.0, "map sizes", "costs more than",
         _costs,
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is said of a claim that was measured, as JSON: verdict, effects, arms, costs."""
+"""The results of a claim as JSON: verdict, effects, arms, costs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from glocal.comparison.statistics import Answers, Interval, score_interval
 from glocal.schema import RecordedRun
 
 Entries = Mapping[tuple[str, float], Sequence[RecordedRun]]
-"""By model and fraction: the entries of its finished runs, in the order of the seeds."""
+"""Records of the finished runs by model and fraction, in the order of the seeds."""
 
 
 def describe(claim: Claim) -> dict[str, Any]:
-    """What a claim says, whether or not it was tested."""
+    """The texts of a claim, tested or not."""
     metric = CLAIM_METRICS[claim.measure]
     return {
         "id": claim.id,
@@ -57,12 +57,12 @@ def tested(
     """A claim with its verdict.
 
     Args:
-        claim: it.
-        found: what was measured.
+        claim: a claim.
+        found: its measured values.
         decisions: of its comparisons.
-        entries: of the runs it needs.
-        costs: by model: ``params`` and ``macs``.
-        seeds: that were measured.
+        entries: records of its runs.
+        costs: ``params`` and ``macs`` by model.
+        seeds: the measured ones.
     """
     metric = CLAIM_METRICS[claim.measure]
     verdict = together([decision.verdict for decision in decisions])
@@ -85,7 +85,7 @@ def tested(
 
 
 def macs_of(arm: Arm, costs: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Multiply-accumulates of an arm for an image, mean over its models."""
+    """MACs of an arm per image, mean over its models."""
     return float(np.mean([costs[model]["macs"] for model in arm.models])) if arm.models else None
 
 
@@ -135,13 +135,13 @@ def _comparison(decision: Decision, found: Measurement, metric: ClaimMetric) -> 
 
 
 def _deciding(decisions: Sequence[Decision], verdict: str) -> Sequence[Decision]:
-    """What a reader should hear of first: of two comparisons those that decide, of more the first that does."""
+    """The comparisons to report first: of two, all deciding ones; of more, the first deciding one."""
     deciding = [decision for decision in decisions if decision.verdict == verdict]
     return deciding if len(decisions) == 2 else deciding[:1]
 
 
 def _parts(decisions: Sequence[Decision]) -> str:
-    """How many parts of a claim have which verdict, where they differ."""
+    """The number of parts per verdict, if the verdicts differ."""
     of_parts = [decision.verdict for decision in decisions]
     if len(set(of_parts)) == 1:
         return ""
@@ -150,7 +150,7 @@ def _parts(decisions: Sequence[Decision]) -> str:
 
 
 def _question(comparison: Comparison, metric: ClaimMetric) -> str:
-    """What is expected, in words."""
+    """The expected difference in words."""
     first, second, margin = comparison.first, comparison.second, comparison.margin
     if comparison.of == "macs":
         by = f"{100 * margin:.0f} % of multiply-accumulates"
@@ -168,7 +168,7 @@ def _question(comparison: Comparison, metric: ClaimMetric) -> str:
 
 
 def _said(decision: Decision, found: Measurement, metric: ClaimMetric) -> str:
-    """What was found, in words: ``A 84.1 %, B 82.0 %: 2.1 points more (0.3 to 3.9)``."""
+    """The finding in words: ``A 84.1 %, B 82.0 %: 2.1 points more (0.3 to 3.9)``."""
     comparison, effect = decision.comparison, decision.effect
     first, second = comparison.first, comparison.second
     if comparison.of == "macs":

@@ -1,4 +1,4 @@
-"""Trained models as measurements see them: which there are, what they answered, and where they lie."""
+"""The runs of a folder of claims: records, correct predictions, folders, validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from glocal.training import ImageBatches, load_pixels
 
 @dataclass
 class Trials:
-    """The runs of a folder, and the images that they were tested on.
+    """The runs of a folder and their validation images.
 
     Attributes:
-        data: images.
+        data: the data set.
         settings: of all runs.
-        store: where they are.
-        entries: of the runs that were begun, ever.
+        store: the folder.
+        entries: records of all runs started so far.
     """
 
     data: DataSource
@@ -33,21 +33,21 @@ class Trials:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels."""
+        """Side of the images in pixels."""
         return self.settings.image_size
 
     @property
     def device(self) -> str:
-        """On which models run."""
+        """The device of the models."""
         return self.settings.device
 
     @cached_property
     def val_images(self) -> ImageBatches:
-        """The test images."""
+        """The validation images."""
         return load_pixels(self.data.val, self.image_size, crop_pct=self.settings.recipe.data.crop_pct)
 
     def seeds(self, claim: Claim) -> tuple[int, ...]:
-        """From which all runs of the claim are finished."""
+        """Seeds with which all runs of the claim have finished."""
         return tuple(
             seed
             for seed in self.settings.seeds
@@ -55,19 +55,19 @@ class Trials:
         )
 
     def entry(self, model: str, fraction: float, seed: int) -> RecordedRun:
-        """Of a run."""
+        """The record of a run."""
         return self.entries[Run(model, fraction, seed)]
 
     def folder(self, model: str, fraction: float, seed: int) -> Path:
-        """Of a run."""
+        """The folder of a run."""
         return self.store.runs / Run(model, fraction, seed).id
 
     def right(self, model: str, fraction: float, seed: int) -> np.ndarray:
-        """(images,) booleans."""
+        """(images,) booleans: which predictions of a run are correct."""
         correct: np.ndarray = self.settings.metric.load(self.folder(model, fraction, seed))
         return correct
 
     def failures(self, claim: Claim) -> list[str]:
-        """Runs of the claim that failed, each with its reason."""
+        """Failed runs of the claim, each with its reason."""
         runs = [Run(model, fraction, seed) for model, fraction in claim.trained() for seed in self.settings.seeds]
         return [f"{run.id} failed: {self.entries[run]['error']}" for run in runs if self.entries[run]["status"] != "ok"]

@@ -1,4 +1,4 @@
-"""Whether measurements agree with a claim: effects with intervals, and a verdict from where these lie."""
+"""Verdicts on claims: effects with intervals, compared with the expected range."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ Verdict = Literal["supported", "contradicted", "inconclusive"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the measurements say of one comparison.
+    """Effect and verdict of one comparison.
 
     Attributes:
-        comparison: it.
-        effect: the first arm minus the second, with its interval.
+        comparison: of two arms.
+        effect: first arm minus second, with its interval.
         verdict: see `verdict_of`.
     """
 
@@ -30,15 +30,15 @@ class Decision:
 
 
 def decide(claim: Claim, found: Measurement, macs: Mapping[str, float]) -> tuple[Decision, ...]:
-    """Each comparison of a claim.
+    """Decide each comparison of a claim.
 
-    The intervals hold together with 95 % confidence: of m comparisons that chance has a part in, each has the
-    confidence 1 - 0.05 / m (Bonferroni). So a claim of many parts is not contradicted by the one that chance took.
+    The intervals hold jointly with 95 % confidence: each of m comparisons with random variation has the confidence
+    1 - 0.05 / m (Bonferroni), so a claim of many parts is not contradicted by a single chance result.
 
     Args:
-        claim: what is to be decided.
-        found: what was measured on its arms.
-        macs: multiply-accumulates by arm.
+        claim: a claim.
+        found: the measured values of its arms.
+        macs: by arm.
     """
     by_chance = sum(not found.exact and comparison.of == "value" for comparison in claim.comparisons)
     confidence = 1 - (1 - CONFIDENCE) / max(1, by_chance)
@@ -57,9 +57,8 @@ def decide(claim: Claim, found: Measurement, macs: Mapping[str, float]) -> tuple
 def difference(found: Measurement, first: str, second: str | None, confidence: float) -> Interval:
     """One arm minus another, or minus 0.
 
-    A paired bootstrap over seeds and units (`glocal.comparison.score_difference`); where both arms are read off the
-    same trained models the pairs are of seeds too. Where nothing is drawn by chance the interval is from the smallest
-    to the largest difference.
+    A paired bootstrap over seeds and units (`glocal.comparison.score_difference`). Readouts of the same trained models
+    are paired by seed too. For deterministic values the interval is from the smallest to the largest difference.
     """
     one = found.values[first]
     other = found.values[second] if second is not None else np.zeros((1, one.shape[1]))
@@ -72,7 +71,7 @@ def difference(found: Measurement, first: str, second: str | None, confidence: f
 
 
 def verdict_of(effect: Interval, comparison: Comparison) -> Verdict:
-    """Supported where the whole interval is as expected, contradicted where none of it is, else inconclusive."""
+    """Supported if the whole interval is in the expected range, contradicted if it is outside, else inconclusive."""
     low, high = expected_range(comparison)
     if low < effect.low and effect.high < high:
         return "supported"
@@ -82,7 +81,7 @@ def verdict_of(effect: Interval, comparison: Comparison) -> Verdict:
 
 
 def expected_range(comparison: Comparison) -> tuple[float, float]:
-    """Between which values the effect should be."""
+    """Lowest and highest expected effect."""
     margin = comparison.margin
     return {
         "more": (margin, math.inf),
@@ -93,7 +92,7 @@ def expected_range(comparison: Comparison) -> tuple[float, float]:
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """A claim is supported if all of its parts are, and contradicted if one of them is."""
+    """A claim is supported if all of its parts are, and contradicted if one is."""
     if "contradicted" in verdicts:
         return "contradicted"
     return "supported" if all(verdict == "supported" for verdict in verdicts) else "inconclusive"

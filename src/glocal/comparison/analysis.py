@@ -1,7 +1,7 @@
-"""How the trained models of a comparison look at its test images: what `glocal.analysis` finds, made small.
+"""Analysis of the trained models of a comparison: compact results of `glocal.analysis` on validation images.
 
-Of each model one run is looked into: its first that has finished on the largest share of the training images. What is
-found is kept beside the run's weights, part by part; a part that is there is not looked for again.
+One run per model is analyzed: the first finished seed on the largest fraction of the training set. Results are saved in
+the run's folder, part by part; finished parts are not repeated.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +31,13 @@ from glocal.training import ImageBatches
 from glocal.training.loader import Batch
 
 IMAGES = 256
-"""Test images that answers are asked for: a share of them is known to 6 points either way (95 %)."""
+"""Number of validation images for predictions: the 95 % margin of a fraction of them is about 6 points."""
 INSIDE = 32
-"""The first of these, whose features are looked at."""
+"""Number of these for the analysis of features, the first ones."""
 SEED = 0
-"""Of which images, of noise, patches and signs."""
+"""For the choice of images, noise, patches and signs."""
 DEPTHS = 3
-"""Places along the depth whose receptive fields are shown."""
+"""Number of depths with receptive fields."""
 FIELD = 16
 """Side of a receptive field in results."""
 
@@ -45,24 +45,24 @@ Part = Callable[[nn.Module, Tensor, Tensor, Progress], Any]
 
 
 class Observer(Protocol):
-    """Is told what is looked into."""
+    """Receives the progress of the analysis."""
 
     def say(self, text: str) -> None:
         """A note for the user."""
 
     def look(self, run: Run, share: float) -> None:
-        """The run's model is looked into, and a share of that, from 0 to 1, is done."""
+        """Progress of the analysis of the run's model, from 0 to 1."""
 
 
 def analyze(runs: Sequence[Run], source: DataSource, settings: Settings, store: Store, observer: Observer) -> None:
-    """Look into the models of runs and keep what is found; what fails is kept with its reason and loses nothing else.
+    """Analyze the models of runs and save the results; failures are saved with their reason and do not stop the rest.
 
     Args:
-        runs: finished ones, whose models are in the store.
+        runs: finished runs in the store.
         source: the data of the comparison.
         settings: of the comparison.
         store: its folder.
-        observer: is told of progress.
+        observer: receives progress.
     """
     missing = [run for run in runs if _is_missing(store.analysis(run.id))]
     if not missing:
@@ -75,7 +75,7 @@ def analyze(runs: Sequence[Run], source: DataSource, settings: Settings, store: 
         store.save_analysis(run.id, entry)
         observer.look(run, 1.0)
         failed = [f"{part} failed ({reason})" for part, reason in entry["failed"].items()]
-        observer.say(", ".join((f"{run.id}: looked into for {entry['seconds']:.1f} s", *failed)))
+        observer.say(", ".join((f"{run.id}: analyzed in {entry['seconds']:.1f} s", *failed)))
 
 
 def look_into(
@@ -86,19 +86,19 @@ def look_into(
     before: ModelAnalysis | None,
     progress: Callable[[float], None],
 ) -> ModelAnalysis:
-    """What there is to say of one trained model.
+    """Analyze one trained model.
 
     Args:
         folder: of the run.
-        run: which it is.
+        run: the run.
         batch: (B, 3, S, S) uint8 images and their labels.
-        device: to look on.
-        before: an entry whose parts are taken over.
-        progress: told which share is done.
+        device: of torch.
+        before: an earlier entry, whose parts are kept.
+        progress: called with the fraction done.
 
     Returns:
         The model's entry in the results: ``parts`` by name, ``without`` with the reason why a part does not apply to
-        this model, ``failed`` with the reason why a part is not there yet.
+        this model, ``failed`` with the reason why a part failed.
     """
     start = perf_counter()
     parts: dict[str, Any] = dict(before["parts"]) if before else {}
@@ -120,7 +120,7 @@ def look_into(
             parts[name] = to_json(PARTS[name](model, images, labels, tell))
         except GlocalError as error:
             without[name] = str(error)
-        except Exception as error:  # whatever goes wrong in one part of one model, the others go on
+        except Exception as error:  # a failed part does not stop the others
             failed[name] = reason_of(error)
     seconds = (before["seconds"] if before else 0.0) + perf_counter() - start
     return {
@@ -129,7 +129,7 @@ def look_into(
 
 
 def describe(runs: Sequence[Run], source: DataSource, store: Store) -> CompareExtras:
-    """``analysis`` of the results: what was found of these runs; nothing where none was looked into."""
+    """``analysis`` of the results for these runs; empty if none was analyzed."""
     models = [entry for run in runs if (entry := store.analysis(run.id)) is not None]
     if not models:
         return {}
@@ -148,7 +148,7 @@ def describe(runs: Sequence[Run], source: DataSource, store: Store) -> CompareEx
 
 
 def pictures_of_disturbances(results: CompareResults, data: DataSource) -> dict[str, Image.Image]:
-    """The example that ``analysis`` of the results names, under each disturbance, by key; none if it went bad."""
+    """The example of ``analysis`` in the results under each disturbance, by key; empty if it has become unreadable."""
     analysis, settings = results["analysis"], results["settings"]
     try:
         image = data.val.image(data.val.paths.index(analysis["example"]))
@@ -171,12 +171,12 @@ def _is_missing(entry: ModelAnalysis | None) -> bool:
 
 
 def _chosen(images: ImageSet) -> np.ndarray:
-    """The same for all models, in an order by chance: sets are often sorted by class."""
+    """Indices of the images, the same for all models, in random order: data sets are often sorted by class."""
     return np.random.default_rng(SEED).permutation(len(images))[:IMAGES]
 
 
 def _read(images: ImageSet, settings: Settings) -> Batch:
-    """Those that went bad since they were checked are left out."""
+    """The images, without those that have become unreadable since the check."""
     rows = _chosen(images)
     batches = ImageBatches(images.subset(rows), settings.image_size, crop_pct=settings.recipe.data.crop_pct)
     return batches.read(np.arange(len(rows)))[0]
@@ -191,7 +191,7 @@ def _shown_level(levels: Sequence[float]) -> float:
 
 
 def _locality(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
-    """What is lost without all operations of a kind."""
+    """Ablation of all operations of a kind."""
     return [
         {
             "name": group.name,
@@ -214,7 +214,7 @@ def _receptive_field(model: nn.Module, images: Tensor, labels: Tensor, progress:
 
 
 def _small(field: np.ndarray) -> list[list[float]]:
-    """At most `FIELD` rows and columns of shares of the largest, for a picture."""
+    """At most `FIELD` rows and columns, relative to the largest value, for a picture."""
     pooled = torch.nn.functional.adaptive_avg_pool2d(
         torch.from_numpy(field)[None], (min(FIELD, field.shape[0]), min(FIELD, field.shape[1]))
     )[0]
@@ -222,7 +222,7 @@ def _small(field: np.ndarray) -> list[list[float]]:
 
 
 def _attention(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
-    """How far each attention looks, where it is known where its tokens lie; [] for a model without attention."""
+    """Attention distance of each layer with known token positions; [] for a model without attention."""
     if not attention_calls(model, images[:1]):
         return []
     points = attention(model, images[:INSIDE], shown=1, batch_size=4, progress=progress).points
@@ -253,4 +253,4 @@ PARTS: Mapping[str, Part] = {
     "fourier": _fourier,
     "robustness": _robustness,
 }
-"""By name; in this order they are looked for."""
+"""By name, in the order of the analysis."""

@@ -55,7 +55,7 @@ class Top1(Metric):
         return correct
 
     def gather(self, runs: Sequence[np.ndarray]) -> Answers:
-        """Of each run."""
+        """Join runs."""
         return Answers(np.stack(runs))
 
     def data(self, source: DataSource) -> ClassCounts:
@@ -69,21 +69,21 @@ class Top1(Metric):
     def about(
         self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: DataSource
     ) -> CompareExtras:
-        """Accuracy by the distance needed, where the validation images have one."""
+        """Accuracy by distance, if the validation images have distances."""
         distances = source.val.distances
         return {} if distances is None else {"by_distance": accuracy_by_distance(runs, evidence, distances)}
 
 
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""Of the training and the validation images, by model."""
+"""Features of the training and validation images, by model."""
 
 
 class ProbeTask(ClassificationTask):
-    """A linear classifier on the features of a frozen backbone; computing these, once, is not in the budget.
+    """A linear classifier on the features of a frozen backbone; the features are computed once, outside the budget.
 
     Attributes:
-        features: computed so far; the first task of a model adds to them.
-        rows: which of the training images of ``pixels`` are trained on.
+        features: cache by model, filled by the first task of a model.
+        rows: indices of the used training images of ``pixels``.
     """
 
     features: Features
@@ -115,31 +115,31 @@ class ProbeTask(ClassificationTask):
         return FeatureBatches(train[self.rows], of_train, num_classes), FeatureBatches(val, of_val, num_classes)
 
     def count_macs(self, model: nn.Module) -> int:
-        """Of the classifier alone."""
+        """MACs of the classifier only."""
         assert isinstance(model, nn.Linear)
         return model.in_features * model.out_features
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """With the backbone."""
+        """Save classifier and backbone."""
         super().save(self.whole.cpu().eval(), folder)
 
 
 class _Backbone(nn.Module):
-    """All of a model but its classifier: (B, 3, S, S) -> (B, head_hidden_size)."""
+    """A model without its classifier: (B, 3, S, S) -> (B, head_hidden_size)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features as the classifier gets them."""
+        """The input of the classifier."""
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
 
 
 def _check_head(
     name: str, model: nn.Module, head: nn.Module, prepare: nn.Module, images: ImageBatches, features: torch.Tensor
 ) -> None:
-    """The classifier on the features must be the model; a few have more between the two."""
+    """Check that the classifier on the features equals the model; a few models have layers in between."""
     first = images.subset(np.arange(min(2, len(images))))
     expected = predict(model, prepare, first)
     if not torch.allclose(head.cpu()(features[: len(first)]), expected, rtol=1e-3, atol=1e-4):

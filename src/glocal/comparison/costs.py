@@ -1,4 +1,4 @@
-"""What each model of a comparison costs, measured once and side by side before any of them is trained."""
+"""Costs of the models of a comparison, measured once before training, in interleaved rounds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import Settings
 
 TIMING_SECONDS = 1.0
-"""For each model at each batch size, its warm-up not counted."""
+"""Per model and batch size, without warm-up."""
 
 Costs = dict[str, dict[str, Any]]
 
@@ -27,9 +27,9 @@ def count_costs(models: Mapping[str, Any], tasks: RunTasks) -> Costs:
 
 
 def time_inference(models: Mapping[str, Any], settings: Settings, batch_size: int) -> Costs:
-    """Inference at batch 1 and a larger one by model.
+    """Inference at batch 1 and at a larger batch size, by model.
 
-    An untrained model is as fast as a trained one; of a detector it finds less, so less is to be sorted out in the end.
+    An untrained model is as fast as a trained one, except that an untrained detector has fewer detections for NMS.
     """
     size, device = settings.image_size, settings.device
     single = measure_together(models, size, 1, device, seconds=TIMING_SECONDS)

@@ -1,4 +1,4 @@
-"""Detectors compared by the average precision of their boxes."""
+"""Detectors compared by box AP."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +23,7 @@ class BoxAP(HeadMetric):
     lists = ("per_class",)
 
     def entry(self, task: Task, outcomes: Sequence[Outcome]) -> RunScores:
-        """Average precision; and the score above which detections are drawn, where F1 at an IoU of 0.5 is best."""
+        """Average precision, and the score threshold for drawn detections, which maximizes F1 at an IoU of 0.5."""
         scores = super().entry(task, outcomes)
         threshold = match_all(outcomes, len(task.classes)).best_threshold()
         mask = scores.get("mask")
@@ -44,7 +44,7 @@ class BoxAP(HeadMetric):
         return saved
 
     def evidence(self, predictions: Mapping[str, np.ndarray]) -> Examined:
-        """Average precision; of an image alone F1 at an IoU of 0.5, of what is drawn."""
+        """Average precision; for single images, F1 of the drawn detections at an IoU of 0.5."""
         matches = Matches(**{name: predictions[key] for name, key in MATCHES.items()})
         drawn = draws(len(matches.objects))
         score = float(matches.average_precision()[0])
@@ -52,5 +52,5 @@ class BoxAP(HeadMetric):
 
 
 def match_all(outcomes: Sequence[Outcome], num_classes: int) -> Matches:
-    """Of all validation images."""
+    """Matches on all validation images."""
     return match([one.targets for one in outcomes], [one.detections for one in outcomes], num_classes)

@@ -1,4 +1,4 @@
-"""Accuracy against the distance over which an answer joins what it sees, where data say it (`glocal.data.probes`)."""
+"""Accuracy by the distance between the positions to relate, for data with distances (`glocal.data.probes`)."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ def accuracy_by_distance(
 
     Args:
         runs: entries of the results.
-        right: by the id of a finished run, (images,) booleans: which test images it got right.
-        distances: (images,) of the test images, pixels.
+        right: by the id of a finished run, (images,) booleans: which predictions are correct.
+        distances: (images,) of the validation images, pixels.
     """
     groups: dict[tuple[float, str], list[np.ndarray]] = defaultdict(list)
     for run in runs:
@@ -46,7 +46,7 @@ def accuracy_by_distance(
 
 
 def bins(distances: np.ndarray) -> list[tuple[float, float]]:
-    """Smallest and largest distance of each bin: each of a few distances alone, of many as many images in each bin."""
+    """Smallest and largest distance of each bin: single distances if there are few, else equally filled."""
     known = np.unique(distances)
     if len(known) <= MOST_BINS:
         return [(float(distance), float(distance)) for distance in known]

@@ -1,4 +1,4 @@
-"""Which test images show best how models fare: those they differ on most, the hardest, and typical ones."""
+"""The validation images to show: those on which the models differ most, the hardest, and typical ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from glocal.schema import Example
 
 MOST = (("differ", 4), ("hard", 4), ("typical", 2))
-"""Reasons, in their order, and how many images are shown for each."""
+"""Reasons in order, and the number of images for each."""
 
 
 def choose(
@@ -17,8 +17,8 @@ def choose(
     """Images to show, each once, with the score of each model on it.
 
     Args:
-        runs: entries of the results; looked at is the first finished seed of each model, at the largest fraction.
-        of_image: by run id, (images,) score of each image; NaN where there is nothing to score.
+        runs: entries of the results; used are the first finished seeds of each model at the largest fraction.
+        of_image: by run id, (images,) score of each image; NaN for images without a score.
         paths: of the images.
 
     Returns:
@@ -34,7 +34,7 @@ def choose(
         return []
     scores = np.stack([of_image[run_id] for run_id in shown.values()])  # (models, images)
     there = np.flatnonzero(~np.isnan(scores).all(axis=0))
-    judged = np.nan_to_num(scores[:, there], nan=1.0)  # nothing to find, and nothing found by this model
+    judged = np.nan_to_num(scores[:, there], nan=1.0)  # no targets, and no detections by this model
     means, spreads = judged.mean(axis=0), np.ptp(judged, axis=0)
     order: dict[str, Sequence[Any] | np.ndarray] = {
         "differ": [i for i in np.argsort(-spreads, kind="stable") if spreads[i] > 0],

@@ -1,4 +1,4 @@
-"""One run: a model made from its seed, trained, tested, and its record."""
+"""One run: create a model from its seed, train and evaluate it, write its record."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Runner:
 
     Args:
         settings: of the comparison.
-        tasks: of its runs; their data are loaded.
+        tasks: of its runs, with loaded data.
         macs: by model, of a forward pass for one image.
     """
 
@@ -30,15 +30,15 @@ class Runner:
         self.settings, self.tasks, self.macs = settings, tasks, macs
 
     def execute(self, run: Run, store: Store, progress: Callable[[Progress], None]) -> RecordedRun:
-        """Train and evaluate a model and write its record; a run that fails has a record too, which says why.
+        """Train and evaluate a model and write its record; a failed run has a record with the reason.
 
         Returns:
-            The run's entry in the results, without what its model costs.
+            The run's entry in the results, without the costs of its model.
         """
         try:
             task = self.tasks.of_run(run)
             result = self._train(run, task, progress)
-        except Exception as error:  # whatever goes wrong in one run, the others go on
+        except Exception as error:  # a failed run does not stop the others
             entry = failed_entry(run, reason_of(error))
             store.write(run.id, entry, lambda folder: None)
             return entry
@@ -78,7 +78,7 @@ class Runner:
 
 
 def failed_entry(run: Run, reason: str) -> RecordedRun:
-    """The entry of a run that has no result."""
+    """The entry of a failed run."""
     return cast(RecordedRun, _identity(run, "failed", reason))
 
 
@@ -94,8 +94,8 @@ def _identity(run: Run, status: str, error: str | None = None) -> RunIdentity:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed, in a line."""
+    """The reason of a failure in one line."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory; a smaller batch_size in the recipe or a smaller --image-size needs less"
+        return "out of memory; try a smaller batch_size in the recipe or a smaller --image-size"
     first = (str(error).strip().splitlines() or [""])[0]
     return first if isinstance(error, GlocalError) else f"{type(error).__name__}: {first}"

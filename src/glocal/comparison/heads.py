@@ -1,4 +1,4 @@
-"""Backbones compared under one head: what the metrics of detectors and segmenters have in common."""
+"""Backbones compared under one head: common code of the metrics of detectors and segmenters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """What a run says of the validation images, where a score is no mean over images.
+    """Scores of a run on the validation images, for metrics other than means over images.
 
     Attributes:
         score: on all validation images.
         drawn: (resamples,) on images drawn with replacement.
-        of_image: (images,) a score of each alone, to choose by what is shown; NaN where there is nothing to score.
+        of_image: (images,) score of each image alone, to choose the shown ones; NaN for images without a score.
     """
 
     score: float
@@ -32,7 +32,7 @@ class Examined:
 
 
 class HeadMetric(Metric):
-    """A score of all images together, whose interval comes from `RESAMPLES` draws of them."""
+    """A score over all images together, with an interval from `RESAMPLES` bootstrap resamples."""
 
     batch = 8
     numbers: ClassVar[tuple[str, ...]]
@@ -45,17 +45,17 @@ class HeadMetric(Metric):
         }
 
     def entry(self, task: Task, outcomes: Any) -> RunScores:
-        """Scores, and whose weights the backbone has."""
+        """Scores, and the source of the backbone's weights."""
         about, scores = task.about(), task.results(outcomes)
         transfer = {"transfer": about["transfer"]} if "transfer" in about else {}
         return cast(RunScores, {**transfer, **scores})
 
     def gather(self, runs: Sequence[Examined]) -> Resampled:
-        """Of each run."""
+        """Join runs."""
         return Resampled(np.array([run.score for run in runs]), np.stack([run.drawn for run in runs], axis=1))
 
     def data(self, source: Any) -> ClassCounts:
-        """How often each class is there, where that is known."""
+        """Counts by class, or None if unknown."""
         train, val = (source.counts.get(part) for part in ("train", "val"))
         return {
             "train_per_class": None if train is None else np.asarray(train).tolist(),
@@ -63,13 +63,13 @@ class HeadMetric(Metric):
         }
 
     def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Examined], source: Any) -> CompareExtras:
-        """What runs are ranked by, and images to show."""
+        """The metric, and images to show."""
         of_image = {run["id"]: evidence[run["id"]].of_image for run in runs if run["id"] in evidence}
         return {"metric": self.key, "examples": choose(runs, of_image, source.val.paths)}
 
 
 @lru_cache(maxsize=1)
 def draws(num_images: int) -> np.ndarray:
-    """(`RESAMPLES`, N) how often each image is in each draw with replacement; the same for all runs."""
+    """(`RESAMPLES`, N) counts of each image in each bootstrap resample; the same for all runs."""
     even = np.full(num_images, 1 / num_images)
     return np.random.default_rng(0).multinomial(num_images, even, size=RESAMPLES)

@@ -1,4 +1,4 @@
-"""A comparison from request to results."""
+"""Run a comparison: measure costs, train and evaluate all runs, write results and report."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,25 +34,25 @@ Source = DataSource | DetectionSource | SegmentationSource
 
 
 class Observer(Protocol):
-    """Is told what a comparison is doing, to show it."""
+    """Receives the progress of a comparison."""
 
     def say(self, text: str) -> None:
         """A note for the user."""
 
     def start(self, run: Run, number: int, total: int) -> None:
-        """Run ``number`` of ``total``, counted from 1, begins; others may be going."""
+        """Start of run ``number`` of ``total``, counted from 1; others may be running."""
 
     def update(self, run: Run, progress: Progress) -> None:
         """After steps of the run."""
 
     def look(self, run: Run, share: float) -> None:
-        """The run's model is looked into, and a share of that, from 0 to 1, is done."""
+        """Progress of the analysis of the run's model, from 0 to 1."""
 
     def finish(self, run: Run, entry: RecordedRun) -> None:
-        """The run has its record: ``entry`` of the results."""
+        """End of a run, with its ``entry`` of the results."""
 
     def publish(self, results: CompareResults) -> None:
-        """Results so far, which have been written: after each run and at the end."""
+        """The written results so far: after each run and at the end."""
 
 
 class _Silent:
@@ -80,30 +80,30 @@ def compare(
     command: str = "glocal.comparison.compare",
     observer: Observer | None = None,
 ) -> CompareResults:
-    """Train and measure models under one recipe and budget and say which to take.
+    """Train and evaluate models under one recipe and budget, and decide which to take.
 
-    Writes results.json, results.csv and report.html into ``out``, anew after each run.
+    Writes results.json, results.csv and report.html into ``out`` after each run.
 
-    Each finished run is a record in ``out`` that is there whole or not at all. After a stop, ``resume`` runs what is
-    missing or failed; on a CPU, with a budget in epochs or FLOP, scores are the same as without the stop.
+    The record of a finished run is written atomically. After a stop, ``resume`` executes missing and failed runs; on a
+    CPU, with a budget in epochs or FLOP, scores are the same as without the stop.
 
     Args:
         data: from `glocal.data.load_data`, `load_detection` or `load_segmentation`, by the task of the settings.
         settings: from `make_settings`.
         out: folder of the comparison.
-        resume: go on with what is in ``out``; a folder without a comparison is begun.
-        side_by_side: on a CPU, share its cores among runs, each in its own process; the calling script must then be
+        resume: resume the comparison in ``out``, or start one there.
+        side_by_side: on a CPU, execute runs in parallel, each in its own process; the calling script must then be
             safe to import (``if __name__ == "__main__"``).
-        analyze: look into one trained model of each architecture when all runs have finished (`analyze` of
-            comparison/analysis.py). It changes no run, so a comparison made without it can be resumed with it.
-        command: what to call this in the results.
-        observer: is told of progress; by default nobody is.
+        analyze: analyze one trained model per architecture after all runs (`analyze` of comparison/analysis.py). It
+            changes no run, so a comparison without it can be resumed with it.
+        command: recorded in the results.
+        observer: receives progress; by default none.
 
     Returns:
-        What ``results.json`` holds, see docs/results-schema.md.
+        The contents of ``results.json``, see docs/results-schema.md.
 
     Raises:
-        GlocalError: if a model cannot be made, ``out`` cannot be used, or ``analyze`` is not for the task.
+        GlocalError: if a model cannot be created, ``out`` is not usable, or the task does not support ``analyze``.
     """
     if analyze and settings.task != "classification":
         raise GlocalError(f"analyze: expected a comparison of classifiers, got {settings.task}")
@@ -116,7 +116,7 @@ def compare(
         measured = _measure(models, settings, tasks, store, side_by_side, observer)
         job = _Job(data, settings, tasks, store, measured, command)
         for run_id, reason in store.damaged.items():
-            observer.say(f"The record of {run_id} is damaged ({reason}): it is run again.")
+            observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         missing = [run for run in job.every if not has_finished(job.entries.get(run.id))]
         results = job.results()
 
@@ -157,7 +157,7 @@ def write_results(results: CompareResults, data: Source, out: Path) -> None:
 
 
 class _Measured(NamedTuple):
-    """Costs by model, and how the cores are shared: ``jobs`` runs at a time with ``threads`` each."""
+    """Costs by model, and the division of the cores: ``jobs`` parallel runs with ``threads`` each."""
 
     costs: Costs
     jobs: int
@@ -172,7 +172,7 @@ def _measure(
     side_by_side: bool,
     observer: Observer,
 ) -> _Measured:
-    """Measure, or read what was measured: a run must have as many threads after a stop as before, to be the same."""
+    """Measure costs, or read them: a resumed run is identical only with the same number of threads."""
     saved = store.costs()
     if saved is not None:
         return _Measured(**saved)
@@ -201,7 +201,7 @@ def execute_all(
     side_by_side: bool,
     tell: Callable[[Run, Event], None],
 ) -> None:
-    """Execute runs and tell what happens: ``jobs`` at a time in processes of their own, or one after the other here."""
+    """Execute runs and call ``tell``: ``jobs`` at a time in separate processes, or one after the other in this one."""
     runner.tasks.load()
     if side_by_side:
         run_side_by_side(runner, runs, store, jobs, threads, tell)
@@ -214,7 +214,7 @@ def execute_all(
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Torch's threads for a while."""
+    """Context with this number of torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -224,7 +224,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class _Job:
-    """A comparison that has its folder: runs, and what is known of them."""
+    """A comparison with its folder: runs and their records."""
 
     def __init__(
         self, data: Source, settings: Settings, tasks: RunTasks, store: Store, measured: _Measured, command: str
@@ -238,13 +238,13 @@ class _Job:
         self.evidence: dict[str, Any] = {}
 
     def execute(self, runs: Sequence[Run], side_by_side: bool, tell: Callable[[Run, Event], None]) -> None:
-        """Those that are missing."""
+        """Execute runs."""
         macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
         runner = Runner(self.settings, self.tasks, macs)
         execute_all(runner, runs, self.store, self.measured.jobs, self.measured.threads, side_by_side, tell)
 
     def analyzed(self) -> list[Run]:
-        """Of each model its first run that has finished, on the largest share of the training images."""
+        """The first finished run of each model on the largest fraction of the training set."""
         largest = max(self.settings.fractions)
         first: dict[str, Run] = {}
         for run in self.every:
@@ -253,7 +253,7 @@ class _Job:
         return list(first.values())
 
     def results(self) -> CompareResults:
-        """Of the runs that have an entry."""
+        """Results of the runs so far."""
         data, settings, metric = self.data, self.settings, self.settings.metric
         runs: list[RunEntry] = []
         went_bad: list[SkippedImage] = []
@@ -300,7 +300,7 @@ class _Job:
         }
 
     def _insides(self) -> CompareExtras:
-        """What was found in models, where that was asked for."""
+        """Results of ``analyze``, if any."""
         if not isinstance(self.data, DataSource):
             return {}
         return analysis.describe(self.analyzed(), self.data, self.store)

@@ -1,4 +1,4 @@
-"""What the runs of a comparison are ranked by: a metric for each task, and what is kept of each validation image."""
+"""The metric of a comparison, one per task: scores, saved predictions, and evidence for intervals."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ PREDICTIONS = "predictions.safetensors"
 
 
 class Metric:
-    """The score that decides, the numbers beside it, and the evidence for an interval.
+    """The ranking score, further scores, and the evidence for an interval.
 
     Attributes:
         key: of the score in a run's entry, such as ``top1``.
-        name: what sentences call it.
-        others: keys of further numbers of a run whose means over seeds stand in the summary.
-        batch: images that are inferred at a time where throughput is measured.
-        unscored: what a run that failed has in the place of its scores.
+        name: in sentences.
+        others: keys of further scores of a run; the summary has their means over seeds.
+        batch: batch size for throughput.
+        unscored: values of a failed run instead of scores.
     """
 
     key: ClassVar[str]
@@ -35,7 +35,7 @@ class Metric:
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """Keys of what a model costs."""
+        """Keys of the costs of a model."""
         return ("params", "macs", "latency_ms_b1", f"images_per_s_b{self.batch}", "peak_memory_mib")
 
     def entry(self, task: Task, outcomes: Any) -> RunScores:
@@ -43,11 +43,11 @@ class Metric:
         raise NotImplementedError
 
     def predictions(self, task: Task, outcomes: Any) -> dict[str, np.ndarray]:
-        """What `evidence` needs of the outcomes, to be saved."""
+        """The saved predictions: the input of `evidence`."""
         raise NotImplementedError
 
     def evidence(self, predictions: Mapping[str, np.ndarray]) -> Any:
-        """What a run says of the validation images, as `gather` takes it."""
+        """Evidence of a run on the validation images: input of `gather`."""
         raise NotImplementedError
 
     def gather(self, runs: Sequence[Any]) -> Evidence:
@@ -59,7 +59,7 @@ class Metric:
         raise NotImplementedError
 
     def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: Any) -> CompareExtras:
-        """What else the results say; ``evidence`` by the id of a run that has finished."""
+        """Further entries of the results; ``evidence`` by the id of a finished run."""
         raise NotImplementedError
 
     def save(self, task: Task, outcomes: Any, folder: Path) -> None:
@@ -67,7 +67,9 @@ class Metric:
         arrays = self.predictions(task, outcomes)
         paths = json.dumps(task.data.val.paths)  # which images the predictions belong to
         save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()},  # others it would write wrongly
+            {
+                name: np.ascontiguousarray(array) for name, array in arrays.items()
+            },  # safetensors writes non-contiguous arrays wrongly
             folder / PREDICTIONS,
             metadata={"paths_sha256": hashlib.sha256(paths.encode()).hexdigest()},
         )

@@ -1,4 +1,4 @@
-"""The pictures that results name: mistakes of classifiers, and what detectors and segmenters found beside the truth."""
+"""Pictures for the report: mistakes of classifiers; detections and label maps beside the ground truth."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from glocal.schema import CompareResults, RunEntry
 from glocal.tasks.drawing import draw_label_map, draw_objects
 
 SIDE = 256
-"""Pixels of the longer side of a picture; names on it can be read then."""
+"""Pixels of the longer side of a picture: large enough for readable names."""
 
 
 def pictures(results: CompareResults, source: Any, out: Path) -> dict[str, Image.Image]:
-    """All pictures that the results of a comparison name, by their key; of an image that went bad there is none.
+    """All pictures of the results of a comparison, by key, without images that have become unreadable.
 
     Args:
         results: of `compare`.
-        source: the data that were compared on.
+        source: the data of the comparison.
         out: the comparison's folder.
     """
     if "examples" not in results:
@@ -53,14 +53,14 @@ def pictures(results: CompareResults, source: Any, out: Path) -> dict[str, Image
 
 
 def pictures_of_mistakes(results: CompareResults, data: DataSource) -> dict[str, Image.Image]:
-    """The images that ``mistakes`` of the results name, by their key."""
+    """The images of ``mistakes`` in the results, by key."""
     position = {path: i for i, path in enumerate(data.val.paths)}
     keys = {mistake["picture"] for run in results["runs"] for mistake in run["mistakes"]}
     return {key: data.val.image(position[key]) for key in sorted(keys)}
 
 
 def _resized(image: np.ndarray) -> tuple[Image.Image, float]:
-    """At `SIDE`, and the scale."""
+    """The image at `SIDE`, and the scale."""
     scale = SIDE / max(image.shape[:2])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), scale
@@ -92,7 +92,7 @@ def _found_objects(
     run: RunEntry,
     classes: tuple[str, ...],
 ) -> Image.Image:
-    """Those from the run's threshold on, the surest first."""
+    """The detections above the run's threshold, by descending score."""
     there = np.flatnonzero((predictions["image"] == position) & (predictions["score"] >= run["threshold"]))
     there = there[np.argsort(-predictions["score"][there], kind="stable")]
     masks = None
@@ -129,4 +129,4 @@ _DRAW: dict[str, tuple[Callable[..., Image.Image], Callable[..., Image.Image]]] 
     "map": (_true_objects, _found_objects),
     "miou": (_true_pixels, _predicted_pixels),
 }
-"""By metric: the truth of an image, and what a run says of it."""
+"""By metric: functions that draw the targets and the predictions of an image."""

@@ -1,7 +1,7 @@
-"""Runs side by side, each in a process of its own that has its share of the cores.
+"""Parallel runs, each in its own process with a part of the cores.
 
-Small models gain little from a second core and lose most of their speed when another program wants it: the threads of a
-layer wait for each other. Two runs on one core each are faster than one run on two, and stay so on a busy machine.
+Small models gain little from a second core and lose most of their speed when another program uses it: the threads of a
+layer wait for each other. Two runs on one core each are faster than one run on two, also on a busy machine.
 """
 
 import multiprocessing
@@ -23,24 +23,24 @@ from glocal.schema import RecordedRun
 from glocal.training import Progress
 
 PROCESS_MIB = 1024
-"""Memory of a process before it has a model: libraries, and the images it is sent."""
+"""Memory of a process without a model: libraries and images."""
 MEMORY_SHARE = 0.5
-"""Of the machine's memory that all runs together may take."""
+"""Fraction of the machine's memory for all runs together."""
 REPORT_EVERY = 0.2
 """Seconds between two reports of a run's progress."""
 
 Event = Progress | RecordedRun | None
-"""None when a run begins, then its progress, in the end its entry in the results."""
+"""None at the start of a run, then its progress, finally its entry in the results."""
 
 
 def share_cores(num_runs: int, cores: int, memory_mib: float, run_mib: float) -> tuple[int, int]:
-    """How many runs go on at a time, and the threads of each.
+    """The number of parallel runs, and the threads of each.
 
     Args:
         num_runs: of the comparison.
         cores: of this machine.
         memory_mib: of this machine.
-        run_mib: what a run needs beside `PROCESS_MIB`.
+        run_mib: memory of a run in addition to `PROCESS_MIB`.
     """
     fitting = int(MEMORY_SHARE * memory_mib / (PROCESS_MIB + run_mib))
     jobs = max(1, min(num_runs, cores, fitting))
@@ -50,9 +50,9 @@ def share_cores(num_runs: int, cores: int, memory_mib: float, run_mib: float) ->
 def run_side_by_side(
     runner: Runner, runs: Sequence[Run], store: Store, jobs: int, threads: int, tell: Callable[[Run, Event], None]
 ) -> None:
-    """Execute runs, ``jobs`` at a time, and tell what happens; those still going are killed if that raises.
+    """Execute runs, ``jobs`` at a time, and call ``tell``; an exception kills the running ones.
 
-    A run whose process dies, as when memory runs out, has failed; the others go on.
+    A run whose process dies, for example out of memory, has failed; the others continue.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # the libraries are imported once, not once a run
@@ -88,7 +88,7 @@ def run_side_by_side(
 
 
 def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Connection) -> None:
-    """What a process does: one run, reported through the pipe."""
+    """Execute one run in this process and report through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -103,12 +103,12 @@ def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Conne
 
     try:
         sender.send(runner.execute(run, store, report))
-    except GlocalError as error:  # the record cannot be written: no run's could
+    except GlocalError as error:  # the record cannot be written, nor could that of any other run
         sender.send(error)
 
 
 def _end_with_parent() -> None:
-    """Nobody is left to hold the folder when the first process is killed."""
+    """End with the parent process, so that no orphan holds the folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -117,6 +117,6 @@ def _end_with_parent() -> None:
 
 def _died(run: Run, exit_code: int | None, store: Store) -> RecordedRun:
     how = f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
-    entry = failed_entry(run, f"its process ended by {how}; was there not enough memory?")
+    entry = failed_entry(run, f"its process died ({how}), probably out of memory")
     store.write(run.id, entry, lambda folder: None)
     return entry

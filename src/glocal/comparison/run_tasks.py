@@ -1,4 +1,4 @@
-"""The tasks of a comparison's runs: each a `Task`, for its model, its seed and its fraction of the training images."""
+"""The `Task` of each run of a comparison, for its model, seed and fraction of the training set."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,11 +17,11 @@ from glocal.training import ImageBatches, TrainConfig, load_pixels
 from glocal.training.loader import CACHE_BYTES, Batch, BatchIndices, epoch_order
 
 SPLIT_SEED = 0
-"""Which images are in a fraction of the training set is the same for every model and seed."""
+"""For the fractions of the training set, the same for all models and seeds."""
 
 
 class RunTasks:
-    """Makes the task of each run; images, and a probe's features, are read once for all runs.
+    """Creates the task of each run; images, and the features of probes, are read once for all runs.
 
     Args:
         settings: of the comparison.
@@ -35,14 +35,14 @@ class RunTasks:
 
     @property
     def kept_bytes(self) -> int:
-        """Of the images that each process keeps in memory: a classifier's, where they fit."""
+        """Bytes of the images in memory per process: for classification, if they fit."""
         if self.settings.head is not None:
             return 0
         pixels = (len(self.source.train) + len(self.source.val)) * 3 * self.settings.image_size**2
         return min(pixels, 2 * CACHE_BYTES)
 
     def load(self) -> None:
-        """Decode a classifier's images at their size; those of other tasks are read when they are asked for."""
+        """Decode the images for classification; other tasks read images on demand."""
         if self.settings.head is None and self.pixels is None:
             size, crop_pct = self.settings.image_size, self.settings.recipe.data.crop_pct
             self.pixels = (
@@ -64,14 +64,14 @@ class RunTasks:
         )
 
     def of_model(self, name: str) -> Task:
-        """As the first seed has it, on all images: to measure what a model costs."""
+        """The task of the first seed on all images, to measure the costs of a model."""
         config = self.config(name, seed=0)
         if self.settings.head is None:
             config = config.replace(freeze=())  # frozen parameters are parameters too
         return TASKS[self.settings.task].for_data(self.source, config)
 
     def of_run(self, run: Run) -> Task:
-        """Its outcomes keep what the metric needs."""
+        """The task of a run; its outcomes include the inputs of the metric."""
         config = self.config(run.model, run.seed)
         if self.settings.head is None:
             return self._classification(run, config)
@@ -98,7 +98,7 @@ class RunTasks:
         return task
 
     def training_memory(self, task: Task, model: Any) -> float:
-        """Peak of one training step, MiB: of the recipe's batch, for a detector of its first real one."""
+        """Peak memory of one training step in MiB, at the recipe's batch size; of detectors on real images."""
         recipe, size, device = self.settings.recipe, self.settings.image_size, self.settings.device
         if self.settings.head is None:
             if self.settings.mode == "probe":
@@ -114,7 +114,7 @@ class RunTasks:
 
 
 class _Step(nn.Module):
-    """The loss of a batch, whatever it is called with."""
+    """The loss of a fixed batch, for any input."""
 
     def __init__(self, model: nn.Module, task: Task, batch: Batch) -> None:
         super().__init__()

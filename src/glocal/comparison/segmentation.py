@@ -1,4 +1,4 @@
-"""Segmenters compared by the mean IoU of classes."""
+"""Segmenters compared by mIoU."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from glocal.tasks import Task
 
 
 class MeanIoU(HeadMetric):
-    """Mean over classes of intersection over union."""
+    """Mean IoU over classes."""
 
     key, name, others = "miou", "mIoU", ("pixel_accuracy",)
     numbers = ("miou", "pixel_accuracy", "loss")
@@ -29,7 +29,7 @@ class MeanIoU(HeadMetric):
         }
 
     def evidence(self, predictions: Mapping[str, np.ndarray]) -> Examined:
-        """Mean IoU; of an image alone too."""
+        """Mean IoU, over all images and of single images."""
         pixels = predictions["pixels"].astype(np.float64)
         score = float(mean_iou(pixels.sum(axis=0, keepdims=True))[0])
         of_image = np.where(pixels.any(axis=(1, 2)), mean_iou(pixels), np.nan)

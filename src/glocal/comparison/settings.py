@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, checked before anything long runs."""
+"""Settings of a comparison, checked before it starts."""
 
 import hashlib
 import re
@@ -25,12 +25,12 @@ MAX_SEEDS = 100
 DEFAULT_BUDGET = "5ep"
 DEFAULT_HEADS = {"detection": "faster_rcnn", "segmentation": "semantic_fpn"}
 NOT_COMPARED = ("epochs", "image_size", "checkpoint_every_steps", "log_every_steps", "evaluate_every_epochs")
-"""Settings of a recipe that a comparison has its own of."""
+"""Settings of a recipe that do not apply to a comparison."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model trained on one fraction of the training set from one seed."""
+    """One model trained on one fraction of the training set with one seed."""
 
     model: str
     fraction: float
@@ -44,10 +44,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `make_settings` has checked.
+    """Checked settings of a comparison, see `make_settings`.
 
     Attributes:
-        models: timm names, ours among them.
+        models: names in timm, including ours.
         budget: of each run.
         seeds: of each model.
         mode: ``scratch``; ``finetune`` from weights; ``probe`` of a frozen backbone by a linear head.
@@ -56,9 +56,9 @@ class Settings:
         fractions: of the training set, largest first.
         recipe: of each run.
         device: such as ``cpu`` or ``cuda``.
-        on_error: what to do with images that cannot be read.
+        on_error: at unreadable images, ``stop`` or ``skip``.
         task: ``classification``, ``detection`` or ``segmentation``.
-        head: the detector or segmenter that each model is the backbone of.
+        head: the detector or segmenter; each model is its backbone.
     """
 
     models: tuple[str, ...]
@@ -76,22 +76,22 @@ class Settings:
 
     @property
     def metric(self) -> Metric:
-        """What runs are ranked by."""
+        """The ranking metric."""
         return METRICS[self.task]
 
     def weights_of(self, model: str) -> Weights:
-        """What a model starts from."""
+        """The initial weights of a model."""
         return None if self.mode == "scratch" else self.weights.get(model, "pretrained")
 
     def runs(self) -> Iterator[Run]:
-        """All runs; every model of a seed before the next seed, so that a comparison cut short still compares."""
+        """All runs; all models of a seed before the next seed, so that a stopped comparison is still comparable."""
         for fraction in self.fractions:
             for seed in self.seeds:
                 for model in self.models:
                     yield Run(model, fraction, seed)
 
     def describe(self) -> dict[str, Any]:
-        """As JSON; weights by the digest of their file."""
+        """The settings as JSON; weights by the digest of their file."""
         head = {} if self.head is None else {"task": self.task, "head": asdict(self.head)}
         left_out = NOT_COMPARED if self.head is None else (*NOT_COMPARED, *MEANINGLESS)
         return {
@@ -126,22 +126,22 @@ def make_settings(
     """Check a request and fill in its defaults.
 
     Args:
-        models: names that ``timm.list_models()`` knows; of a head, its backbones.
-        budget: of each run, see `glocal.training.Budget`; by default the epochs of a recipe that is given, else 5.
-        seeds: how many; 3 means 0, 1 and 2.
+        models: names in ``timm.list_models()``; with a head, its backbones.
+        budget: of each run, see `glocal.training.Budget`; by default the epochs of ``recipe``, else 5 epochs.
+        seeds: number of seeds; 3 means 0, 1 and 2.
         mode: see `Settings`.
         weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
-        image_size: side in pixels; by default the recipe's, else the largest default of the models. Of a head, the
-            shorter side that images are resized to.
+        image_size: side in pixels; by default the recipe's, else the largest default of the models. With a head,
+            the shorter side of the resized images.
         fractions: of the training set, each above 0 and at most 1.
         recipe: by default that of the mode, or of the task.
         device: ``auto`` for CUDA, else Apple's MPS, else the CPU.
-        on_error: ``stop`` at images that cannot be read, or ``skip`` and list them.
+        on_error: on unreadable images, ``stop``, or ``skip`` and list them.
         task: see `Settings`.
         head: for detection and segmentation; by default Faster R-CNN or Semantic FPN.
 
     Raises:
-        GlocalError: for whatever cannot be done.
+        GlocalError: for invalid arguments.
     """
     check_choice("task", task, tuple(METRICS))
     if task in HEADS:
@@ -153,16 +153,16 @@ def make_settings(
     check_choice("mode", mode, get_args(Mode))
     if head is not None and mode == "probe":
         raise GlocalError(
-            f"mode: probe is for classification; `freeze: [backbone]` in a recipe trains the head alone for {task}"
+            f"mode: probe is for classification; for {task}, `freeze: [backbone]` in a recipe trains only the head"
         )
     check_choice("on-error", on_error, ("stop", "skip"))
     _check_weights(models, mode, weights)
     if not 1 <= seeds <= MAX_SEEDS:
-        raise GlocalError(f"seeds: expected how many, from 1 to {MAX_SEEDS}; got {seeds}")
+        raise GlocalError(f"seeds: expected a number from 1 to {MAX_SEEDS}, got {seeds}")
     if not fractions or not all(0 < f <= 1 for f in fractions) or len(set(fractions)) < len(fractions):
         shown = ",".join(f"{f:g}" for f in fractions)
         raise GlocalError(
-            f"fraction: expected shares above 0 and at most 1, each once, such as 1.0,0.3,0.1; got {shown}"
+            f"fraction: expected distinct numbers above 0 and at most 1, such as 1.0,0.3,0.1; got {shown}"
         )
     if budget is None:
         budget = DEFAULT_BUDGET if recipe is None else f"{recipe.schedule.epochs:g}ep"
@@ -196,24 +196,28 @@ def _check_models(models: Sequence[str], *, with_keywords: bool) -> None:
     for model in models:
         check_model(model, with_keywords=with_keywords)
         if models.count(model) > 1:
-            raise GlocalError(f"model {model!r} is named twice")
+            raise GlocalError(f"models: expected each name once, got {model!r} twice")
 
 
 def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path]) -> None:
     for model, path in weights.items():
         if mode == "scratch":
-            raise GlocalError("weights are for --mode finetune or probe; a run from scratch starts from random ones")
+            raise GlocalError(
+                "weights: expected --mode finetune or probe, got scratch, which starts from random weights"
+            )
         if model not in models:
-            raise GlocalError(f"weights for {model!r}, which is not compared; compared: {', '.join(models)}")
+            raise GlocalError(f"weights: expected one of the compared models ({', '.join(models)}), got {model!r}")
         if not path.is_file():
             raise GlocalError(f"weights of {model}: no file {path}")
     if mode != "scratch":
         for model in models:
             if model not in weights and not has_weights(model):
-                raise GlocalError(f"{mode} needs weights, and {model} has none of its own: give --weights {model}=FILE")
+                raise GlocalError(
+                    f"{mode} needs weights, and {model} has no pretrained ones: use --weights {model}=FILE"
+                )
 
 
 def _file_safe(name: str) -> str:
-    """The name itself where it is safe as a file's; otherwise made safe, with a digest to keep two apart."""
+    """The name if it is safe as a file name; otherwise a safe one, with a digest to keep names distinct."""
     safe = re.sub(r"[^A-Za-z0-9._]", "_", name)
     return safe if safe == name else f"{safe}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"

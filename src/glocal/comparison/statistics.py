@@ -1,6 +1,6 @@
-"""Which differences between models are larger than the noise: intervals over seeds and test images.
+"""Which differences between models exceed the noise: intervals over seeds and validation images.
 
-All functions are deterministic. Scores are shares, from 0 to 1.
+All functions are deterministic. Scores are fractions from 0 to 1.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval and the method that gave it."""
+    """An estimate with its 95 % interval and its method."""
 
     mean: float
     low: float
@@ -24,29 +24,29 @@ class Interval:
 
     @property
     def holds_zero(self) -> bool:
-        """Whether the data leave open which way it goes."""
+        """Whether the sign is undecided."""
         return self.low <= 0 <= self.high
 
 
 class Evidence(Protocol):
-    """What the test images say of some runs: their scores, and how these vary with the images."""
+    """Scores of some runs on the validation images, and their variation over the images."""
 
     @property
     def scores(self) -> np.ndarray:
-        """(runs,) on all test images."""
+        """(runs,) on all validation images."""
         ...
 
     @property
     def mean(self) -> float:
-        """Of the scores."""
+        """Mean of the scores."""
         ...
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
-        """(resamples, runs) scores on test images drawn with replacement, the same for all runs."""
+        """(resamples, runs) scores on validation images drawn with replacement, the same for all runs."""
         ...
 
     def beside(self, other: Self) -> Self:
-        """These runs, and then the other ones, on the same images in the same order."""
+        """These runs followed by the others, on the same images in the same order."""
         ...
 
 
@@ -55,7 +55,7 @@ class Answers:
     """Accuracy: the score is the mean over images.
 
     Attributes:
-        right: (runs, images) booleans, whether each run's prediction of each test image is right.
+        right: (runs, images) booleans, whether a run's prediction on an image is correct.
     """
 
     right: np.ndarray
@@ -67,14 +67,14 @@ class Answers:
 
     @property
     def mean(self) -> float:
-        """Of all runs."""
+        """Mean over all runs."""
         return float(self.right.mean())
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
         """(resamples, runs), 10,000 resamples.
 
-        Images on which all runs fare alike are alike to the mean, so it is enough to draw how many there are of each
-        kind.
+        Images with the same results in all runs contribute equally, so it is enough to draw the number of images of
+        each kind.
         """
         kinds, counts = np.unique(self.right, axis=1, return_counts=True)
         num_images = self.right.shape[1]
@@ -88,10 +88,10 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """Any score, computed on draws of test images that are the same for all runs of a comparison.
+    """Any score, computed on resamples of the validation images, the same for all runs of a comparison.
 
     Attributes:
-        scores: (runs,) on all test images.
+        scores: (runs,) on all validation images.
         drawn: (resamples, runs) on images drawn with replacement.
     """
 
@@ -104,7 +104,7 @@ class Resampled:
         return float(self.scores.mean())
 
     def resampled(self, _: np.random.Generator) -> np.ndarray:
-        """What was drawn."""
+        """The given resamples."""
         return self.drawn
 
     def beside(self, other: "Resampled") -> "Resampled":
@@ -117,14 +117,14 @@ def score_interval(evidence: Evidence, bounds: tuple[float, float] = (0.0, 1.0))
     """Mean score of a model.
 
     With two or more seeds, two independent errors are added in quadrature: Student's t-interval of the mean over seeds
-    on these test images, and what other test images would change, 1.96 standard deviations of the mean of all seeds in
-    a bootstrap over the images. Seeds alone would give two lucky seeds of equal accuracy an interval of no width.
-    With one seed: percentile bootstrap over the test images; what another seed would change is then not in the
+    on these validation images, and the sampling of the images: 1.96 standard deviations of the mean of all seeds in a
+    bootstrap over them. Seeds alone would give two lucky seeds of equal accuracy an interval of no width.
+    With one seed: percentile bootstrap over the validation images; the variation over seeds is then not in the
     interval.
 
     Args:
         evidence: of the model's seeds.
-        bounds: between which any score lies.
+        bounds: lowest and highest possible score.
     """
     scores = evidence.scores
     mean = float(scores.mean())
@@ -135,22 +135,22 @@ def score_interval(evidence: Evidence, bounds: tuple[float, float] = (0.0, 1.0))
         of_seeds = stats.t.ppf(quantile, num_seeds - 1) * scores.std(ddof=1) / np.sqrt(num_seeds)
         of_images = stats.norm.ppf(quantile) * resampled.mean(axis=1).std()
         margin = float(np.hypot(of_seeds, of_images))
-        method = f"t-interval over {num_seeds} seeds, with the sampling of the test images"
+        method = f"t-interval over {num_seeds} seeds, with the sampling of the validation images"
         return Interval(mean, max(bounds[0], mean - margin), min(bounds[1], mean + margin), method)
     low, high = _percentiles(resampled[:, 0])
-    return Interval(mean, low, high, "bootstrap over test images, one seed")
+    return Interval(mean, low, high, "bootstrap over validation images, one seed")
 
 
 def score_difference(evidence: Evidence, best: Evidence, confidence: float = CONFIDENCE) -> Interval:
     """Mean score of a model minus that of the best one.
 
-    Two-level paired bootstrap with percentiles: each resample draws test images with replacement, the same for both
-    models, and within each model its seeds with replacement. The mean of S drawn seeds spreads too little by the factor
-    (S - 1) / S in variance (Davison & Hinkley 1997, §3.8), so its deviation from the mean of all is widened by
+    Two-level paired bootstrap with percentiles: each resample draws validation images with replacement, the same for
+    both models, and within each model its seeds with replacement. The mean of S drawn seeds spreads too little by the
+    factor (S - 1) / S in variance (Davison & Hinkley 1997, §3.8), so its deviation from the mean of all is widened by
     sqrt(S / (S - 1)). With one seed only the images are resampled.
 
     In simulations of equal models on 1,000 images the interval of accuracy holds zero in 96 % of cases with one seed;
-    with two or three in 95 % (accuracies of seeds spread by 2 points) to 99 % (by half a point): it is rarely too sure.
+    with two or three in 95 % (accuracies of seeds spread by 2 points) to 99 % (by half a point): it is conservative.
 
     Args:
         evidence: of the model's seeds.
@@ -164,7 +164,7 @@ def score_difference(evidence: Evidence, best: Evidence, confidence: float = CON
     low, high = _percentiles(difference, confidence)
     mean = evidence.mean - best.mean
     seeds = "and seeds" if len(scores[0]) > 2 else "only, one seed"
-    return Interval(mean, low, high, f"paired bootstrap over test images {seeds}")
+    return Interval(mean, low, high, f"paired bootstrap over validation images {seeds}")
 
 
 def accuracy_interval(right: np.ndarray) -> Interval:

@@ -1,13 +1,13 @@
-"""The folder of a comparison: its plan, its lock, and each finished run as one record that is whole or not there.
+"""The folder of a comparison: its plan, its lock, and an atomically written record of each finished run.
 
-    OUT/plan.json                 what was asked; a resumed comparison must ask the same
+    OUT/plan.json                 the settings; those of a resumed comparison must be the same
     OUT/costs.json                parameters, MACs, speed and memory of each model
     OUT/runs/ID/record.json       scores and curve of a run, and the SHA-256 of the files beside it
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
     OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
-    OUT/runs/ID/analysis.json                     what was found in the model, where that was asked for
+    OUT/runs/ID/analysis.json                     analysis of the model, with --analyze
 
-A record is written under another name and renamed once all of it is on the disk.
+A record is written under a temporary name and renamed when it is complete on disk.
 """
 
 import json
@@ -36,10 +36,10 @@ class Store:
         self.out = out
         self.runs = out / "runs"
         self.damaged: dict[str, str] = {}
-        """Runs whose record is there but not as it was written, with the reason."""
+        """Runs with a damaged record, with the reason."""
 
     def record(self, run_id: str) -> RecordedRun | None:
-        """The record of a run; None where there is none, or only a damaged one."""
+        """The record of a run; None if it is missing or damaged."""
         folder = self.runs / run_id
         if not folder.exists():
             return None
@@ -54,7 +54,7 @@ class Store:
         return record["run"]
 
     def write(self, run_id: str, run: RecordedRun, write_files: Callable[[Path], None]) -> None:
-        """Put a record into place in one step; one of the same run is replaced.
+        """Write a record atomically, replacing an earlier one of the same run.
 
         Args:
             run_id: name of its folder.
@@ -62,7 +62,7 @@ class Store:
             write_files: writes the other files into the folder it is given.
 
         Raises:
-            GlocalError: if it cannot be written, as when the disk is full; the folder is as before.
+            GlocalError: if it cannot be written, for example on a full disk; the folder is then unchanged.
         """
         try:
             with replacing(self.runs / run_id) as folder:
@@ -70,11 +70,11 @@ class Store:
                 files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
                 record: Record = {"run": run, "files": files}
                 (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
-        except (OSError, SafetensorError) as error:  # safetensors gives a full disk as an error of its own
+        except (OSError, SafetensorError) as error:  # safetensors raises its own error on a full disk
             raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
 
     def analysis(self, run_id: str) -> ModelAnalysis | None:
-        """What `save_analysis` was given; None where there is none, or what is there is damaged."""
+        """The saved analysis of a run; None if it is missing or damaged."""
         try:
             kept = json.loads((self.runs / run_id / ANALYSIS).read_text())
             return kept["analysis"] if kept["schema"] == ANALYSIS_SCHEMA else None
@@ -82,12 +82,12 @@ class Store:
             return None
 
     def save_analysis(self, run_id: str, analysis: ModelAnalysis) -> None:
-        """Keep what was found in a run's model, as long as the run's record is there."""
+        """Save the analysis of a run in its folder."""
         kept = {"schema": ANALYSIS_SCHEMA, "analysis": analysis}
         atomic_write_text(self.runs / run_id / ANALYSIS, json.dumps(kept, indent=1, allow_nan=False))
 
     def costs(self) -> dict[str, Any] | None:
-        """What `save_costs` was given.
+        """The saved costs, or None.
 
         Raises:
             GlocalError: if the file is damaged.
@@ -104,18 +104,18 @@ class Store:
         return costs
 
     def save_costs(self, costs: Mapping[str, Any]) -> None:
-        """Keep what models cost, so that a resumed comparison does not measure again."""
+        """Save the costs, so that a resumed comparison does not measure again."""
         atomic_write_text(self.out / COSTS, json.dumps(costs, indent=1))
 
 
 @contextmanager
 def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[Store]:
-    """Take a folder for a comparison; no other process can have it at the same time.
+    """Context that holds the folder of a comparison, for one process at a time.
 
     A new or empty folder gets the plan. One with a plan is continued if ``resume`` is set and the plan is the same.
 
     Raises:
-        GlocalError: for a folder that cannot be written, is in use, has a comparison while ``resume`` is not set, or
+        GlocalError: for a folder that is not writable, is in use, has a comparison while ``resume`` is not set, or
             was started with another plan; the differences are listed.
     """
     with hold_folder(out):

@@ -1,4 +1,4 @@
-"""From runs to a sentence: who is most accurate, who is within the noise of it, who costs least."""
+"""The verdict of a comparison: the most accurate model, the models within the noise of it, and the cheapest of them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from glocal.formatting import percent
 from glocal.schema import CompareVerdict, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
-"""Below this many test images one image is half a point and intervals are wide: the reader is told."""
+"""Below this many validation images one image is half a point and intervals are wide: a caveat is added."""
 
 
 def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1) -> list[SummaryRow]:
@@ -21,9 +21,8 @@ def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Met
 
     Args:
         runs: entries of the results, with costs.
-        evidence: by run id, what `Metric.gather` takes: of top-1 (images,) booleans, which test images the run got
-            right.
-        metric: what runs are ranked by.
+        evidence: input of `Metric.gather` by run id; for top-1 (images,) booleans, whether each prediction is correct.
+        metric: ranks the rows.
     """
     groups: dict[tuple[float, str], list[RunEntry]] = defaultdict(list)
     for run in runs:
@@ -64,7 +63,7 @@ def _row(group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence 
 def judge(
     summary: Sequence[SummaryRow],
     runs: Sequence[RunEntry],
-    num_test_images: int,
+    num_val_images: int,
     num_runs: int,
     metric: Metric = TOP1,
 ) -> CompareVerdict:
@@ -73,11 +72,11 @@ def judge(
     Args:
         summary: rows of `summarise`.
         runs: all entries, the failed ones too.
-        num_test_images: how many images every run was tested on.
-        num_runs: how many runs there are to be, finished or not.
-        metric: what the rows are ranked by.
+        num_val_images: size of the validation set.
+        num_runs: number of planned runs, finished or not.
+        metric: ranks the rows.
     """
-    caveats = list(_caveats(summary, runs, num_test_images, num_runs))
+    caveats = list(_caveats(summary, runs, num_val_images, num_runs))
     if not summary:
         sentence = "No run has finished, so there is nothing to compare yet."
         return {"most_accurate": None, "cheapest_tied": None, "fastest": None, "sentence": sentence, "caveats": caveats}
@@ -136,15 +135,15 @@ def _sentence(
     )
 
 
-def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_test_images: int, num_runs: int) -> list[str]:
+def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_images: int, num_runs: int) -> list[str]:
     caveats = []
     if any(row["seeds"] == 1 for row in summary):
         caveats.append(
-            "Seeds were not varied for every model: the intervals show the noise of the test images only, and another "
-            "seed may change the order. Use --seeds 3 or more."
+            "Some models have one seed only: the intervals cover the sampling of the validation images but not the "
+            "variation over seeds, and another seed may change the order. Use --seeds 3 or more."
         )
-    if num_test_images < FEW_IMAGES:
-        caveats.append(f"There are only {num_test_images} test images: small differences cannot be seen.")
+    if num_val_images < FEW_IMAGES:
+        caveats.append(f"There are only {num_val_images} validation images: small differences cannot be seen.")
     failed = [run for run in runs if run["status"] == "failed"]
     caveats += [f"{run['id']} failed: {run['error']}" for run in failed]
     if len(runs) < num_runs:

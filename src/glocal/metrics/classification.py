@@ -18,7 +18,7 @@ NUM_BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017, §2."""
 MOST_CONFUSED = 2000
 TOP5_FROM = 6
-"""With fewer classes five guesses are always or nearly always right, so top-5 says nothing."""
+"""With fewer classes top-5 is always or nearly always 1, so it is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Metrics:
     """Scores of one model on N labelled images of K classes.
 
     Attributes:
-        top1: share of images whose most probable class is theirs.
-        top5: share whose class is among the five most probable; None below `TOP5_FROM` classes.
+        top1: top-1 accuracy.
+        top5: top-5 accuracy; None below `TOP5_FROM` classes.
         ece: expected calibration error, `NUM_BINS` bins of equal width.
         nll: mean negative log-likelihood, in nats.
         per_class: (K,) top-1 within each class; nan for a class without images.
@@ -43,7 +43,7 @@ class Metrics:
     confusion: np.ndarray
 
     def to_dict(self) -> Scores:
-        """As JSON: nan, which has no number there, as None."""
+        """The scores as JSON, with None for NaN."""
         return {
             "top1": self.top1,
             "top5": self.top5,
@@ -56,7 +56,7 @@ class Metrics:
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Predictions for N labelled images, one entry an image.
+    """Predictions for N labelled images, one entry per image.
 
     Attributes:
         label: (N,) int64, the true class.
@@ -91,7 +91,7 @@ class Outcomes:
 
     @classmethod
     def join(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
-        """Outcomes of several parts as those of one set, in their order; of none, an empty one."""
+        """Concatenate outcomes in order; empty if there are none."""
         parts = list(parts) or [cls.of(np.empty((0, 1)), np.empty(0))]
         of_all: dict[str, Any] = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
         joined: dict[str, Any] = {
@@ -150,7 +150,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose confidence is in (lower, upper]: how many, their mean confidence and top-1; None without images."""
+    """Images with a confidence in (lower, upper]: number, mean confidence and top-1; None without images."""
 
     lower: float
     upper: float
@@ -176,5 +176,5 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:
-    """(N,) index of the bin, which is (lower, upper], of each confidence."""
+    """(N,) index of the bin (lower, upper] of each confidence."""
     return np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)

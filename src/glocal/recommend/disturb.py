@@ -99,10 +99,8 @@ class DisturbedTrainSet(Dataset[Batch]):
         return batch._replace(inputs=images)
 
 
-class DisturbedTestSet(Dataset[Batch]):
-    """A test set under one condition, with fixed orders of patches."""
-
-    __test__ = False  # not a pytest class
+class DisturbedValSet(Dataset[Batch]):
+    """A validation set under one condition, with fixed orders of patches."""
 
     def __init__(self, source: ImageBatches, condition: Condition) -> None:
         self.source, self.condition = source, condition

@@ -30,7 +30,7 @@ DEFAULT_BUDGET = "5ep"
 RECIPE = "micro"
 BATCH = 32
 FEW_IMAGES = 200
-"""With fewer test images there is a caveat."""
+"""With fewer validation images there is a caveat."""
 MOST_SEEDS = 20
 SIZES = range(32, 1025)
 TIMING_SECONDS = 1.0
@@ -181,13 +181,16 @@ def _caveats(answers: Answers, found: Needs, data: DataSource) -> list[str]:
         "longer trained model may have others.",
     ]
     if len(answers.right) == 1:
-        caveats.append("With one seed the intervals show the noise of the test images only; use --seeds 3 or more.")
+        caveats.append(
+            "With one seed the intervals cover the sampling of the validation images but not the variation over seeds; "
+            "use --seeds 3 or more."
+        )
     if answers.images[1] < FEW_IMAGES:
-        caveats.append(f"There are only {answers.images[1]} test images: the intervals are wide.")
+        caveats.append(f"There are only {answers.images[1]} validation images: the intervals are wide.")
     taken, there = answers.images, (len(data.train), len(data.val))
     if taken != there:
         caveats.append(
             f"A fraction of each class was used: {taken[0]:,} of {there[0]:,} training and {taken[1]:,} of "
-            f"{there[1]:,} test images."
+            f"{there[1]:,} validation images."
         )
     return caveats

@@ -15,7 +15,7 @@ from glocal.bench import count_macs
 from glocal.data import DataSource, ImageSet
 from glocal.models.creation import create
 from glocal.models.io import ModelConfig
-from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, DisturbedTestSet, DisturbedTrainSet
+from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, DisturbedTrainSet, DisturbedValSet
 from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
@@ -51,7 +51,7 @@ class Answers:
     Attributes:
         right: (seeds, conditions, images) whether each prediction is correct, conditions as `CONDITIONS`.
         chance: accuracy of always predicting the most frequent class.
-        images: numbers of training and test images.
+        images: numbers of training and validation images.
         epochs: of each reference.
     """
 
@@ -115,7 +115,7 @@ def train_references(
     """Train a reference for each seed and evaluate it under each condition.
 
     Args:
-        data: training and test images.
+        data: training and validation images.
         image_size: side in pixels.
         recipe: of the training.
         budget: of each reference.
@@ -124,7 +124,7 @@ def train_references(
         progress: called with the fraction done and the current activity.
     """
     progress(0.0, "reading images")
-    train_set, test_set = (
+    train_set, val_set = (
         load_pixels(_at_most(images, MOST_IMAGES[images.name]), image_size, crop_pct=recipe.data.crop_pct)
         for images in (data.train, data.val)
     )
@@ -145,25 +145,25 @@ def train_references(
 
         macs = count_macs(model, image_size)
         trainer = Trainer(task, config, budget, macs=macs, curve_points=1, progress=on_step)
-        result = trainer.fit(model, batches, test_set)
+        result = trainer.fit(model, batches, val_set)
         epochs = result.epochs
         correct = []
         for i, condition in enumerate(CONDITIONS):
             update(TRAINING_PROGRESS + (1 - TRAINING_PROGRESS) * i / len(CONDITIONS), condition.name)
-            logits = predict(result.model, task.prepare, DisturbedTestSet(test_set, condition), device)
-            correct.append(logits.argmax(1).numpy() == test_set.labels)
+            logits = predict(result.model, task.prepare, DisturbedValSet(val_set, condition), device)
+            correct.append(logits.argmax(1).numpy() == val_set.labels)
         right.append(correct)
     progress(1.0, "references trained and evaluated")
-    chance = float(np.bincount(test_set.labels).max() / len(test_set))
-    return Answers(np.array(right), chance, (len(train_set), len(test_set)), epochs)
+    chance = float(np.bincount(val_set.labels).max() / len(val_set))
+    return Answers(np.array(right), chance, (len(train_set), len(val_set)), epochs)
 
 
 def needs(answers: Answers) -> Needs:
     """Needs with their intervals.
 
-    Percentile bootstrap with 2,000 resamples of test images (the same for all conditions) and references. The variance
-    of the mean of S resampled seeds is too small by (S - 1) / S (Davison & Hinkley 1997, §3.8), so its std is widened
-    accordingly, as in `glocal.comparison`. With one seed only the images are resampled.
+    Percentile bootstrap with 2,000 resamples of validation images (the same for all conditions) and references. The
+    variance of the mean of S resampled seeds is too small by (S - 1) / S (Davison & Hinkley 1997, §3.8), so its std is
+    widened accordingly, as in `glocal.comparison`. With one seed only the images are resampled.
     """
     right, chance = answers.right.astype(np.float64), answers.chance
     drawn = _resampled(right, np.random.default_rng(0))  # (resamples, conditions)

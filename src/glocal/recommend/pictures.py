@@ -1,4 +1,4 @@
-"""A test image under each condition, for the page."""
+"""A validation image under each condition, for the page."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from glocal.training import load_recipe
 
 
 def pictures(data: DataSource, image_size: int) -> dict[str, Image.Image]:
-    """The first test image under each condition, by name; empty if it has become unreadable.
+    """The first validation image under each condition, by name; empty if it has become unreadable.
 
     Args:
         data: from `glocal.data.load_data`.

@@ -2,7 +2,7 @@
 
 It recommends what to *compare first*, not a winner. Needs are estimated by `glocal.recommend.need`. Convolution is
 local and keeps detail, attention is global and smooths: Park and Kim 2022, https://arxiv.org/abs/2202.06709. A
-mix of the two is claimed to beat either: BoTNet (Srinivas et al. 2021, https://arxiv.org/abs/2101.11605), CvT (Wu et
+hybrid of the two is claimed to beat either: BoTNet (Srinivas et al. 2021, https://arxiv.org/abs/2101.11605), CvT (Wu et
 al. 2021, https://arxiv.org/abs/2103.15808), Conformer (Peng et al. 2021, https://arxiv.org/abs/2105.03889). The
 reasons include results of the micro models on images with known needs: docs/results/probes.md.
 """
@@ -42,8 +42,8 @@ class Kind:
 
 CONVOLUTION = Kind("convolution", "resnet_micro", "glocal_resnet50", "He et al. 2016")
 ATTENTION = Kind("attention", "vit_micro", "glocal_vit_small_patch16_224", "Dosovitskiy et al. 2021")
-STACKED = Kind("mix: convolution, then attention", "botnet_micro", "botnet50", "Srinivas et al. 2021")
-INSIDE = Kind("mix: convolution inside attention", "cvt_micro", "cvt_13", "Wu et al. 2021")
+STACKED = Kind("hybrid: convolution, then attention", "botnet_micro", "botnet50", "Srinivas et al. 2021")
+INSIDE = Kind("hybrid: convolution inside attention", "cvt_micro", "cvt_13", "Wu et al. 2021")
 
 
 @dataclass(frozen=True)
@@ -71,28 +71,28 @@ class Finding:
 
 RULE: Mapping[FindingKind, tuple[tuple[Kind, str], ...]] = {
     "local": (
-        (CONVOLUTION, "answers are there inside small patches; resnet_micro solves the probe texture"),
-        (STACKED, "says whether attention after the same convolutions adds anything"),
+        (CONVOLUTION, "small patches contain the information; resnet_micro solves the probe texture"),
+        (STACKED, "shows whether attention after the same convolutions helps"),
     ),
     "global": (
         (STACKED, "attention joins parts over the image in one step; botnet_micro solves the probe arrangement"),
-        (CONVOLUTION, "many small steps may reach as far; resnet_micro solves the probe arrangement"),
+        (CONVOLUTION, "stacked convolutions may reach as far; resnet_micro solves the probe arrangement"),
         (ATTENTION, "joins the whole image from the first block on; but vit_micro fails the probe arrangement"),
     ),
     "both": (
         (STACKED, "details by convolution, layout by attention after it; botnet_micro solves the probe mix"),
         (INSIDE, "details and layout in every block"),
-        (CONVOLUTION, "says whether attention is worth its cost here; resnet_micro solves the probe mix"),
+        (CONVOLUTION, "shows whether attention is worth its cost here; resnet_micro solves the probe mix"),
     ),
     "either": (
-        (CONVOLUTION, "neither need is large: local structure alone says most"),
-        (STACKED, "neither need is large: a mix loses neither"),
-        (ATTENTION, "neither need is large: layout alone says most"),
+        (CONVOLUTION, "neither need is large: detail alone gives most of the accuracy"),
+        (STACKED, "neither need is large: a hybrid has detail and layout"),
+        (ATTENTION, "neither need is large: layout alone gives most of the accuracy"),
     ),
     "uncertain": (
-        (CONVOLUTION, "local: the need is not known, so each kind is tried"),
-        (STACKED, "mix: the need is not known, so each kind is tried"),
-        (ATTENTION, "global: the need is not known, so each kind is tried"),
+        (CONVOLUTION, "local: the need is uncertain, so compare each kind"),
+        (STACKED, "hybrid: the need is uncertain, so compare each kind"),
+        (ATTENTION, "global: the need is uncertain, so compare each kind"),
     ),
 }
 """By finding: what to compare first, and why. That a micro model "solves" or "fails" a probe (`glocal.data.probes`) is
@@ -105,12 +105,12 @@ def find(needs: Needs) -> Finding:
     if needs.detail is None or needs.layout is None:
         return Finding(
             "uncertain",
-            "A small model is not better than chance after this training, so the needs of these images are unknown",
+            "A small model is no better than chance after this training, so the needs of these images are unknown",
         )
     detail, layout = (_is_needed(need) for need in (needs.detail, needs.layout))
     numbers = (
-        f"of what a small model learns from the images, {_percent(needs.layout)} is gone when patches of "
-        f"{SHUFFLED.size} are shuffled and {_percent(needs.detail)} when images are blurred by {BLURRED.size}"
+        f"a small model loses {_percent(needs.layout)} of its accuracy above chance when patches of {SHUFFLED.size} "
+        f"are shuffled and {_percent(needs.detail)} when images are blurred by {BLURRED.size}"
     )
     if detail is None or layout is None:
         unsure = [name for name, known in (("layout", layout), ("detail", detail)) if known is None]
@@ -123,10 +123,10 @@ def find(needs: Needs) -> Finding:
         (False, False): "either",
     }[detail, layout]  # type: ignore[assignment]
     words = {
-        "local": "These images need local information: detail, and not where it is",
-        "global": "These images need global information: the layout of parts, and not their detail",
+        "local": "These images need local information: detail, but not its position",
+        "global": "These images need global information: the layout of parts, but not their detail",
         "both": "These images need local and global information, detail and layout",
-        "either": "These images need neither detail nor layout much: either alone says most",
+        "either": "These images depend little on detail or layout: either alone gives most of the accuracy",
     }[kind]
     return Finding(kind, f"{words}; {numbers}")
 

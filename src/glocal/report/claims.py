@@ -18,19 +18,19 @@ OVERVIEW = "index.html"
 _BESIDE: Mapping[str, tuple[Callable[[Json], Markup], str, str]] = {
     "frequencies": (
         figures.blocks, "Block by block",
-        "Marks below the line blur the features, marks above it sharpen them; hollow ones are the same networks with "
+        "Blocks below the line blur the features, blocks above it sharpen them. Hollow marks: the same models with "
         "random weights.",
     ),
     "places": (
         figures.depth, "By depth",
-        "R² of a position probe after each block. Negative values are worse than the mean.",
+        "R² of a linear probe for position after each block. Negative: worse than predicting the mean.",
     ),
     "costs": (
-        figures.sizes, "Over the size of the map",
-        "Lines are the formulas of the paper, marks what our layers were counted to cost; the scale is logarithmic.",
+        figures.sizes, "By map size",
+        "Lines: formulas of the paper. Marks: counted MACs of our layers. Logarithmic scale.",
     ),
 }  # fmt: skip
-"""By metric: its own figure, with title and caption."""
+"""By metric: an additional figure, with title and caption."""
 
 
 def write_claims(results: Json, out: Path) -> Path:
@@ -41,7 +41,7 @@ def write_claims(results: Json, out: Path) -> Path:
         out: an existing folder.
 
     Raises:
-        ValueError: for an id that is not a plain name, which could be a path elsewhere.
+        ValueError: for an id with other characters than a-z, 0-9 and "-": it is used as a file name.
     """
     results = shown(results)
     for claim in results["claims"]:
@@ -55,7 +55,7 @@ def write_claims(results: Json, out: Path) -> Path:
 
 
 def render_claim(claim: Json, results: Json) -> str:
-    """The page of a claim as text: no script, no request, everything from data escaped."""
+    """The page of a claim as HTML: no scripts, no requests, all data escaped."""
     drawn = {}
     if claim["verdict"]:
         drawn = {"effects": figures.effects(claim), "arms": figures.arms(claim)}
@@ -69,7 +69,7 @@ def render_claim(claim: Json, results: Json) -> str:
 
 
 def render_overview(results: Json) -> str:
-    """The overview as text."""
+    """The overview as HTML."""
     claims = results["claims"]
     counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
     untested = sum(claim["verdict"] is None for claim in claims)
@@ -86,7 +86,7 @@ def _template(name: str) -> Any:
 
 
 def _level(value: float | None, measure: Json) -> str:
-    """A value in the unit of its metric, without the unit."""
+    """A value in the unit of its metric, without the unit's name."""
     if value is None:
         return "–"
     text = f"{measure['factor'] * value:.{1 if measure['factor'] == 100 else 2}f}"

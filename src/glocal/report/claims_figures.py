@@ -70,11 +70,11 @@ def arms(claim: Json) -> Markup:
         axes.set_xlabel(f"{claim['measure']['name'].split(' (')[0]}, {unit}" if len(unit) < 5 else unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
-        return svg(figure, "arms", "A row for each arm: a ring for each seed, a bar at their mean, its interval")
+        return svg(figure, "arms", "One row per arm: a ring per seed, a bar at their mean, its interval")
 
 
 def curves(claim: Json) -> Markup:
-    """Test accuracy during training, one line per run."""
+    """Validation accuracy during training, one line per run."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)
         marks = []
@@ -89,7 +89,7 @@ def curves(claim: Json) -> Markup:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         _legend(axes, marks)
-        return svg(figure, "curves", "Top-1 accuracy on the test images against training steps, one line a run")
+        return svg(figure, "curves", "Top-1 accuracy on the validation images over training steps, one line per run")
 
 
 def blocks(claim: Json) -> Markup:
@@ -123,7 +123,7 @@ def blocks(claim: Json) -> Markup:
             )
         ]
         _legend(axes, marks)
-        return svg(figure, "blocks", "Change of the highest frequency by each block that attends or convolves")
+        return svg(figure, "blocks", "Change of the highest frequency by each attention or convolution block")
 
 
 def depth(claim: Json) -> Markup:
@@ -143,11 +143,11 @@ def depth(claim: Json) -> Markup:
         marks = [Line2D([], [], color=SERIES[i], marker=MARKERS[i], label=name) for i, name in enumerate(paddings)]
         marks.append(Line2D([], [], color=INK, linestyle=(0, (3, 2)), label="random weights"))
         _legend(axes, marks)
-        return svg(figure, "depth", "R² of a probe of row and column, by depth and padding")
+        return svg(figure, "depth", "R² of a linear probe for row and column, by depth and padding")
 
 
 def sizes(claim: Json) -> Markup:
-    """Multiply-accumulates over the size of the map: formulas as lines, counts as marks."""
+    """MACs over map size: formulas as lines, counts as marks."""
     rows = claim["details"]["sizes"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)
@@ -158,11 +158,11 @@ def sizes(claim: Json) -> Markup:
             axes.plot(xs, counted, MARKERS[i], color=SERIES[i], markersize=7, label=name)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set(xlabel="side of the map, pixels", ylabel="multiply-accumulates, billions", xticks=xs)
+        axes.set(xlabel="side of the map, pixels", ylabel="GMACs", xticks=xs)
         marks = [Line2D([], [], color=SERIES[i], marker=MARKERS[i], label=line.get_label()) for i, line in
                  enumerate(axes.lines[1::2])]  # fmt: skip
         _legend(axes, marks)
-        return svg(figure, "sizes", "Multiply-accumulates of three attentions over the size of the map")
+        return svg(figure, "sizes", "MACs of three kinds of attention over the size of the map")
 
 
 def _colour(i: int) -> str:
@@ -182,7 +182,7 @@ def _tick(value: float) -> str:
 
 
 def _label(axes: Axes, y: float, text: str) -> None:
-    """A name above its row, over the lines of the grid."""
+    """A name above its row, on top of the grid lines."""
     axes.text(
         0, y - 0.24, "\n".join(wrap(text, 66)), transform=axes.get_yaxis_transform(), va="bottom", size=10.5,
         linespacing=1.1, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.2},

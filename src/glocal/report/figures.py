@@ -220,7 +220,7 @@ def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) 
         axes.set(xlabel=label, ylabel=f"{words.long}, %")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return svg(figure, f"curves-{x}", f"{words.title} on the test images against {label}, one line a run")
+        return svg(figure, f"curves-{x}", f"{words.title} on the validation images against {label}, one line a run")
 
 
 def fractions(summary: Sequence[Row], looks: Looks, words: Words) -> Markup:

@@ -55,22 +55,22 @@ class DisturbanceText(NamedTuple):
 
 
 def _as_strong(level: float) -> str:
-    return "as strong as the image's contrast" if level == 1 else f"{level:g} times as strong as the image's contrast"
+    return "of the image's std" if level == 1 else f"of {level:g} times the image's std"
 
 
-NOISE = "noise / contrast of the image"
+NOISE = "noise / std of the image"
 DISTURBED = {
     "low-frequency noise": DisturbanceText(
-        "Blotches", NOISE, 1, "Coarse noise covers shapes and shading.",
-        lambda level: f"blotches {_as_strong(level)}",
+        "Low-frequency noise", NOISE, 1, "Coarse noise covers shapes and shading.",
+        lambda level: f"low-frequency noise {_as_strong(level)}",
     ),
     "high-frequency noise": DisturbanceText(
-        "Grain", NOISE, 1, "Fine noise covers edges and texture.",
-        lambda level: f"grain {_as_strong(level)}",
+        "High-frequency noise", NOISE, 1, "Fine noise covers edges and texture.",
+        lambda level: f"high-frequency noise {_as_strong(level)}",
     ),
     "occlusion": DisturbanceText(
-        "Hidden patches", "hidden, % of the image", 100, "A flat line: any part of the object suffices.",
-        lambda level: f"{100 * level:.0f} % of the image hidden",
+        "Masked patches", "masked, % of the image", 100, "A flat line: any part of the object suffices.",
+        lambda level: f"{100 * level:.0f} % of the image masked",
     ),
     "shuffled patches": DisturbanceText(
         "Shuffled patches", "patches along a side", 1, "A flat line: the arrangement of parts does not matter.",
@@ -127,10 +127,10 @@ def _lead(models: Sequence[Json], best: str, analysis: Json) -> str:
         return ""
     said = []
     if found := _leaning(one, analysis["images"]):
-        said.append(f"rests on {found.kind}")
+        said.append(f"depends on {found.kind}")
     sees = {model["model"]: _sees(model) for model in models if model["parts"].get("receptive_field")}
     if best in sees:
-        said.append(f"sees {_beside(sees, best, ' %')} of the image from one place at its end")
+        said.append(f"has a receptive field of {_beside(sees, best, ' %')} of the image at its last layer")
     losses = {
         name: {m["model"]: _loss(m, name, analysis)[0] for m in models if m["parts"].get("robustness")}
         for name in DISTURBED
@@ -166,7 +166,7 @@ def _leaning(model: Json, images: int) -> Leaning | None:
         return None if local is None and far is None else Leaning(alone)
     shares = f" ({100 * local:.0f} and {100 * far:.0f} %)"
     if _same(local, far, images):
-        return Leaning("convolution and attention about alike", shares)
+        return Leaning("convolution and attention about equally", shares)
     return Leaning("convolution more than attention" if local > far else "attention more than convolution", shares)
 
 
@@ -187,9 +187,9 @@ def _rests_on(having: Sequence[Json], models: Sequence[Json], looks: Looks, imag
     return {
         "title": "Local or global?",
         "means": "All blocks of a kind are ablated at once: the longer the bar, the more predictions change. "
-        "Convolution is local, attention spans all places within its window, an MLP mixes none. Operations inside a "
-        "block count with it, as CvT's convolutions with its attention; stems and patch embeddings stay on.",
-        "found": f"Answers rest on {said}." if said else "",
+        "Convolution is local, attention spans all positions in its window, an MLP mixes none. Operations inside a "
+        "block belong to it, such as CvT's convolutions to its attention; stems and patch embeddings are not ablated.",
+        "found": f"Predictions depend on {said}." if said else "",
         "figure": ablations(having, looks),
     }
 
@@ -202,14 +202,13 @@ def _far(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: i
         if min(far) >= (1 - ALIKE) * level:
             everywhere.append(model["model"])
         else:
-            said.append(f"{model['model']} looks {min(far):.1f} to {max(far):.1f} px far")
+            said.append(f"{model['model']}: {min(far):.1f} to {max(far):.1f} px")
     if everywhere:
-        verb = "looks" if len(everywhere) == 1 else "look"
-        said.insert(0, f"{_and(everywhere)} {verb} about as far as the dashed line")
+        said.insert(0, f"{_and(everywhere)}: about the distance of uniform attention")
     without = [model["model"] for model in models if model["parts"].get("attention") == []]
-    rest = f"; no attention over places in {_and(without)}" if without else ""
+    rest = f"; no spatial attention in {_and(without)}" if without else ""
     return {
-        "title": "How far does attention look?",
+        "title": "Attention distance",
         "means": "Each mark is the mean attention distance of a layer. Low marks are local, as a "
         "convolution; the dashed line is uniform attention.",
         "found": f"{'; '.join(said)}{rest}.",
@@ -226,9 +225,9 @@ def _detail(having: Sequence[Json], models: Sequence[Json], looks: Looks, images
         return None
     said = [f"{name} {_effect(of_kind[kind])}" for kind, name in NAMES.items() if kind in of_kind]
     return {
-        "title": "Fine detail: kept or blurred?",
+        "title": "Fine detail",
         "means": "Change of the highest frequency of the features by a block, relative to their mean level: "
-        "left of the line it blurs, right of it it sharpens. Park and Kim (2022) found that attention blurs and "
+        "blocks left of the line blur, blocks right of it sharpen. Park and Kim (2022) found that attention blurs and "
         "convolution sharpens.",
         "found": f"Here {_and(said)}." if said else "",
         "figure": changes(having, looks),
@@ -240,7 +239,7 @@ def _effect(changes: Sequence[float]) -> str:
     blurs, sharpens = sum(change < -HARDLY for change in changes), sum(change > HARDLY for change in changes)
     of = f"of {len(changes)} model{'s' if len(changes) > 1 else ''}"
     if 2 * max(blurs, sharpens) <= len(changes):
-        return "has no common direction"
+        return "has no consistent effect"
     return f"blurs in {blurs} {of}" if blurs > sharpens else f"sharpens in {sharpens} {of}"
 
 
@@ -254,14 +253,16 @@ def _fields(having: Sequence[Json]) -> dict[str, Any] | None:
     points = having[0]["parts"]["receptive_field"]
     sees = {model["model"]: _sees(model) for model in having}
     order = sorted(sees, key=lambda name: sees[name])
-    found = f"At the end a place of {order[0]} sees {100 * sees[order[0]]:.0f} % of the image"
+    found = f"At the last layer it is {100 * sees[order[0]]:.0f} % of the image in {order[0]}"
     if len(order) > 1:
-        found += f", the least, and one of {order[-1]} {100 * sees[order[-1]]:.0f} %, the most"
+        found += f", the smallest, and {100 * sees[order[-1]]:.0f} % in {order[-1]}, the largest"
     return {
         "means": "Gradient of the central unit with respect to the image. The coloured part of the image "
-        "holds 95 % of it, and the number is its area.",
+        "contains 95 % of it; the number is its area.",
         "found": f"{found}.",
-        "heads": ["at the end" if point["depth"] == 1 else f"{100 * point['depth']:.0f} % in" for point in points],
+        "heads": [
+            "last layer" if point["depth"] == 1 else f"{100 * point['depth']:.0f} % of depth" for point in points
+        ],
         "rows": [
             (
                 model["model"],
@@ -305,7 +306,7 @@ def _survives(having: Sequence[Json], name: str, analysis: Json) -> str:
     if len(losses) == 1:
         return f"With {words} {first} loses {100 * least:.0f} points."
     if most - least <= Z * ((of_least + of_most) / analysis["images"]) ** 0.5:
-        return f"With {words} all lose about alike: {100 * least:.0f} to {100 * most:.0f} points."
+        return f"With {words} all lose about the same: {100 * least:.0f} to {100 * most:.0f} points."
     return f"With {words} {first} loses least ({100 * least:.0f} points), {last} most ({100 * most:.0f})."
 
 
@@ -330,7 +331,7 @@ def _table(models: Sequence[Json], analysis: Json) -> dict[str, Any]:
     """All numbers, one row per model."""
     kinds = ("convolution", "attention", "mlp")
     heads = ["model", *(f"{name} blocks, predictions changed %" for name in ("convolution", "attention", "MLP"))]
-    heads += ["sees, %", "attention looks, px", "clean top-1, %"]
+    heads += ["receptive field, %", "attention distance, px", "clean top-1, %"]
     heads += [f"{texts.title.lower()}, %" for texts in DISTURBED.values()]
     heads.append("seconds")
     rows = []

@@ -31,7 +31,7 @@ def write_recommendation(results: Json, out: Path, *, pictures: Mapping[str, Ima
     Args:
         results: contents of results.json (docs/recommend.md).
         out: an existing folder.
-        pictures: of a test image by the name of the condition; re-encoded here, never passed through.
+        pictures: of a validation image by the name of the condition; re-encoded here, never passed through.
     """
     path = out / "report.html"
     atomic_write_text(path, render_recommendation(results, pictures=pictures))
