@@ -208,7 +208,8 @@ def kill_one(place: Place, name: str, rank: int, step: int | None, launcher: lis
     faults: list[Any] = [] if seconds < GONE else ["was not gone"]
     if (rank or launcher) and process.returncode == 0:
         faults.append("the survivor says that it has finished")
-    if launcher == [] and rank and step is not None and "--resume goes on" not in log.with_suffix(".said").read_text():
+    ours = launcher == [] and rank and step is not None
+    if ours and "--resume continues" not in log.with_suffix(".said").read_text():
         faults.append(f"it does not say what to do: {log.with_suffix('.said').read_text()[-300:]}")
     return seconds, [faults, lines, process.returncode]
 

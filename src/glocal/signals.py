@@ -12,7 +12,7 @@ from types import FrameType
 RESUMABLE = 75
 """Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of BSD's sysexits."""
 LAUNCHER = "GLOCAL_LAUNCHER"
-"""Environment variable by which the processes that a process starts know it."""
+"""Environment variable by which child processes recognize their parent."""
 PATIENCE = 2.0
 """Seconds in which a second signal is taken for the first one, passed on twice: by a terminal and by a launcher."""
 

@@ -65,7 +65,7 @@ def test_bad_images_stop_or_are_listed(call):
     assert "down/\\x1b[2J.png: not a readable" in err
     code, out, err = call("run", "bad", "--part", "all", "--on-error", "skip")
     assert code == 0
-    assert "Images left out, as they cannot be read: 1" in out
+    assert "Unreadable images left out: 1" in out
     assert "down/\\x1b[2J.png: not a readable" in out
     assert not {"\x1b"} & set(out + err)
 

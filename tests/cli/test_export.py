@@ -183,7 +183,7 @@ def test_a_job_goes_on_in_the_same_runtime_alone(call, files, tmp_path, monkeypa
     assert 'runtime: was "onnxruntime", is "openvino"' in err
     code, _, err = call("predict", *arguments, "--resume")
     assert code == 0
-    assert "11 images, 5 of them before, 2 that cannot be read" in err
+    assert "11 images, 5 of them before, 2 unreadable" in err
 
 
 def test_help_has_examples():

@@ -35,7 +35,7 @@ def call(command, monkeypatch, place):
 def test_a_file_of_lines(call, place, tmp_path):
     code, out, err = call("run", "photos", "--out", str(tmp_path / "o.jsonl"), "--top-k", "2", "--workers", "0")
     assert (code, out) == (0, "")
-    assert f"16 images, 2 that cannot be read; results in {tmp_path}" in err.replace("\n", "")
+    assert f"16 images, 2 unreadable; results in {tmp_path}" in err.replace("\n", "")
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == sorted(f"photos/{name}" for name in os.listdir(place / "photos"))
     assert sum(line["error"] is not None for line in lines) == 2
@@ -47,7 +47,7 @@ def test_a_file_of_lines(call, place, tmp_path):
         "run", "photos", "--out", str(tmp_path / "o.jsonl"), "--top-k", "2", "--workers", "0", "--resume"
     )
     assert code == 0
-    assert "16 images, 16 of them before, 2 that cannot be read" in err
+    assert "16 images, 16 of them before, 2 unreadable" in err
 
 
 def test_no_cell_is_a_formula(call, tmp_path, monkeypatch, place):
@@ -76,7 +76,7 @@ def test_names_cannot_drive_the_terminal(call):
 def test_all_bad_is_exit_code_1(call, tmp_path):
     code, _, err = call("run", "bad", "--out", str(tmp_path / "o.jsonl"))
     assert code == 1
-    assert "2 images, 2 that cannot be read" in err
+    assert "2 images, 2 unreadable" in err
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 2
 
 

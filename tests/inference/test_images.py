@@ -1,4 +1,4 @@
-"""Predictions of many images: files that others read, jobs that stop and go on, images that cannot be read."""
+"""Predictions of many images: files that others read, interrupted and resumed jobs, unreadable images."""
 
 import hashlib
 import json

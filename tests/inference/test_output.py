@@ -87,7 +87,7 @@ def test_a_job_that_is_not_complete_keeps_its_parts(tmp_path):
     path = tmp_path / "o.jsonl"
     assert write(path, count=2) == (0, 1)
     assert names(tmp_path) == ["o.jsonl.part", "o.jsonl.part.json"]
-    with pytest.raises(GlocalError, match=r"o\.jsonl\.part is there already; go on with --resume"):
+    with pytest.raises(GlocalError, match=r"o\.jsonl\.part is there already; continue with --resume"):
         write(path)
     assert write(path, resume=True) == (2, 1)
     assert names(tmp_path) == ["o.jsonl"]

@@ -136,8 +136,8 @@ def full_at_the_end():
     ("name", "plant", "says"),
     [
         ("checkpoint", lambda: at_step(full_disk), ("cannot write a checkpoint to", "MiB free", "step-00000004")),
-        ("metrics", full_metrics, ("No space left on device", "--resume goes on")),
-        ("end", full_at_the_end, ("File too large", "--resume goes on")),
+        ("metrics", full_metrics, ("No space left on device", "--resume continues")),
+        ("end", full_at_the_end, ("File too large", "--resume continues")),
     ],
 )
 def test_a_full_disk(place, name, plant, says):

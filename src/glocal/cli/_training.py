@@ -183,7 +183,7 @@ def _train(task: Any, out: Path, stop: StopRequest, watcher: Any, first: bool) -
         raise typer.Exit(RESUMABLE if first else 0) from None
     except (TrainingError, OSError) as error:
         watcher.close()
-        kept = "; what was saved is kept and --resume goes on" if isinstance(error, OSError) else ""
+        kept = "; saved checkpoints are kept and --resume continues" if isinstance(error, OSError) else ""
         watcher.fail(f"{error}{kept}")
         raise typer.Exit(1) from None
     finally:

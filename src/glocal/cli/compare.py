@@ -35,7 +35,7 @@ Examples:
   glocal compare photos --models 'cvt_micro,cvt_micro:projection=linear,botnet_micro:attention_stages=(3,4)'
   glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
   glocal compare photos --out study --resume
-  glocal compare photos --out study --resume --analyze      say why, too, of what is there; trains nothing anew
+  glocal compare photos --out study --resume --analyze      also explain why, from the trained models; trains nothing
   glocal compare items-on-photos --task detect --detector fcos --models resnet_micro,vit_micro
   glocal compare ade20k --task segment --segmenter upernet --models cat_small,cvt_13 --image-size 512
 
@@ -94,7 +94,7 @@ Preset = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with --out: run only what is missing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the comparison in --out: run only what is missing.")]
 Analyze = Annotated[
     bool,
     typer.Option(
@@ -133,11 +133,11 @@ def compare(
 
     With --task detect or segment each model is the backbone of one detector or segmenter.
 
-    Writes results.json, results.csv, report.html and the trained models. Stop at any time: --resume goes on.
+    Writes results.json, results.csv, report.html and the trained models. Stop at any time: --resume continues.
     """
     check_choice("task", task, tuple(TASKS))
     if resume and out is None:
-        raise GlocalError("--resume needs --out: the folder of the comparison to go on with")
+        raise GlocalError("--resume needs --out: the folder of the comparison to resume")
     settings = _settings(task, locals())
     out = out or default_folder("compare", data)
     check_writable(out)
@@ -227,7 +227,7 @@ def _run(source: Any, settings: "Settings", out: Path, *, resume: bool, analyze:
         console.print(f"\nStopped. {finished}; to go on:\n  {escape(resume_command(out))}")
         raise typer.Exit(130) from None
     except OSError as error:
-        raise GlocalError(f"out: {error}; finished runs are kept and --resume goes on") from error
+        raise GlocalError(f"out: {error}; finished runs are kept and --resume continues") from error
     finally:
         watcher.close()
 

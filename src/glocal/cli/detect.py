@@ -130,6 +130,6 @@ def predict_objects(
 ) -> None:
     """Find objects on images: COCO's JSON of results, a line of JSON an image, and pictures with --draw.
 
-    An image that cannot be read has a line that says why; the others go on.
+    An unreadable image has a line with the reason; the job continues.
     """
     shared.predict("detection", **locals())

@@ -27,7 +27,7 @@ SHOWN = 5
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder of images, shards, or fashion-mini.")]
 PartOption = Annotated[str, typer.Option(help="val, train, or all: every image of CLASS folders.")]
-OnErrorOption = Annotated[str, typer.Option(help="At images that cannot be read: stop, or skip and list them.")]
+OnErrorOption = Annotated[str, typer.Option(help="On unreadable images: stop, or skip and list them.")]
 SplitSeed = Annotated[int, typer.Option(help="Of the part held out, as it was in training.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that are run at once.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read images; default: one a processor.")]
@@ -117,6 +117,6 @@ def _show(results: Mapping[str, Any]) -> None:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         console.print(f"Classes of the model without an image: {', '.join(map(shown, missing[:10]))}{more}")
     if skipped := results["skipped"]:
-        console.print(f"[yellow]Images left out, as they cannot be read: {len(skipped)}[/]")
+        console.print(f"[yellow]Unreadable images left out: {len(skipped)}[/]")
         for bad in skipped[:10]:
             console.print(f"  {shown(bad['path'])}: {shown(bad['reason'])}")

@@ -32,10 +32,10 @@ Examples:
 
 \b
 Exit codes:
-  0 finished; images that cannot be read have a line with the reason
+  0 finished; unreadable images have a line with the reason
   1 no image could be read
   2 the call is wrong, or the model cannot be used
-  130 stopped by Ctrl-C: --resume goes on
+  130 stopped by Ctrl-C: --resume continues
 """
 
 Out = Annotated[
@@ -66,10 +66,10 @@ def predict(
 ) -> None:
     """Give the most probable classes of images, by a model that glocal or timm has saved, or exported.
 
-    An image that cannot be read has a line that says why; the others go on.
+    An unreadable image has a line with the reason; the job continues.
     """
     if resume and out is None:
-        raise GlocalError("--resume needs --out: the file to go on with")
+        raise GlocalError("--resume needs --out: the file to resume")
     from rich.markup import escape
 
     from glocal.cli._display import table_console, text_console
@@ -128,7 +128,7 @@ def _progress_bar(console: "Console", total: int) -> "Iterator[Callable[[Progres
 
 
 def _bad(failed: int) -> str:
-    return f", {failed:,} that cannot be read" if failed else ""
+    return f", {failed:,} unreadable" if failed else ""
 
 
 def _table(predictions: "list[Prediction]") -> "Table":

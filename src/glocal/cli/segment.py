@@ -118,6 +118,6 @@ def predict_labels(
 ) -> None:
     """Label every pixel of images: a PNG of classes each, a line of JSON, and pictures with --draw.
 
-    An image that cannot be read has a line that says why; the others go on.
+    An unreadable image has a line with the reason; the job continues.
     """
     shared.predict("segmentation", threshold=0.0, draw_threshold=0.0, **locals())

@@ -118,7 +118,7 @@ def list_shards(name: str) -> ShardList:
         raise GlocalError(
             f"data: expected shards of one part, got those of train and val in {printable(name)}: "
             f"{some([os.path.basename(file) for file in both])}; "
-            f"pass only the shards of train (val beside them is found), or the folder"
+            f"pass only the shards of train (val beside them is found by name), or the folder"
         )
     return _listed(name, list(files), val, [])
 

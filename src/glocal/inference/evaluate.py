@@ -67,7 +67,7 @@ def evaluation_sets(
         split_seed: of the part held out, where there is no val beside train.
         follow_links: whether links in a folder are followed.
         progress: show progress bars.
-        workers: processes that decode.
+        workers: data-loading workers.
 
     Raises:
         GlocalError: as `load_data`, or if there is no image.
@@ -129,7 +129,7 @@ def evaluate(
         data: labelled images; their classes are found among the model's by name.
         on_error: ``stop`` at an image that went bad since it was checked, or ``skip`` and list it.
         batch_size: images that are run at once.
-        workers: processes that read; by default one for each processor.
+        workers: data-loading workers; by default one per processor.
         device: where the model runs.
         progress: called after each batch with the images done and all.
 
@@ -150,7 +150,7 @@ def evaluate(
             for i, error in bad.items():
                 path = images.paths[read.start + i]
                 if on_error == "stop":
-                    raise GlocalError(f"{printable(path)}: {printable(error)}; --on-error skip goes on without it")
+                    raise GlocalError(f"{printable(path)}: {printable(error)}; --on-error skip leaves it out")
                 skipped.append(Skipped(path, error))
             good = [i for i in range(len(read.errors)) if i not in bad]
             logits = classifier(read.pixels)[good]

@@ -175,7 +175,7 @@ def _segment(
 
 
 def file_name(path: str) -> str:
-    """A name for what is written of an image: readable, no way out of the folder, another one for each path."""
+    """A file name for an image's output: readable, inside the folder, unique per path."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.splitext(os.path.basename(path))[0])[:60].strip("_")
     return f"{stem or 'image'}-{hashlib.sha256(path.encode()).hexdigest()[:12]}.png"
 

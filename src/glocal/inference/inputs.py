@@ -56,7 +56,7 @@ class Inputs:
         return self.stores[store].image(self.paths[index], row)
 
     def digest(self) -> str:
-        """SHA-256 over the list: what the images are called and where they lie, not what is in them."""
+        """SHA-256 over the list: names and paths of the images, not their content."""
         digest = hashlib.sha256(b"glocal inputs\n")
         for path, place in zip(self.paths, self.places.tolist(), strict=True):
             digest.update(json.dumps([path, *place]).encode() + b"\n")
@@ -87,7 +87,7 @@ def list_inputs(names: Sequence[str], *, limits: ImageLimits | None = None) -> I
     shards may have ``{000..099}``, ``{a,b}`` or ``*``. What is named twice comes once.
 
     Raises:
-        GlocalError: if there is nothing of a name, a folder cannot be read, or no image is found.
+        GlocalError: if an input does not exist, a folder is unreadable, or there is no image.
     """
     limits = limits or ImageLimits()
     listed: dict[str, _Place] = {}
@@ -124,7 +124,7 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _images_in(shard: str, limits: ImageLimits) -> dict[str, _Place]:
-    """The images of a shard in their order, labels or not; what cannot be read comes as an image with a reason."""
+    """The images of a shard in their order, labels or not; an unreadable one comes with a reason."""
     index = read_index(shard)
     images, bad = [], dict(index.refused)
     for sample in index.samples:

@@ -4,7 +4,7 @@
     FILE.part.json   what the lines are of: model, inputs and settings; written first
     FILE             all lines
 
-A job that goes on gives the bytes of one that was never stopped.
+A resumed job writes the same bytes as an uninterrupted one.
 """
 
 import csv
@@ -37,7 +37,7 @@ class Prediction:
     Attributes:
         path: of the image.
         top: the most probable classes, most probable first, each with its probability; empty where there is an error.
-        error: why the image cannot be read, or None.
+        error: why the image is unreadable, or None.
     """
 
     path: str
@@ -185,7 +185,7 @@ def open_output(
 
     Args:
         path: ends in ``.jsonl`` or ``.csv``.
-        job: what the lines depend on, as JSON; one that goes on must be the same.
+        job: what the lines depend on, as JSON; a resumed job must have the same.
         paths: of the images, in order.
         top_k: classes of each image.
         resume: go on where an earlier job stopped, or begin if there was none.
@@ -199,7 +199,7 @@ def open_output(
     if not resume and (there := [file for file in (path, part) if file.exists()]):
         raise GlocalError(
             f"out: {printable(there[0])} is there already; "
-            + (f"delete {printable(path)}" if there[0] == path else "go on with --resume, or delete it")
+            + (f"delete {printable(path)}" if there[0] == path else "continue with --resume, or delete it")
             + ", or choose another --out"
         )
     lines = JsonLines() if path.suffix == ".jsonl" else CsvLines(top_k)
@@ -222,18 +222,18 @@ def open_output(
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise GlocalError where what is written cannot be."""
+    """Turn an error of writing into a GlocalError."""
     try:
         yield
     except OSError as error:
         name = printable(error.filename or path)
         raise GlocalError(
-            f"out: cannot write {name} ({error.strerror or error}); what was written is kept and --resume goes on"
+            f"out: cannot write {name} ({error.strerror or error}); what is written is kept and --resume continues"
         ) from error
 
 
 def _agree(side: Path, part: Path, job: Mapping[str, Any], resume: bool) -> None:
-    """Compare what the job is with what is written down, or write it down before the first line is."""
+    """Compare the job with the one on file, or write it to the file before the first line."""
     if not (resume and side.exists()) and part.stat().st_size:
         raise GlocalError(
             f"--resume: {printable(part)} has no {printable(side.name)} that says what it is of; delete it, or choose "
@@ -265,7 +265,7 @@ def _hold(file: FileIO, part: Path) -> None:
 
 
 def continue_lines(file: FileIO, part: Path, lines: Lines, paths: tuple[str, ...]) -> OutputFile:
-    """Cut off what is torn, and stand at the end."""
+    """Truncate an incomplete last line, and seek to the end."""
     done, failed, end = _whole_lines(part, lines, paths)
     file.truncate(end)
     output = OutputFile(file, lines, done, failed)

@@ -67,7 +67,7 @@ def predict_files(
         workers: data-loading workers; with ray, actors.
         device: where the model runs.
         engine: ``local`` for this machine, ``ray`` for a cluster.
-        resume: go on with ``out``: only images without a line are read.
+        resume: continue ``out``: only images without a line are read.
         progress: called after each batch.
         take: called with each prediction that is made, in order.
 

@@ -17,13 +17,13 @@ from glocal.training.trainable import Trainable
 
 
 class Task(nn.Module, Trainable):
-    """Data sets, model, loss, evaluation, and what is saved; every command uses the same object.
+    """Datasets, model, loss, evaluation and saving; every command uses the same object.
 
     A module, so that its tensors go to the device; it has no parameters. What a loop asks of it is documented in
     `Trainable`.
 
     Args:
-        model_config: classes, preprocessing, head: what is saved beside the weights.
+        model_config: classes, preprocessing and head, saved beside the weights.
         config: how a model is trained.
         data: training and validation images; None for a task that only evaluates or predicts.
     """

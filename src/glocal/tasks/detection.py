@@ -32,7 +32,7 @@ class DetectionBatches(SampleBatches):
     them (``boxes``, ``labels``, ``masks``), crowds left out; else `Targets` each, crowds among them.
 
     Args:
-        images: what is read.
+        images: the image set.
         masks: whether masks are of use.
         options: those of `SampleBatches`.
     """
@@ -86,7 +86,7 @@ def _tensors(arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
 
 
 class Outcome(NamedTuple):
-    """An image of the validation set: what is on it, and what was detected."""
+    """An image of the validation set: targets and detections."""
 
     targets: Targets
     detections: Detections

@@ -18,8 +18,8 @@ class SampleBatches(Dataset[Batch]):
     """Samples of a detection or segmentation set, a batch at a time.
 
     Args:
-        images: what is read.
-        recipe: says how to augment; None for images as they are, to be tested on.
+        images: the image set.
+        recipe: says how to augment; None for evaluation, without augmentation.
         seed: of all draws.
         labels: what each label of the set is to a model; None for the same.
     """

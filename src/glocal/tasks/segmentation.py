@@ -39,7 +39,7 @@ class SegmentationBatches(SampleBatches):
     is S, and (H, W) labels of the size that the image has in its file.
 
     Args:
-        images: what is read.
+        images: the image set.
         size: S, pixels.
         options: those of `SampleBatches`.
     """

@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there: a folder of safetensors and JSON, with digests (`glocal.run_dir`).
 
-    step-00001234/model.safetensors    what is tested: the weights, or their average
+    step-00001234/model.safetensors    the evaluated weights, or their average
     step-00001234/optim.safetensors    every other tensor, such as the optimizer's
     step-00001234/state.json           everything that is no tensor
     step-00001234/MANIFEST.json        size and SHA-256 of each file beside it; written last
@@ -192,7 +192,7 @@ class Checkpointer:
             free = shutil.disk_usage(self.folder).free
             raise TrainingError(
                 f"cannot write a checkpoint to {self.folder} ({error.strerror or error}; {free / 2**20:,.0f} MiB "
-                f"free); make room and go on with --resume{self.last_good()}"
+                f"free); make room and resume with --resume{self.last_good()}"
             ) from error
 
     def last_good(self) -> str:
@@ -200,7 +200,7 @@ class Checkpointer:
         return f"; the last good state is {self.newest}" if self.newest else ""
 
     def prune(self, step: int, best: int | None) -> None:
-        """Delete what is no longer needed once there is a checkpoint of a step.
+        """Delete older checkpoints that a new one replaces.
 
         That is one of a later step too: training has gone on from before it, as it was damaged.
         """

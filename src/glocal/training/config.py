@@ -173,7 +173,7 @@ class OptimizerConfig:
         clip_grad: largest norm of the gradient, 0 for no limit.
         grad_accum_steps: parts that a step is cut into, one after the other, where a whole one does not fit into
             memory.
-        ema: decay of an exponential moving average of the weights, which is what is evaluated and kept; 0 for none.
+        ema: decay of the exponential moving average of the weights, which is evaluated and saved; 0 for none.
         nan_skips: how many steps whose loss or gradient is not finite are left out before the run stops; 0 stops at
             the first.
     """
@@ -214,7 +214,7 @@ class ScheduleConfig:
         epochs: passes over the training set; a comparison's budget stands in its place.
         schedule: ``cosine`` to ``min_lr``; ``step``: a tenth after each of the milestones; ``poly``: to ``min_lr`` as
             (1 - fraction of the budget) ** poly_power.
-        milestones: fractions of the budget; by default each third of what is left after the warm-up.
+        milestones: fractions of the budget; by default each third of the budget after the warm-up.
         poly_power: of ``poly``; 1 is a straight line.
         warmup: fraction of the budget over which the learning rate rises linearly from 0; the schedule follows.
         min_lr: learning rate at the end of the cosine or polynomial.
@@ -275,7 +275,7 @@ class TrainConfig:
     """All settings of a training run.
 
     Attributes:
-        model: which model, from which weights, what is frozen.
+        model: name, weights, frozen modules.
         data: image size, batch size, augmentation.
         loss: label smoothing, class balance, mixing.
         optimizer: optimizer, learning rate, clipping, EMA.
@@ -382,7 +382,7 @@ def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[
         settings: ``key=value`` that replace settings in turn.
 
     Raises:
-        GlocalError: for a file that cannot be read, an unknown setting, or a value of the wrong type or range.
+        GlocalError: for an unreadable file, an unknown setting, or a value of the wrong type or range.
     """
     texts = [source] if base is None or str(source) in _shipped() else [base, source]
     layers = [_read(where, _text(where)) for where in texts]

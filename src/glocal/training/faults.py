@@ -41,7 +41,7 @@ def explained(run: "Trainer") -> Iterator[None]:
         if run.config.hardware.world_size > 1 and lost:
             raise TrainingError(
                 f"process {run.rank} lost another one after step {step} ({text.splitlines()[0][:200]}); "
-                f"--resume goes on{run.last_good()}"
+                f"--resume continues{run.last_good()}"
             ) from error
         raise
 

@@ -40,7 +40,7 @@ class HardwareConfig:
         return self.strategy == "fsdp" and self.world_size > 1
 
     def placed(self) -> "HardwareConfig":
-        """With the processes that torchrun has started, whatever was asked for."""
+        """With the processes that torchrun started; --devices is ignored."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return self
         local = int(os.environ["LOCAL_WORLD_SIZE"])

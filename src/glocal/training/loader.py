@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their loss takes.
         labels: (B,) int64; likewise, of length B.
-        seeds: (B,) int64, of what is drawn for each image on the device.
+        seeds: (B,) int64, of each image's random augmentation on the device.
         weight: see `BatchIndices`.
         skipped: images that went bad and are left out.
     """
@@ -69,7 +69,7 @@ class BatchDataset(Protocol):
 
 
 class ImageBatches(Dataset[Batch]):
-    """An image set at one size, without augmentation: what models are tested on.
+    """An image set at one size, without augmentation, for evaluation.
 
     Args:
         images: where the images come from.
@@ -176,7 +176,7 @@ def rand_augment(size: int, recipe: TrainConfig) -> RandAugment:
 
 
 class FeatureBatches(Dataset[Batch]):
-    """(N, D) features and their labels: what a linear probe learns from."""
+    """(N, D) features and their labels: the training set of a linear probe."""
 
     def __init__(self, features: torch.Tensor, labels: np.ndarray, num_classes: int) -> None:
         self.features, self.labels, self.num_classes = features, labels, num_classes
@@ -264,7 +264,7 @@ def training_loader(
         data: what to read.
         batch_size: images of a step at most, over all processes.
         seed: of the order.
-        num_workers: processes that read; by default as many as there are processors, where images are decoded.
+        num_workers: data-loading workers; by default one per processor, where images are decoded.
         repeats: see `epoch_order`.
         rank: of this process.
         world_size: processes; each reads its part of a step.

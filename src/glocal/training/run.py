@@ -57,7 +57,7 @@ def train_run(
     Args:
         task: a task with its data and configuration, such as `glocal.tasks.ClassificationTask`.
         out: the run's folder.
-        stop: looked at after each step; see `glocal.training.trainer.Trainer`.
+        stop: checked after each step; see `glocal.training.trainer.Trainer`.
         say: is given notes for the user.
         progress: called after each step.
 
@@ -222,7 +222,7 @@ def _check_names(path: Path, model: nn.Module, checkpoint: Mapping[str, Any]) ->
 def _logging(
     out: Path, columns: Sequence[str], start: int, tensorboard: bool
 ) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
-    """Rows of metrics into metrics.csv, cut back to the step that a run goes on from, and into TensorBoard's events."""
+    """Rows of metrics into metrics.csv, cut back to the step that a run resumes from, and into TensorBoard's events."""
     path = out / METRICS
     _cut(path, columns, start)
     events: Any = None

@@ -87,7 +87,7 @@ class TrainState:
         return cls(**{**state, "best": tuple(state["best"]), "curve": curve, "skipped": skipped})
 
     def start_clock(self) -> None:
-        """Call it when training begins or goes on."""
+        """Call it when training starts or resumes."""
         self._start = time.perf_counter() - self.trained - self.aside
 
     def seconds(self) -> float:
@@ -130,8 +130,8 @@ def capture(
     All processes must call it; each gets the same.
 
     Args:
-        model: what is trained.
-        ema: the average of its weights, if there is one: then that is what is evaluated and kept.
+        model: the model to train.
+        ema: the exponential moving average of its weights, if any; it is what is evaluated and saved.
         optimizer: of the model's parameters.
         scaler: the loss scaler of fp16.
     """

@@ -35,7 +35,7 @@ class Trainable(Protocol):
     Attributes:
         metric: what `Score.value` is, such as ``top1``.
         columns: of metrics.csv, those of `Score.columns`.
-        needs_every_image: whether a validation image that cannot be read ends the run, whatever was asked for.
+        needs_every_image: whether an unreadable validation image ends the run, whatever on_error says.
         config: how a model is trained.
     """
 

@@ -82,7 +82,7 @@ class Trainer:
         checkpointer: writes checkpoints; by default none is written.
         resume: the checkpoint to continue from.
         log: is given each row of metrics.
-        stop: is looked at after each step; where it is requested, a checkpoint is written and the run ends.
+        stop: checked after each step; when requested, a checkpoint is written and the run ends.
         curve_points: how often the model is evaluated at most; None for as often as the recipe says.
         progress: called after each step, in the first process.
     """
@@ -113,7 +113,7 @@ class Trainer:
         """Train a model; its parameters are changed in place.
 
         Args:
-            model: what is trained.
+            model: the model to train.
             train_set: batches with augmentation.
             val_set: batches without.
 
@@ -243,13 +243,13 @@ class Trainer:
             yield batch._replace(skipped=())  # Fabric moves tensors to the device, and copies dataclasses
 
     def _next_batch(self, batches: Iterator[Batch], part: int) -> Batch:
-        """A part of a step, on the device; what is drawn for it depends on its number alone."""
+        """A part of a step, on the device; its random augmentation depends on its number alone."""
         batch: Batch = self.fabric.to_device(next(batches))
         step = self.state.step * self.config.optimizer.grad_accum_steps + part
         drawn = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1, np.uint64)
         seed_all(int(drawn[0]) >> 1, self.fabric.device)
         for module in self.frozen_norms:
-            module.eval()  # running statistics of what is frozen do not move
+            module.eval()  # frozen modules keep their running statistics
         return batch
 
     def _clip_gradients(self) -> float:
