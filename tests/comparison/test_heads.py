@@ -268,8 +268,8 @@ def test_draws_are_the_same_for_all_and_of_as_many_images():
         ({"task": "detect"}, "one of classification, detection, segmentation, got 'detect'; nearest: detection"),
         ({"task": "detection", "head": HeadConfig("fco")}, "one of faster_rcnn, .* got 'fco'; nearest: fcos"),
         ({"task": "segmentation", "head": HeadConfig("fcos")}, "segmenter: expected one of semantic_fpn"),
-        ({"task": "detection", "mode": "probe"}, "probe is for classification; `freeze: "),
-        ({"task": "detection", "mode": "finetune"}, "give --weights resnet_micro=FILE"),
+        ({"task": "detection", "mode": "probe"}, "probe is for classification; for "),
+        ({"task": "detection", "mode": "finetune"}, "use --weights resnet_micro=FILE"),
         ({"task": "segmentation", "image_size": 16}, "32 to 2048 pixels, got 16"),
     ],
 )
