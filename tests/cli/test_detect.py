@@ -47,7 +47,7 @@ def test_from_annotations_to_pictures(call, tmp_path):
     assert f"mask_rcnn on resnet_micro: mAP {100 * results['map']:.1f} %" in out
     assert "of masks" in out
     assert "tensors of a trained resnet_micro; left out: fc.weight, fc.bias" in err
-    assert "3 classes, 6 training and 2 test images" in err
+    assert "3 classes, 6 training and 2 validation images" in err
     assert results["transfer"]["left_out"] == ["fc.weight", "fc.bias"]
 
     code, out, err = call("eval", "run", "coco", "--out", "eval.json", "--predictions", "found.json", "--device", "cpu")

@@ -44,7 +44,7 @@ def test_from_a_folder_to_backbones_and_a_page(call, command, tmp_path):
     assert results["next"] in said
     assert out.rstrip().endswith("Report: found/report.html")
     assert results["recommended"][0]["model"] in (tmp_path / "found/report.html").read_text()
-    assert "3 classes, 48 training and 12 test images" in " ".join(err.split())
+    assert "3 classes, 48 training and 12 validation images" in " ".join(err.split())
     assert "reference 1 of 1" in err
     assert_written_again(command, tmp_path / "found")
 

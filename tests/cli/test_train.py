@@ -36,7 +36,7 @@ def test_a_run_from_folder_to_model(call, tmp_path):
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert f"resnet_micro: top-1 {100 * results['top1']:.1f} %" in out
     assert out.endswith("Model: run/model.safetensors")
-    assert "3 classes, 48 training and 12 test images" in err
+    assert "3 classes, 48 training and 12 validation images" in err
     assert results["steps"] == 6
     assert list((tmp_path / "run/tensorboard").glob("events*"))
     assert timm.create_model("local-dir:run", pretrained=True).num_classes == 3

@@ -80,7 +80,7 @@ def summary(results: Mapping[str, Any]) -> str:
 def introduce_data(console: Console, source: "DataSource") -> None:
     console.print(
         f"[bold]{escape(printable(source.name))}[/]: {len(source.classes)} classes, {len(source.train):,} training and "
-        f"{len(source.val):,} test images ({escape(source.split)})"
+        f"{len(source.val):,} validation images ({escape(source.split)})"
     )
     if source.skipped:
         console.print(f"[yellow]{len(source.skipped)} images skipped; the report lists them.[/]")
