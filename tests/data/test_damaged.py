@@ -54,7 +54,7 @@ def test_a_reader_that_trusts_is_noticed(tmp_path, monkeypatch):
 
 
 def test_the_commands_say_what_is_damaged(tmp_path):
-    name = "COCO: cut off"
+    name = "COCO: truncated"
     case = next(case for case in damaged.cases(tmp_path, 1, 0) if case[0] == name)
     found = list(damaged.commands(*case, tmp_path / "log"))
     assert [code for _, code, _ in found] == [2, 2, 2]
@@ -71,5 +71,5 @@ def test_the_page_has_its_figures():
         "seed": 0, "total": row, "ways": ways, "commands": commands, "command": "python x", "seconds": 1.0,
         "date": "2026-01-01", "environment": {},
     })  # fmt: skip
-    assert "| COCO: cut off | 3 | 1 | 1 | 1 | 0 | 0.25 |" in text
+    assert "| COCO: truncated | 3 | 1 | 1 | 1 | 0 | 0.25 |" in text
     assert "| `glocal check` | 2 | 1: 1, 2: 1 | 0 |" in text
