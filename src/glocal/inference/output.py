@@ -228,7 +228,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         name = printable(error.filename or path)
         raise GlocalError(
-            f"out: cannot write {name} ({error.strerror or error}); what is written is kept and --resume continues"
+            f"out: cannot write {name} ({error.strerror or error}); what was written is kept and --resume continues"
         ) from error
 
 
