@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from glocal.tasks import Task
 PREDICTIONS = "predictions.safetensors"
 
 
-class Metric:
+class Metric(ABC):
     """The ranking score, further scores, and the evidence for an interval.
 
     Attributes:
@@ -38,38 +39,37 @@ class Metric:
         """Keys of the costs of a model."""
         return ("params", "macs", "latency_ms_b1", f"images_per_s_b{self.batch}", "peak_memory_mib")
 
+    @abstractmethod
     def entry(self, task: Task, outcomes: Any) -> RunScores:
         """Scores of a run, for its entry in the results."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predictions(self, task: Task, outcomes: Any) -> dict[str, np.ndarray]:
         """The saved predictions: the input of `evidence`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evidence(self, predictions: Mapping[str, np.ndarray]) -> Any:
         """Evidence of a run on the validation images: input of `gather`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gather(self, runs: Sequence[Any]) -> Evidence:
         """Join the evidence of single runs, seeds of one model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def data(self, source: Any) -> ClassCounts:
         """Counts by class, for the results."""
-        raise NotImplementedError
 
+    @abstractmethod
     def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: Any) -> CompareExtras:
         """Further entries of the results; ``evidence`` by the id of a finished run."""
-        raise NotImplementedError
 
     def save(self, task: Task, outcomes: Any, folder: Path) -> None:
         """Write predictions.safetensors."""
         arrays = self.predictions(task, outcomes)
         paths = json.dumps(task.data.val.paths)  # which images the predictions belong to
+        # safetensors 0.8.0 writes arrays that are not C-contiguous wrongly: findings/safetensors-numpy-order.sh
         save_file(
-            {
-                name: np.ascontiguousarray(array) for name, array in arrays.items()
-            },  # safetensors writes non-contiguous arrays wrongly
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
             folder / PREDICTIONS,
             metadata={"paths_sha256": hashlib.sha256(paths.encode()).hexdigest()},
         )

@@ -1,5 +1,6 @@
 """`Task`: what a model is trained and evaluated for. Classification, detection and segmentation are the three."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,17 +36,17 @@ class Task(nn.Module, Trainable):
         self.model_config, self.config, self.data = model_config, config, data
 
     @classmethod
+    @abstractmethod
     def for_data(cls, data: Any, config: TrainConfig) -> Self:
         """The task of training a model on a data source.
 
         Raises:
             GlocalError: for a model, head or setting that the task or the data do not allow.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def eval_set(self, images: Any) -> BatchDataset:
         """Labelled images to evaluate a saved model on; their classes are found among the model's by name."""
-        raise NotImplementedError
 
     @property
     def classes(self) -> tuple[str, ...]:

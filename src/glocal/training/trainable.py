@@ -1,5 +1,6 @@
 """What the training loop asks of a task; `glocal.tasks.Task` is what it gets."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,21 +46,27 @@ class Trainable(Protocol):
     config: TrainConfig
 
     @property
+    @abstractmethod
     def skipped(self) -> Sequence[Skipped]:
         """Files of the data that could not be used from the start."""
 
+    @abstractmethod
     def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Training images as the recipe augments them, and validation images as they are."""
 
+    @abstractmethod
     def create_model(self) -> nn.Module:
         """The model: its weights drawn from the seed or loaded, and frozen as the recipe says."""
 
+    @abstractmethod
     def count_macs(self, model: nn.Module) -> int:
         """Multiply-accumulates of a forward pass for one image."""
 
+    @abstractmethod
     def to(self, device: Any) -> Any:
         """Bring the tensors of the task to a device."""
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss over the images of a batch that is on the model's device."""
 
@@ -67,6 +74,7 @@ class Trainable(Protocol):
         """Whether a step may leave a parameter without a gradient; DDP must know, and is slower then."""
         return True
 
+    @abstractmethod
     def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Any:
         """Outcomes of a batch: small, on the CPU, as they go from process to process.
 
@@ -74,18 +82,23 @@ class Trainable(Protocol):
         all processes together.
         """
 
+    @abstractmethod
     def join(self, parts: Sequence[Any]) -> Sized:
         """Outcomes of several batches, in their order, as those of one set; their length is the number of images."""
 
+    @abstractmethod
     def score(self, outcomes: Any) -> Score:
         """Of what `join` gave for the validation set, which has at least one image."""
 
+    @abstractmethod
     def results(self, outcomes: Any) -> Scores:
         """All metrics, as JSON."""
 
+    @abstractmethod
     def plan(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed, as JSON, beside the settings: the data."""
 
+    @abstractmethod
     def about(self) -> TaskDescription:
         """For results.json, beside the metrics: classes, and how many images there are."""
 
@@ -93,5 +106,6 @@ class Trainable(Protocol):
         """What to tell the user once the model is made."""
         return []
 
+    @abstractmethod
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write a model of this task, as `glocal.models.io.load_model` reads it."""
