@@ -41,6 +41,26 @@ def test_up_against_loops():
             torch.testing.assert_close(got[0, :, row, column], y.clamp(min=0))
 
 
+@pytest.mark.parametrize("stride", [2, 4, 16])
+def test_compiled_it_is_equal_and_the_map_keeps_its_size(stride):
+    """The size of the map stays the expression it was, or each block of a Conformer would add to it."""
+    sizes = []
+
+    def backend(graph, _):
+        values = [node.meta.get("example_value") for node in graph.graph.nodes]
+        maps = [value.shape for value in values if isinstance(value, torch.Tensor) and value.ndim == 4]
+        sizes.append([[str(size) for size in shape[2:]] for shape in maps if shape[1:2] == (3,)])
+        return graph
+
+    layer = wild(FCUUp(4, 3, stride)).eval()
+    compiled = torch.compile(layer, fullgraph=True, backend=backend, dynamic=True)
+    for rows, columns in ((2, 3), (7, 5)):
+        tokens = torch.randn(2, 1 + rows * columns, 4, dtype=torch.float64)
+        x = torch.randn(2, 3, rows * stride, columns * stride, dtype=torch.float64)
+        assert torch.equal(compiled(tokens, x), layer(tokens, x))
+    assert all(before == after for before, *_, after in sizes)
+
+
 def test_up_bilinear_keeps_a_constant():
     layer = wild(FCUUp(4, 3, 2, upsampling="bilinear"))
     tokens = torch.randn(1, 1, 4, dtype=torch.float64).expand(1, 7, 4)

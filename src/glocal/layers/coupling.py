@@ -14,6 +14,8 @@ POOLINGS = ("avg", "max")
 
 def plus_nearest(x: Tensor, coarse: Tensor, stride: int) -> Tensor:
     """(B, C, H, W) plus (B, C, H / s, W / s) repeated s x s times, without the repeated map in memory."""
+    if torch.compiler.is_compiling():  # a compiler fuses the two, and a symbolic H would grow with each view below
+        return x + F.interpolate(coarse, size=x.shape[-2:])
     x, coarse = x.permute(0, 2, 3, 1), coarse.permute(0, 2, 3, 1)
     cells = x.unflatten(2, (-1, stride)).unflatten(1, (-1, stride))  # (B, h, s, w, s, C)
     return (cells + coarse[:, :, None, :, None]).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
