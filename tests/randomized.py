@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 def wild(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -32,3 +33,28 @@ def calm(module: nn.Module, seed: int = 0) -> nn.Module:
         else:
             tensor.uniform_(-0.2, 0.2, generator=generator)
     return module.eval()
+
+
+class Undrawn(TorchFunctionMode):
+    """Models made in it start from zeros: for tests that give every weight anew, as drawing them takes far longer."""
+
+    DRAWS = frozenset(
+        getattr(place, name)
+        for place in (nn.init, torch.Tensor)
+        for name in ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
+                     "erfinv_")
+        if hasattr(place, name)
+    )  # fmt: skip
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func not in self.DRAWS:
+            return func(*args, **(kwargs or {}))
+        tensor = args[0] if args else kwargs["tensor"]
+        with torch.no_grad():
+            return tensor.zero_()
+
+
+def undrawn(make, *args, **kwargs):
+    """``make(*args, **kwargs)`` in `Undrawn`."""
+    with Undrawn():
+        return make(*args, **kwargs)

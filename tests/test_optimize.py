@@ -13,7 +13,7 @@ import glocal
 from glocal.errors import GlocalError
 from glocal.layers import Attend
 from tests.contract.test_timm import same, short
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 FULL = ("glocal_resnet50", "botnet50", "botnet_s1_59", "glocal_vit_small_patch16_224", "t2t_vit_14", "t2t_vit_t_14",
         "t2t_vit_dense", "t2t_vit_14_se", "t2t_vit_16_ghost", "cvt_13", "cat_small",
@@ -50,19 +50,21 @@ def check(model: nn.Module, *sizes: tuple[int, ...]) -> nn.Module:
 
 @pytest.mark.parametrize("name", MICROS)
 def test_micro_forms_are_equal_at_any_size(name):
-    optimized = check(calm(timm.create_model(name, num_classes=5)), (2, 3, 32, 32), (2, 3, 45, 71), (1, 3, 64, 32))
+    optimized = check(
+        calm(undrawn(timm.create_model, name, num_classes=5)), (2, 3, 32, 32), (2, 3, 45, 71), (1, 3, 64, 32)
+    )
     assert norms(optimized) == 0
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_short_forms_are_equal(name):
-    assert norms(check(calm(short(name, num_classes=5)), (2, 3, 64, 64), (1, 3, 77, 50))) == 0
+    assert norms(check(calm(undrawn(short, name, num_classes=5)), (2, 3, 64, 64), (1, 3, 77, 50))) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_full_sizes_are_equal(name):
-    check(calm(timm.create_model(name, num_classes=5)), (2, 3, 224, 224), (1, 3, 257, 193))
+    check(calm(undrawn(timm.create_model, name, num_classes=5)), (2, 3, 224, 224), (1, 3, 257, 193))
 
 
 @pytest.mark.parametrize(
@@ -85,17 +87,17 @@ def test_full_sizes_are_equal(name):
     ],
 )
 def test_every_form_of_a_family_is_equal(name, kwargs):
-    check(calm(timm.create_model(name, num_classes=5, **kwargs)), (2, 3, 64, 64), (1, 3, 37, 50))
+    check(calm(undrawn(timm.create_model, name, num_classes=5, **kwargs)), (2, 3, 64, 64), (1, 3, 37, 50))
 
 
 def test_models_in_training_keep_their_statistics():
-    model = calm(timm.create_model("resnet_micro")).train()
+    model = calm(undrawn(timm.create_model, "resnet_micro")).train()
     assert norms(check(model, (2, 3, 32, 32))) == 0
 
 
 @pytest.mark.parametrize("name", MICROS)
 def test_features_and_other_poolings_are_equal_too(name):
-    model = calm(timm.create_model(name, num_classes=5))
+    model = calm(undrawn(timm.create_model, name, num_classes=5))
     optimized, x = glocal.optimize(model), images(2, 3, 64, 48)
     close = {"rtol": 1e-4, "atol": 1e-5}
     with torch.no_grad():
@@ -108,7 +110,7 @@ def test_features_and_other_poolings_are_equal_too(name):
             torch.manual_seed(0)
             each.reset_classifier(3, "avg")
         torch.testing.assert_close(optimized(x), model(x), **close)
-        extractor = calm(timm.create_model(name, features_only=True))
+        extractor = calm(undrawn(timm.create_model, name, features_only=True))
         torch.testing.assert_close(glocal.optimize(extractor)(x), extractor(x), **close)
 
 
@@ -128,7 +130,7 @@ def test_the_last_block_reads_the_class_token_alone(name):
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv3_small_100", "regnety_002", "convnext_atto"])
 def test_models_of_timm_are_equal(name):
-    model = calm(timm.create_model(name, num_classes=5))
+    model = calm(undrawn(timm.create_model, name, num_classes=5))
     optimized = check(model, (2, 3, 64, 64), (1, 3, 77, 50))
     assert norms(optimized) == (0 if name == "resnet50" else norms(model))
 
@@ -184,7 +186,7 @@ def test_untraceable_models_are_returned_equal():
     [name if name == "conformer_micro" else pytest.param(name, marks=pytest.mark.slow) for name in MICROS],
 )
 def test_compiles_and_exports(name):
-    optimized = glocal.optimize(calm(timm.create_model(name, num_classes=5)))
+    optimized = glocal.optimize(calm(undrawn(timm.create_model, name, num_classes=5)))
     dim = torch.export.Dim
     least = 2 if name == "cat_micro" else 1
     sizes = {0: dim("b", min=1, max=64), 2: 32 * dim("h", min=least, max=32), 3: 32 * dim("w", min=least, max=32)}
@@ -197,7 +199,7 @@ def test_compiles_and_exports(name):
 
 
 def test_pickles_and_saves(tmp_path):
-    model = calm(timm.create_model("vit_micro", num_classes=5))
+    model = calm(undrawn(timm.create_model, "vit_micro", num_classes=5))
     optimized = glocal.optimize(model)
     torch.save(optimized, tmp_path / "optimized.pt")
     loaded = torch.load(tmp_path / "optimized.pt", weights_only=False)
@@ -209,7 +211,7 @@ def test_pickles_and_saves(tmp_path):
 
 
 def test_half_precision():
-    model = calm(timm.create_model("conformer_micro", num_classes=5)).to(torch.bfloat16)
+    model = calm(undrawn(timm.create_model, "conformer_micro", num_classes=5)).to(torch.bfloat16)
     optimized, x = glocal.optimize(model), images(2, 3, 32, 32).to(torch.bfloat16)
     assert {p.dtype for p in optimized.parameters()} == {torch.bfloat16}
     assert abs(optimized(x) - model(x)).max() <= 0.1 * model(x).abs().max()

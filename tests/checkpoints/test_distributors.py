@@ -7,7 +7,7 @@ import glocal
 from glocal.errors import GlocalError
 from tests.parity import recipe
 from tests.parity.test_parity import load, weights
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def offline(monkeypatch):
 def test_hugging_face_resnet():
     transformers = pytest.importorskip("transformers")
     theirs = calm(transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=1000)))
-    ours = glocal.create_model("glocal_resnet50").eval()
+    ours = undrawn(glocal.create_model, "glocal_resnet50").eval()
     ours.load_state_dict(glocal.convert_checkpoint("glocal_resnet50", theirs.state_dict()))
     x = torch.randn(1, 3, 96, 128)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_hugging_face_vit(names):
     weights = theirs.state_dict()
     for new, old in HUB.items() if names == "hub" else ():
         weights = {name.replace(new, old): tensor for name, tensor in weights.items()}
-    ours = glocal.create_model("glocal_vit_tiny_patch16_224").eval()
+    ours = undrawn(glocal.create_model, "glocal_vit_tiny_patch16_224").eval()
     ours.load_state_dict(glocal.convert_checkpoint("glocal_vit_tiny_patch16_224", weights))
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_hugging_face_vit(names):
 @pytest.mark.parametrize("name", glocal.list_models("*_micro"))
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "state_dict_ema"])
 def test_wrappers_of_training_scripts(name, wrap):
-    weights = calm(glocal.create_model(name)).state_dict()
+    weights = calm(undrawn(glocal.create_model, name)).state_dict()
     wrapped = {wrap: {f"module.{key}": tensor for key, tensor in weights.items()}, "epoch": 3, "args": None}
     converted = glocal.convert_checkpoint(name, wrapped)
     assert all(torch.equal(converted[key], tensor) for key, tensor in weights.items())

@@ -49,9 +49,10 @@ def test_weights_of_the_public_place_load(internet, name, num_classes):
             assert torch.equal(tensor, expected[key]), key
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in timm.list_pretrained("*") if name.split(".")[0] in glocal.list_models()]
-)
+OURS = set(glocal.list_models())
+
+
+@pytest.mark.parametrize("name", [name for name in timm.list_pretrained("*") if name.split(".")[0] in OURS])
 def test_each_place_belongs_to_its_model_and_has_its_preprocessing(name):
     cfg = timm.get_pretrained_cfg(name)
     place = cfg.url or cfg.hf_hub_id

@@ -18,7 +18,7 @@ from torch import nn
 
 import glocal
 from glocal.models import CAT, BoTNet, Conformer, CvT, ResNet, T2TViT, VisionTransformer
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 NAMES = glocal.list_models()
 SHORTER = {
@@ -151,7 +151,7 @@ def test_timm_finds_its_transform(name):
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 71), (64, 40)])
 def test_any_size_and_batch_order_does_not_matter(name, size):
-    model = calm(short(name, num_classes=5))
+    model = calm(undrawn(short, name, num_classes=5))
     x = images(3, 3, *size)
     with torch.no_grad():
         logits = model(x)
@@ -165,7 +165,7 @@ def test_any_size_and_batch_order_does_not_matter(name, size):
 def test_gradients_reach_every_parameter(name):
     # where the class token alone is read, the convolution of the last queries does nothing
     pool = {"global_pool": "avg"} if name.startswith("cvt") else {}
-    model = calm(short(name, num_classes=5, **pool)).train()
+    model = calm(undrawn(short, name, num_classes=5, **pool)).train()
     size = model.pretrained_cfg["input_size"][-1] // (1 if "micro" in name else 4)
     model(images(2, 3, size, size + 8)).square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -173,7 +173,7 @@ def test_gradients_reach_every_parameter(name):
 
 
 def test_features_equal_intermediates_equal_hooks(name):
-    model = calm(short(name))
+    model = calm(undrawn(short, name))
     x = images(2, 3, 64, 48)
     with torch.no_grad():
         features, maps = model.forward_intermediates(x)
@@ -188,7 +188,7 @@ def test_features_equal_intermediates_equal_hooks(name):
         normed = model.forward_intermediates(x, [last], norm=True, intermediates_only=True)[0]
         assert torch.equal(normed, model.to_map(features, last, 64, 48))
 
-        extractor = calm(short(name, features_only=True))
+        extractor = calm(undrawn(short, name, features_only=True))
         assert extractor.feature_info.reduction() == [model.feature_info[i]["reduction"] for i in extractor.out_indices]
         wrapped = extractor(x)
         assert [m.shape[1] for m in wrapped] == extractor.feature_info.channels()
@@ -200,7 +200,7 @@ def test_features_equal_intermediates_equal_hooks(name):
 
 def calm_features(name: str, x: torch.Tensor) -> list[torch.Tensor]:
     """The maps of a whole model with the weights that `calm` gives to the pruned one."""
-    extractor = calm(short(name, features_only=True))
+    extractor = calm(undrawn(short, name, features_only=True))
     whole = short(name)
     whole.load_state_dict({**whole.state_dict(), **extractor.model.state_dict()})
     return whole.eval().forward_intermediates(x, intermediates_only=True)
@@ -225,7 +225,7 @@ def test_pruned_features(name, indices):
 
 
 def test_reset_classifier(name):
-    model = calm(short(name))
+    model = calm(undrawn(short, name))
     x = images(2, 3, 64, 64)
     with torch.no_grad():
         pooled = model.forward_head(model.forward_features(x), pre_logits=True)
@@ -263,29 +263,31 @@ def unpooled(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_weights_come_from_a_file_whatever_the_head_and_channels(name, tmp_path):
-    source = calm(short(name))
+    source = calm(undrawn(short, name))
     file = tmp_path / "model.safetensors"
     save_file(source.state_dict(), file)
     x = images(1, 3, 64, 64)
     with torch.no_grad():
-        same = short(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}).eval()
+        same = undrawn(short, name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}).eval()
         assert torch.equal(same(x), source(x))
-        assert torch.equal(short(name, checkpoint_path=str(file)).eval()(x), source(x))
-        other = short(
-            name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, num_classes=3, in_chans=1
+        assert torch.equal(undrawn(short, name, checkpoint_path=str(file)).eval()(x), source(x))
+        other = undrawn(
+            short, name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, num_classes=3, in_chans=1
         ).eval()
         assert other(x[:, :1]).shape == (1, 3)
         grey = x[:, :1].expand(-1, 3, -1, -1)
         if other.pretrained_cfg["first_conv"]:  # the norms before T2T-ViT's linear layer leave it near, not equal
             torch.testing.assert_close(unpooled(other, x[:, :1]), unpooled(source, grey), rtol=1e-3, atol=1e-4)
-        extractor = short(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, features_only=True).eval()
+        extractor = undrawn(
+            short, name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, features_only=True
+        ).eval()
         expected = source.forward_intermediates(x, indices=list(extractor.out_indices), intermediates_only=True)
         assert all(torch.equal(a, b) for a, b in zip(extractor(x), expected, strict=True))
 
 
 def test_round_trip_through_a_local_hub_folder(tmp_path):
     for name in MICROS:
-        model = calm(timm.create_model(name, num_classes=4))
+        model = calm(undrawn(timm.create_model, name, num_classes=4))
         timm.models.save_for_hf(model, tmp_path / name, safe_serialization=True)
         loaded = timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).eval()
         x = images(1, 3, 32, 32)
@@ -316,7 +318,7 @@ def test_layer_groups_and_decay(name):
 def test_gradient_checkpointing_has_equal_gradients(name):
     gradients = []
     for enable in (False, True):
-        model = calm(short(name, num_classes=3)).double()  # eval mode: BatchNorm keeps its statistics
+        model = calm(undrawn(short, name, num_classes=3)).double()  # eval mode: BatchNorm keeps its statistics
         model.set_grad_checkpointing(enable)
         model(images(2, 3, 32, 48).double()).square().sum().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters()})
@@ -331,7 +333,7 @@ FULL = ("glocal_resnet50", "botnet50", "glocal_vit_small_patch16_224", "t2t_vit_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_full_sizes_compile_and_export(name):
-    model = calm(timm.create_model(name, num_classes=5))
+    model = calm(undrawn(timm.create_model, name, num_classes=5))
     dim = torch.export.Dim
     # two windows of CAT in its last stage are 448 pixels; 256 and more suffice for the others
     low = 9 if name == "cat_small" else 2
@@ -347,7 +349,7 @@ def test_full_sizes_compile_and_export(name):
 
 @pytest.mark.parametrize("name", MICROS)
 def test_compiles(name):
-    model = calm(short(name, num_classes=5))
+    model = calm(undrawn(short, name, num_classes=5))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         for shape in ((2, 3, 64, 96), (3, 3, 96, 64)):
@@ -359,7 +361,7 @@ def test_compiles(name):
     [name if name != "conformer_micro" else pytest.param(name, marks=pytest.mark.slow) for name in MICROS],
 )
 def test_exports_with_dynamic_sizes(name):
-    model = calm(short(name, num_classes=5))
+    model = calm(undrawn(short, name, num_classes=5))
     dim = torch.export.Dim
     # torch.export takes a map of one window for another graph, so CAT's last stage needs two: docs/cat.md
     least = 2 if name == "cat_micro" else 1
@@ -373,7 +375,7 @@ def test_exports_with_dynamic_sizes(name):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_channels_last(name, dtype):
-    model = calm(short(name, num_classes=5))
+    model = calm(undrawn(short, name, num_classes=5))
     x = images(2, 3, 64, 64)
     with torch.no_grad():
         expected = model(x)

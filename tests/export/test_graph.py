@@ -8,7 +8,7 @@ from torch import nn
 
 from glocal.errors import GlocalError
 from glocal.export.graph import Cast, _resample, decompose_attention, trace
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 
 @pytest.mark.parametrize("size", [(14, 14), (20, 30), (7, 9), (1, 40), (100, 3)])
@@ -19,7 +19,7 @@ def test_resampling_equals_torchs(size):
 
 
 def test_batch_and_size_are_free_and_no_path_is_left():
-    model = calm(timm.create_model("vit_micro", num_classes=3))
+    model = calm(undrawn(timm.create_model, "vit_micro", num_classes=3))
     graph = trace(model, image_size=(32, 32), batch_size=1, dynamic=True)
     assert graph.dynamic == ("batch", "size")
     assert not [node for node in graph.program.graph.nodes if "stack_trace" in node.meta]
@@ -37,7 +37,7 @@ def test_a_model_of_one_size_keeps_it():
     assert graph.dynamic == ("batch",)
     assert str(side) in graph.reason
     assert graph.program.module()(torch.randn(3, 3, side, side)).shape == (3, 3)
-    odd = trace(calm(timm.create_model("resnet_micro")), image_size=(40, 40), batch_size=1, dynamic=True)
+    odd = trace(calm(undrawn(timm.create_model, "resnet_micro")), image_size=(40, 40), batch_size=1, dynamic=True)
     assert odd.dynamic == ("batch",)
     assert odd.reason == "40 is not a multiple of 32"
 
@@ -79,7 +79,7 @@ def test_attention_written_out_is_torchs(kind):
 
 
 def test_a_cast_leaves_the_model_alone():
-    model = calm(timm.create_model("resnet_micro", num_classes=3))
+    model = calm(undrawn(timm.create_model, "resnet_micro", num_classes=3))
     cast = Cast(model, torch.bfloat16)
     assert cast(torch.randn(2, 3, 32, 32)).dtype == torch.float32
     assert {p.dtype for p in model.parameters()} == {torch.float32}

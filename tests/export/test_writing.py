@@ -18,7 +18,7 @@ from glocal.export import VerificationError, export_model, formats, load_exporte
 from glocal.export.verification import TOLERANCE
 from glocal.models.io import load_model
 from tests.export.conftest import CLASSES, Tiny
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 FAMILIES = glocal.list_models("*_micro")
 QUICK = ("vit_micro",)
@@ -28,7 +28,7 @@ QUICK = ("vit_micro",)
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
 def test_every_family_in_both_runtimes(name, tmp_path):
-    model = calm(timm.create_model(name, num_classes=5))
+    model = calm(undrawn(timm.create_model, name, num_classes=5))
     exported = export_model(model, tmp_path / "model.onnx", to="onnx", image_size=32, dynamic=True)
     assert [check[:2] for check in exported.checks] == [(1, (32, 32)), (5, (32, 32)), (1, (64, 96)), (5, (64, 96))]
     assert exported.max_relative_difference < 1e-5
@@ -88,7 +88,7 @@ def test_half_the_weights(to, name, tmp_path, made):
 
 
 def test_a_folder_of_safetensors(tmp_path):
-    model = calm(timm.create_model("vit_micro", num_classes=3, img_size=64))
+    model = calm(undrawn(timm.create_model, "vit_micro", num_classes=3, img_size=64))
     exported = export_model(
         model, tmp_path / "m", to="safetensors", image_size=64, interpolation="bicubic", model_args={"img_size": 64},
         classes=("a", "b", "c"),

@@ -5,7 +5,7 @@ import torch
 
 import glocal
 from glocal.errors import GlocalError
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 
 def test_list_models_takes_a_pattern_and_knows_only_ours():
@@ -37,7 +37,7 @@ def test_an_unknown_model_names_the_nearest():
     ],
 )
 def test_convert_takes_off_the_wrapping(wrap):
-    model = calm(glocal.create_model("resnet_micro"))
+    model = calm(undrawn(glocal.create_model, "resnet_micro"))
     converted = glocal.convert_checkpoint("resnet_micro", wrap(model.state_dict()))
     assert all(torch.equal(converted[name], weight) for name, weight in model.state_dict().items())
 

@@ -7,7 +7,7 @@ import torchvision
 
 import glocal
 from glocal.layers import MHSA2d, NonLocal2d
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 MODELS = {
     "timm resnet18": lambda: timm.create_model("resnet18"),
@@ -24,7 +24,7 @@ MODELS = {
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_mhsa_replaces_the_convolutions_of_a_stage_and_nothing_else(make):
-    model = calm(make())
+    model = calm(undrawn(make))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert glocal.insert_attention(model, stages=(4,), img_size=96) is model
     after = model.state_dict()
@@ -42,7 +42,7 @@ def test_mhsa_replaces_the_convolutions_of_a_stage_and_nothing_else(make):
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_non_local_starts_as_the_network_that_was(make):
-    model = calm(make())
+    model = calm(undrawn(make))
     x = torch.randn(1, 3, 64, 96)
     expected, names = model(x), set(model.state_dict())
     glocal.insert_attention(model, stages=(2, 3), kind="non-local")
@@ -55,8 +55,8 @@ def test_non_local_starts_as_the_network_that_was(make):
 
 def test_is_the_botnet_of_the_library():
     """resnet50 with MHSA put into stage 4 is botnet50 with ResNet's plain shortcut, table sizes included."""
-    inserted = glocal.insert_attention(calm(timm.create_model("resnet50"))).eval()
-    model = glocal.create_model("botnet50", shortcut_act=False).eval()
+    inserted = glocal.insert_attention(calm(undrawn(timm.create_model, "resnet50"))).eval()
+    model = undrawn(glocal.create_model, "botnet50", shortcut_act=False).eval()
     model.load_state_dict(inserted.state_dict())
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():

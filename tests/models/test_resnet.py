@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 import glocal
-from tests.randomized import calm
+from tests.randomized import calm, undrawn
 
 DEPTHS = (18, 34, 50, 101, 152)
 
@@ -14,12 +14,10 @@ DEPTHS = (18, 34, 50, 101, 152)
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_equal_to_timm_and_torchvision_with_weights_moved_over(depth, library):
-    theirs = (
-        timm.create_model(f"resnet{depth}") if library == "timm" else torchvision.models.get_model(f"resnet{depth}")
-    )
-    calm(theirs)
+    make = timm.create_model if library == "timm" else torchvision.models.get_model
+    theirs = calm(undrawn(make, f"resnet{depth}"))
     name = f"glocal_resnet{depth}"
-    ours = glocal.create_model(name).eval()
+    ours = undrawn(glocal.create_model, name).eval()
     ours.load_state_dict(glocal.convert_checkpoint(name, theirs.state_dict()))
     x = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -27,15 +25,15 @@ def test_equal_to_timm_and_torchvision_with_weights_moved_over(depth, library):
     assert expected.std() > 1e-2, "the comparison would be of constants"
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
-    back = timm.create_model(f"resnet{depth}") if library == "timm" else torchvision.models.get_model(f"resnet{depth}")
+    back = undrawn(make, f"resnet{depth}")
     back.load_state_dict(ours.state_dict())  # strict: our names are theirs
     with torch.no_grad():
         assert torch.equal(back.eval()(x), expected)
 
 
 def test_training_mode_equals_timm_too():
-    theirs = calm(timm.create_model("resnet50")).train()
-    ours = glocal.create_model("glocal_resnet50").train()
+    theirs = calm(undrawn(timm.create_model, "resnet50")).train()
+    ours = undrawn(glocal.create_model, "glocal_resnet50").train()
     ours.load_state_dict(theirs.state_dict())
     ours, theirs = ours.double(), theirs.double()
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
@@ -57,7 +55,7 @@ def test_initialisation_starts_blocks_as_the_identity(name):
 
 
 def test_squeeze_and_excitation_and_activation_are_keywords():
-    model = calm(glocal.create_model("glocal_resnet18", depths=(1, 1, 1, 1), se_ratio=1 / 16, act="silu"))
+    model = calm(undrawn(glocal.create_model, "glocal_resnet18", depths=(1, 1, 1, 1), se_ratio=1 / 16, act="silu"))
     assert isinstance(model.layer1[0].act2, torch.nn.SiLU)
     x = torch.randn(1, 3, 64, 64)
     before = model(x)

@@ -7,7 +7,7 @@ import torchvision
 from timm.layers import build_sincos2d_pos_embed
 
 import glocal
-from tests.randomized import calm, wild
+from tests.randomized import calm, undrawn, wild
 
 
 def small(**kwargs) -> torch.nn.Module:
@@ -16,8 +16,8 @@ def small(**kwargs) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch32_224"])
 def test_equal_to_timm_with_weights_moved_over(name):
-    theirs = calm(timm.create_model(name))
-    ours = glocal.create_model(f"glocal_{name}").eval()
+    theirs = calm(undrawn(timm.create_model, name))
+    ours = undrawn(glocal.create_model, f"glocal_{name}").eval()
     ours.load_state_dict(glocal.convert_checkpoint(f"glocal_{name}", theirs.state_dict()))
     x = torch.randn(1, 3, 224, 224)
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):  # 1e-5 hides another epsilon in the norms
@@ -27,8 +27,8 @@ def test_equal_to_timm_with_weights_moved_over(name):
 
 
 def test_equal_to_torchvision_with_weights_moved_over():
-    theirs = calm(torchvision.models.vit_b_16())
-    ours = glocal.create_model("glocal_vit_base_patch16_224").eval()
+    theirs = calm(undrawn(torchvision.models.vit_b_16))
+    ours = undrawn(glocal.create_model, "glocal_vit_base_patch16_224").eval()
     ours.load_state_dict(glocal.convert_checkpoint("glocal_vit_base_patch16_224", theirs.state_dict()))
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -37,8 +37,8 @@ def test_equal_to_torchvision_with_weights_moved_over():
 
 
 def test_other_sizes_resample_the_positions_as_timm_does():
-    theirs = calm(timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, dynamic_img_pad=True))
-    ours = glocal.create_model("glocal_vit_tiny_patch16_224").eval()
+    theirs = calm(undrawn(timm.create_model, "vit_tiny_patch16_224", dynamic_img_size=True, dynamic_img_pad=True))
+    ours = undrawn(glocal.create_model, "glocal_vit_tiny_patch16_224").eval()
     ours.load_state_dict(theirs.state_dict())
     for height, width in ((224, 224), (160, 256), (61, 35)):
         x = torch.randn(1, 3, height, width)

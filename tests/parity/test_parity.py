@@ -14,6 +14,7 @@ from torch import nn
 
 import glocal
 from tests.parity import recipe
+from tests.randomized import undrawn
 
 FLOAT64, FLOAT32 = 1e-6, 2e-5  # of the largest value; the authors' code itself: 5e-8 (rounding of the file), 2e-6
 FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {  # fixture: our name, keywords
@@ -51,7 +52,7 @@ def build(fixture: str, manifest: dict[str, Any], **kwargs: Any) -> nn.Module:
     """The model with the fixture's weights, strictly: no entry left over, none missing."""
     name, ours = {**FIXTURES, **TWO_HEADS, **DENSE}[fixture]
     converted = glocal.convert_checkpoint(name, weights(manifest), **kwargs)
-    model = glocal.create_model(name, **ours, **kwargs)
+    model = undrawn(glocal.create_model, name, **ours, **kwargs)
     (model.model if "features_only" in ours else model).load_state_dict(converted)
     return model.eval()
 
