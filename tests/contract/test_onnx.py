@@ -1,10 +1,11 @@
-"""ONNX with dynamic batch and size, equal in ONNX Runtime: two micro models; other families and full sizes are slow."""
+"""ONNX with dynamic batch and size, equal in ONNX Runtime: two shortened models; other and full ones are slow."""
 
 import pytest
 import timm
 import torch
 
 import glocal
+from tests.contract.test_timm import shorter
 from tests.randomized import calm, undrawn
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -12,13 +13,17 @@ pytest.importorskip("onnxscript")
 FULL = ("glocal_resnet50", "botnet50", "glocal_vit_tiny_patch16_224", "t2t_vit_7", "cvt_13", "cat_tiny",
         "conformer_tiny_patch16")  # fmt: skip
 QUICK = ("cvt_micro", "t2t_vit_micro")  # tests/export has others
-SLOW = (*(name for name in glocal.list_models("*_micro") if name not in QUICK), *FULL)
+SLOW = (*glocal.list_models("*_micro"), *FULL)
+MODELS = [
+    *(pytest.param(name, shorter(name), id=f"short {name}") for name in QUICK),
+    *(pytest.param(name, {}, marks=pytest.mark.slow, id=name) for name in SLOW),
+]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(("name", "kwargs"), MODELS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_equal_in_onnx_runtime(name, tmp_path):
-    model = calm(undrawn(timm.create_model, name, num_classes=5))
+def test_equal_in_onnx_runtime(name, kwargs, tmp_path):
+    model = calm(undrawn(timm.create_model, name, num_classes=5, **kwargs))
     dim = torch.export.Dim
     sizes = ({0: dim("b", min=1, max=64), 2: 32 * dim("h", min=1, max=32), 3: 32 * dim("w", min=1, max=32)},)
     file = tmp_path / "model.onnx"
