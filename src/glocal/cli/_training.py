@@ -179,7 +179,9 @@ def _train(task: Any, out: Path, stop: StopRequest, watcher: Any, first: bool) -
         results = train_run(task, out, stop=stop, say=watcher.say, progress=watcher.update)
     except Stopped as stopped:
         watcher.close()
-        watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  {resume_command(out)}")
+        watcher.say(
+            f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to resume:\n  {resume_command(out)}"
+        )
         raise typer.Exit(RESUMABLE if first else 0) from None
     except (TrainingError, OSError) as error:
         watcher.close()

@@ -1,4 +1,4 @@
-"""`glocal compare`: train and measure models on images, and say which to take."""
+"""`glocal compare`: train and evaluate models on images, and say which to take."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -224,7 +224,7 @@ def _run(source: Any, settings: "Settings", out: Path, *, resume: bool, analyze:
     except KeyboardInterrupt:
         watcher.close()
         finished = f"{watcher.finished} of {len(list(settings.runs()))} runs are finished and kept"
-        console.print(f"\nStopped. {finished}; to go on:\n  {escape(resume_command(out))}")
+        console.print(f"\nStopped. {finished}; to resume:\n  {escape(resume_command(out))}")
         raise typer.Exit(130) from None
     except OSError as error:
         raise GlocalError(f"out: {error}; finished runs are kept and --resume continues") from error

@@ -1,9 +1,5 @@
 """`glocal train`: train one model, and resume it after any stop."""
 
-from typing import Annotated
-
-import typer
-
 import glocal.cli._options as opt
 from glocal.cli import app
 from glocal.cli._training import run_training
@@ -21,14 +17,11 @@ Examples:
 Recipes: a shipped name (docs/recipes.md), or a YAML file of the settings that differ.
 
 {opt.TRAIN_CODES}"""
-Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or fashion-mini.")
-]
 
 
 @app.command(epilog=EPILOG)
 def train(
-    data: Data,
+    data: opt.Data,
     model: opt.Model,
     recipe: opt.Recipe = None,
     settings: opt.Settings = None,

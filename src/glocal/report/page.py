@@ -228,7 +228,7 @@ def _mistakes(
 
 
 def _examples(results: Results, pictures: Mapping[str, Image.Image]) -> list[dict[str, Any]]:
-    """Test images with ground truth and the predictions of each model, if their pictures are available."""
+    """Validation images with ground truth and the predictions of each model, if the images are available."""
     listed = []
     for example in results.get("examples", ()):
         if example["truth"] in pictures:

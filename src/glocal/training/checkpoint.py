@@ -210,23 +210,27 @@ class Checkpointer:
                 remove(self.path(old))
 
     def load_newest(self, tell: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint that is as it was written; ``tell`` hears of each that is not.
+        """The newest intact checkpoint; ``tell`` gets a message for each damaged one.
 
         Raises:
-            CheckpointError: if there are checkpoints and none is whole.
+            CheckpointError: if all checkpoints are damaged.
         """
         steps = self.steps()
         for step in steps:
             try:
                 checkpoint = load_checkpoint(self.path(step))
                 if (found := checkpoint.get("train_state", {}).get("step", step)) != step:
-                    raise CheckpointError(f"{printable(self.path(step))}: holds step {found}, and not that of its name")
+                    raise CheckpointError(
+                        f"{printable(self.path(step))}: expected the step of its name, got step {found}"
+                    )
                 self.newest = self.path(step)
                 return step, checkpoint
             except CheckpointError as error:
-                tell(f"{error}; going back to the checkpoint before it")
+                tell(f"{error}; falling back to the previous checkpoint")
         if steps:
-            raise CheckpointError(f"{printable(self.folder)}: none of {len(steps)} checkpoints is whole; start anew")
+            raise CheckpointError(
+                f"{printable(self.folder)}: all {len(steps)} checkpoints are damaged; start a new run"
+            )
         return None
 
 

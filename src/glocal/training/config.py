@@ -234,8 +234,8 @@ class ScheduleConfig:
             self,
             ("epochs", 0 < self.epochs < 1e9, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            ("warmup", 0 <= self.warmup < 1, f"a share of the budget, {_FRACTION}"),
-            ("milestones", rising, "shares of the budget, from the warmup to 1, rising"),
+            ("warmup", 0 <= self.warmup < 1, f"a fraction of the budget, {_FRACTION}"),
+            ("milestones", rising, "increasing fractions of the budget between the warmup and 1"),
             ("poly_power", 0 < self.poly_power <= 10, "above 0, at most 10"),
         )
 

@@ -155,9 +155,9 @@ def _train(
         _check_space(out, model, config)
     resumed = checkpointer.load_newest(say) if config.checkpoint.resume else None
     if config.checkpoint.resume and resumed is None:
-        say("There is no checkpoint yet: training begins at step 0.")
+        say("No checkpoint found: starting at step 0.")
     if resumed is not None:
-        say(f"Going on from step {resumed[0]}.")
+        say(f"Resuming from step {resumed[0]}.")
         _check_names(checkpointer.path(resumed[0]), model, resumed[1])
     train_set, val_set = task.datasets()
     columns, start = (*COLUMNS, *task.columns), resumed[0] if resumed else 0

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task; `glocal.tasks.Task` is what it gets."""
+"""The interface between the training loop and a task; `glocal.tasks.Task` implements it."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Sized

@@ -324,7 +324,7 @@ class Trainer:
             mine = [everyone[i % world_size][i // world_size] for i in range(sum(map(len, everyone)))]
         outcomes = task.join(mine)
         if not len(outcomes):
-            raise TrainingError("no image of the validation set can be read any more")
+            raise TrainingError("expected readable validation images, got none")
         score = task.score(outcomes)
         if score.loss is not None and not math.isfinite(score.loss):
             raise TrainingError(
