@@ -80,7 +80,7 @@ def conclude(console: Console, results: Mapping[str, Any], out: Path | None) -> 
             console.print(
                 f"{row['model']}, {_configuration(row)}: the best peer, {row['source']} ({row['runtime']}), takes "
                 f"[bold]{_ratio(row)}[/] times as long as {escape(row['reference'])}"
-                + ("; not told apart" if row["ratio_low"] <= 1 <= row["ratio_high"] else "")
+                + ("; no significant difference" if row["ratio_low"] <= 1 <= row["ratio_high"] else "")
             )
     for note in results["notes"]:
         console.print(f"[yellow]Note:[/] {escape(note)}")

@@ -67,8 +67,8 @@ Models = Annotated[
 BudgetOption = Annotated[
     str | None,
     typer.Option(
-        help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC); default: the "
-        "recipe's epochs, 5 where none is given.",
+        help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward, 2 per MAC); default: the "
+        "recipe's epochs, 5 without a recipe.",
         show_default=False,
     ),
 ]
@@ -80,16 +80,20 @@ Weights = Annotated[
     typer.Option(metavar="NAME=FILE", help="Weights to finetune or probe (safetensors, or a .pth of tensors)."),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; default: the largest default of the models.")]
-Fraction = Annotated[str, typer.Option(help="Shares of the training images, each a run: 1.0,0.3,0.1.")]
+Fraction = Annotated[str, typer.Option(help="Fractions of the training images, one run each: 1.0,0.3,0.1.")]
 Recipe = Annotated[
-    str | None, typer.Option(metavar="FILE|NAME", help="YAML of settings that replace the default's, or a name: deit.")
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME", help="Name of a recipe (deit), or a YAML file of settings that differ from the default's."
+    ),
 ]
-Detector = Annotated[str | None, typer.Option(help="Of --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")]
+Detector = Annotated[str | None, typer.Option(help="For --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")]
 Segmenter = Annotated[
-    str | None, typer.Option(help="Of --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
+    str | None, typer.Option(help="For --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Sizes of the head: small, or coco or ade20k; default: by the image size.")
+    str | None,
+    typer.Option(help="Size of the head: small, coco (detect) or ade20k (segment); default: by the image size."),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
@@ -129,9 +133,9 @@ def compare(
     resume: Resume = False,
     analyze: Analyze = False,
 ) -> None:
-    """Train and measure models on your images under one recipe and budget, and say which to take.
+    """Train and evaluate models on your images under one recipe and budget, and say which to take.
 
-    With --task detect or segment each model is the backbone of one detector or segmenter.
+    With --task detect or segment, each model is the backbone of the same detector or segmenter.
 
     Writes results.json, results.csv, report.html and the trained models. Stop at any time: --resume continues.
     """
@@ -270,4 +274,4 @@ def _parse_fraction(item: str) -> float:
     try:
         return float(item)
     except ValueError:
-        raise GlocalError(f"fraction: expected shares such as 1.0,0.3,0.1; got {item!r}") from None
+        raise GlocalError(f"fraction: expected fractions such as 1.0,0.3,0.1; got {item!r}") from None

@@ -54,7 +54,7 @@ Detector = Annotated[
     ),
 ]
 Preset = Annotated[
-    str, typer.Option(help="Sizes of the head: small or coco; default: small for images of up to 256 pixels.")
+    str, typer.Option(help="Size of the head: small or coco; default: small for images of up to 256 pixels.")
 ]
 Predictions = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results JSON.")]
 Threshold = Annotated[float, typer.Option(help="Score threshold for written detections.")]

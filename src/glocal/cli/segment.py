@@ -50,7 +50,7 @@ Segmenter = Annotated[
     str, typer.Option(help="semantic_fpn, upernet, or smp_ and a decoder: smp_unet, smp_segformer, ...")
 ]
 Preset = Annotated[
-    str, typer.Option(help="Sizes of the head: small or ade20k; default: small for images of up to 256 pixels.")
+    str, typer.Option(help="Size of the head: small or ade20k; default: small for images of up to 256 pixels.")
 ]
 
 

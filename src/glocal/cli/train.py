@@ -14,7 +14,7 @@ Examples:
   torchrun --nproc-per-node 8 --nnodes 4 ... -m glocal train 'shards/train-{{000000..001281}}.tar' --model ...
 
 \b
-Recipes: a shipped name (docs/recipes.md), or a YAML file of the settings that differ.
+Recipes: a name (docs/recipes.md), or a YAML file of the settings that differ.
 
 {opt.TRAIN_CODES}"""
 

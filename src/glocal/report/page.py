@@ -139,7 +139,7 @@ def _scored(rows: Sequence[Results], words: Words) -> list[dict[str, Any]]:
 
 
 def _others(rows: Sequence[Results], words: Words) -> dict[str, str]:
-    """Key and head of each further column; empty ones are left out, except top-5."""
+    """Key and head of each further column; without empty ones, except top-5."""
     named = {f"{key}_mean": head for key, head in words.others.items()}
     return {key: head for key, head in named.items() if key == "top5_mean" or any(row[key] is not None for row in rows)}
 

@@ -78,7 +78,7 @@ def load_checkpoint(path: str | os.PathLike, device: Any = "cpu") -> dict[str, A
     """Read what `save_checkpoint` wrote, every byte checked.
 
     Raises:
-        CheckpointError: if a file is missing or not as it was written; it is named.
+        CheckpointError: if a file is missing or has changed; the message names it.
     """
     path = Path(path)
     check(path)
@@ -146,7 +146,7 @@ class Checkpointer:
         folder: of the checkpoints.
         write_model: see `save_checkpoint`.
         keep: how many of the newest are kept, beside the best.
-        about: what a checkpoint says of its run, as JSON.
+        about: description of the run, as JSON.
         texts: written beside each, by file name.
     """
 
@@ -192,7 +192,7 @@ class Checkpointer:
             free = shutil.disk_usage(self.folder).free
             raise TrainingError(
                 f"cannot write a checkpoint to {self.folder} ({error.strerror or error}; {free / 2**20:,.0f} MiB "
-                f"free); make room and resume with --resume{self.last_good()}"
+                f"free); free some space and resume with --resume{self.last_good()}"
             ) from error
 
     def last_good(self) -> str:
@@ -202,7 +202,7 @@ class Checkpointer:
     def prune(self, step: int, best: int | None) -> None:
         """Delete older checkpoints that a new one replaces.
 
-        That is one of a later step too: training has gone on from before it, as it was damaged.
+        This includes damaged ones of a later step, if training resumed from before them.
         """
         kept = {*[of for of in self.steps() if of <= step][: self.keep], best}
         for old in self.steps():

@@ -86,8 +86,8 @@ class DataConfig:
 
     Attributes:
         image_size: side in pixels; 0 for the model's own default.
-        batch_size: images in an optimizer step, over all devices. An epoch is cut into equal batches of at most this
-            size, so none is left out.
+        batch_size: images in an optimizer step, over all devices. An epoch is split into equal batches of at most this
+            size, so no image is dropped.
         flip: mirror images left to right at random; switch off where left and right differ, as in digits.
         augment: further augmentation: ``none``; ``light``: shift by up to 1/8 of the side, borders reflected;
             ``randaugment``: random resized crop and ``auto_augment``. With a budget of a few epochs each of them costs
@@ -95,12 +95,12 @@ class DataConfig:
         auto_augment: of ``randaugment``: a policy in timm's notation; empty for a crop and a flip alone. Policies
             with ``inc1`` need ``mmax9``: above 9 timm posterises to 0 bits, which Pillow 13 refuses.
         crop_scale: of ``randaugment``: smallest fraction of the area of an image that a crop has.
-        color_jitter: of ``randaugment``: strength of brightness, contrast and saturation, where no auto_augment is.
+        color_jitter: of ``randaugment``: strength of brightness, contrast and saturation, without auto_augment.
         random_erasing: probability of erasing a rectangle of an image with noise (Zhong et al. 2020).
         aug_repeats: how often an epoch shows an image, each time augmented anew, among as many times fewer images
             (Hoffer et al. 2020).
         crop_pct: validation images are resized to 1/crop_pct of the size and cropped to it.
-        num_workers: data-loading workers; None for one a processor where images are decoded.
+        num_workers: data-loading workers; None: one per processor if images are decoded.
         on_error: on unreadable images: ``stop``, or ``skip`` and list them.
     """
 
@@ -171,11 +171,11 @@ class OptimizerConfig:
         momentum: of SGD.
         layer_decay: factor on the learning rate from each layer to the one before it; 1 for none.
         clip_grad: largest norm of the gradient, 0 for no limit.
-        grad_accum_steps: parts that a step is cut into, one after the other, where a whole one does not fit into
+        grad_accum_steps: micro-batches per optimizer step, one after the other, if a whole batch does not fit into
             memory.
         ema: decay of the exponential moving average of the weights, which is evaluated and saved; 0 for none.
-        nan_skips: how many steps whose loss or gradient is not finite are left out before the run stops; 0 stops at
-            the first.
+        nan_skips: number of steps with a non-finite loss or gradient to skip before the run stops; 0 stops at the
+            first.
     """
 
     optimizer: str = "adamw"
@@ -242,12 +242,12 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is written while a model is trained, and whether a run is resumed.
+    """Checkpoints and logs of a run, and whether it is resumed.
 
     Attributes:
-        checkpoint_every_steps: a checkpoint is written after so many steps, and after each evaluation; 0: after
-            evaluations alone.
-        log_every_steps: a row of metrics.csv.
+        checkpoint_every_steps: steps between checkpoints, which are also written after each evaluation; 0: only after
+            evaluations.
+        log_every_steps: steps between rows of metrics.csv.
         evaluate_every_epochs: on the validation set, and at the end.
         tensorboard: write events for TensorBoard too.
         resume: continue the run in the folder; a folder without a run is begun.

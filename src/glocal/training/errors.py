@@ -4,7 +4,7 @@ from glocal.errors import GlocalError
 
 
 class TrainingError(GlocalError):
-    """A run that cannot go on; the other runs of a comparison can."""
+    """A run that cannot continue; the other runs of a comparison can."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error

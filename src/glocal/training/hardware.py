@@ -15,7 +15,7 @@ class HardwareConfig:
 
     Attributes:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        devices: processes of a node, one a device.
+        devices: processes per node, one per device.
         num_nodes: machines.
         strategy: ``ddp``: each process has the whole model; ``fsdp``: parameters are sharded over the processes.
         precision: ``32``, ``bf16`` or ``fp16`` (both mixed).

@@ -48,7 +48,7 @@ class Batch(NamedTuple):
         labels: (B,) int64; likewise, of length B.
         seeds: (B,) int64, of each image's random augmentation on the device.
         weight: see `BatchIndices`.
-        skipped: images that went bad and are left out.
+        skipped: images that became unreadable.
     """
 
     inputs: Any
@@ -96,7 +96,7 @@ class ImageBatches(Dataset[Batch]):
     def read(
         self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray] | None = None
     ) -> tuple[Batch, list[int]]:
-        """Decode images one by one; those that went bad since they were checked are reported and left out.
+        """Decode images one by one; those that became unreadable since the check are reported and skipped.
 
         Args:
             positions: (B,) which images.
@@ -213,7 +213,7 @@ def load_pixels(
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
-    """Batches that an epoch is cut into: equal but for one image, none above ``batch_size``, no image left out."""
+    """Number of batches per epoch: of equal size up to one image, at most ``batch_size``, with every image."""
     return -(-num_images // batch_size)
 
 
@@ -269,7 +269,7 @@ def training_loader(
         rank: of this process.
         world_size: processes; each reads its part of a step.
         grad_accum_steps: batches that a process reads of a step, one after the other.
-        start: steps that are left out, as they were done before.
+        start: steps to skip, done before a resume.
 
     Raises:
         GlocalError: if a step has fewer images than parts.

@@ -204,7 +204,7 @@ def _check_space(out: Path, model: nn.Module, config: TrainConfig) -> None:
     if free < needed:
         raise GlocalError(
             f"out: checkpoints need {needed / 2**20:,.0f} MiB in {printable(out)}, {free / 2**20:,.0f} MiB are free; "
-            "make room or choose another --out"
+            "free some space or choose another --out"
         )
 
 

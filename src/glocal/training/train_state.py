@@ -1,4 +1,4 @@
-"""What a checkpoint says of a run: counters and the curve (`TrainState`), and every tensor (`capture`, `restore`)."""
+"""The state of a run in a checkpoint: counters and curve (`TrainState`), every tensor (`capture`, `restore`)."""
 
 import math
 import time
@@ -40,12 +40,12 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """Where a run is, beside its tensors.
+    """The progress of a run, without its tensors.
 
     Attributes:
         step: optimizer steps so far.
         images: images trained on.
-        nan_skips: steps left out, as loss or gradient was not finite.
+        nan_skips: skipped steps with a non-finite loss or gradient.
         aside: seconds of evaluation and checkpoints.
         trained: seconds of training, without those.
         wall: seconds since the first step.
@@ -56,7 +56,7 @@ class TrainState:
         smooth_loss: exponential average over steps; NaN before the first.
         best: step and score of the best evaluation.
         curve: all evaluations.
-        skipped: images that went bad and were left out, each once.
+        skipped: images that became unreadable, each once.
     """
 
     step: int = 0
@@ -125,7 +125,7 @@ class TrainState:
 def capture(
     model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer, scaler: Any = None
 ) -> dict[str, Any]:
-    """Every tensor that training depends on, on the CPU, by name; of sharded parameters the whole.
+    """Every tensor that training depends on, on the CPU, by name; sharded parameters are gathered.
 
     All processes must call it; each gets the same.
 

@@ -103,7 +103,7 @@ class Trainable(Protocol):
         """For results.json, beside the metrics: classes, and how many images there are."""
 
     def notes(self) -> list[str]:
-        """What to tell the user once the model is made."""
+        """Messages for the user once the model is created."""
         return []
 
     @abstractmethod

@@ -224,7 +224,7 @@ class Trainer:
         self.state.start_clock()
 
     def _batches(self, train_set: BatchDataset) -> Generator[Batch]:
-        """Endless batches of this process from the next step on; bad images end the run or are noted."""
+        """Endless batches of this process from the next step on; unreadable images end the run or are listed."""
         config = self.config
         for batch in training_loader(
             train_set,
