@@ -125,7 +125,7 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkey
         (("train", "coco", *QUICK, "-s", "mixup=0.5"), "mixup has no meaning for detection"),
         (("train", "coco", *QUICK, "-s", "image_size=8"), "image_size must be 32 to 2048"),
         (("train", "coco", *QUICK, "--weights", "none"), "which is none"),
-        (("train", "coco", *QUICK, "--weights", "pretrained"), "timm has none of resnet_micro"),
+        (("train", "coco", *QUICK, "--weights", "pretrained"), "timm has no weights of resnet_micro"),
         (("train", "coco", *QUICK, "--option", "chanels=3"), "nearest: channels"),
         (("train", "coco", *QUICK, "--frozen-stages", "9"), "frozen_stages: expected 0 to"),
         (("train", "coco", *QUICK, "--freeze", "stern"), "expected backbone or the name of a module"),

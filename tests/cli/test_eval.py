@@ -87,7 +87,7 @@ def test_runs_to_choose_from_are_listed(call):
         (("run", "photos", "--part", "vall"), "part: expected one of train, val, all, got 'vall'; nearest: val"),
         (("run", "photos", "--on-error", "x"), "on-error: expected one of stop, skip, got 'x'"),
         (("run", "photos", "--device", "tpu"), "device: expected auto or one of"),
-        (("run", "photos", "--out", "no/r.json"), "out: expected a file in a folder that is there, got no/r.json"),
+        (("run", "photos", "--out", "no/r.json"), "out: expected a file in an existing folder, got no/r.json"),
         (("run", "unknown", "--part", "all"), "expected classes that the model knows, got dwn; nearest: down"),
         (("cut.safetensors", "photos"), "cut.safetensors: "),
     ],

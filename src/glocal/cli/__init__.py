@@ -1,4 +1,4 @@
-"""The command line: one thin file a command. Nothing here imports torch before a command runs."""
+"""The command line: one thin file per command. Nothing here imports torch before a command runs."""
 
 import os
 import sys

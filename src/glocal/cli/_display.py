@@ -1,4 +1,4 @@
-"""What commands show on a terminal: consoles, tables, progress, and the start and end of runs."""
+"""Terminal output of the commands: consoles, tables, progress, and the start and end of runs."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ STATE = TextColumn("{task.fields[state]}")
 
 
 def text_console(*, stderr: bool = False) -> Console:
-    """A console for sentences, which are not wrapped."""
+    """A console for sentences, without wrapping."""
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
@@ -53,14 +53,14 @@ def simple_table(*columns: Column | str, numbers: Iterable[str] = (), **style: A
 
 
 def progress_bars(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
-    """Bars with their descriptions, on a terminal alone."""
+    """Bars with their descriptions, only on a terminal."""
     hidden = console.quiet or not console.is_terminal
     return Progress(TextColumn("{task.description}"), *columns, console=console, transient=transient, disable=hidden)
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; yields what to call with the number of images done and of all."""
+    """A bar on a terminal; yields a callback for the number of images done and of all."""
     with progress_bars(text_console(stderr=True), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -161,7 +161,7 @@ class Watcher:
 
 
 class TrainWatcher:
-    """Shows a bar on a terminal, a line for each evaluation elsewhere; the first process alone prints."""
+    """Shows a bar on a terminal, a line for each evaluation elsewhere; only the first process prints."""
 
     def __init__(self, task: str, *, shown: bool) -> None:
         self.task, self.score = task, {"classification": "top-1", "detection": "box AP", "segmentation": "mIoU"}[task]
@@ -177,7 +177,7 @@ class TrainWatcher:
         processes = f", {hardware.world_size} processes ({hardware.strategy})" if hardware.world_size > 1 else ""
         self.console.print(
             f"[bold]{config.model.name}[/] for {config.schedule.epochs:g} epochs of {config.image_size} px images, "
-            f"{config.data.batch_size} a step, seed {config.seed}, on {hardware.device}{processes}; results in "
+            f"batch size {config.data.batch_size}, seed {config.seed}, on {hardware.device}{processes}; results in "
             f"{escape(printable(out))}"
         )
 

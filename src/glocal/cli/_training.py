@@ -52,7 +52,7 @@ def run_training(task: "TaskName", options: Mapping[str, Any]) -> None:
 
 
 def train_config(task: "TaskName", options: Mapping[str, Any]) -> "TrainConfig":
-    """The configuration that a command's options ask for.
+    """The configuration of a command's options.
 
     Raises:
         GlocalError: for an option that is out of range.
@@ -127,7 +127,7 @@ def _weights(task: "TaskName", model: str, weights: str | None) -> Any:
             advice = (
                 "give a classifier that glocal has trained: --weights RUN" if is_head else "give a file: --weights FILE"
             )
-            raise GlocalError(f"weights: timm has none of {model}; {advice}")
+            raise GlocalError(f"weights: timm has no weights of {model}; {advice}")
         return "pretrained"
     if weights is None:
         return None
@@ -164,7 +164,7 @@ def _run_folder(task: "TaskName", options: Mapping[str, Any], config: "TrainConf
 
 
 def load(task: "TaskName", data: str, **options: Any) -> Any:
-    """The train and val images of a data set, as `load_data` and its kin give them."""
+    """The train and val images of a data set, by `load_data`, `load_detection` or `load_segmentation`."""
     from glocal.data import load_data, load_detection, load_segmentation
 
     loaders: Any = {"classification": load_data, "detection": load_detection, "segmentation": load_segmentation}

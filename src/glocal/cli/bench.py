@@ -125,7 +125,7 @@ def bench(
 
 @contextmanager
 def _watched(watcher: "Watcher") -> Iterator[None]:
-    """Keep the finished results where a bench is stopped, or cannot write."""
+    """Keep the finished results if a benchmark is stopped, or cannot write."""
     try:
         yield
     except KeyboardInterrupt:

@@ -160,7 +160,7 @@ def compare(
 
 
 def _settings(task: str, options: Mapping[str, Any]) -> "Settings":
-    """What the options ask for, checked.
+    """The settings of the options, checked.
 
     Raises:
         GlocalError: for an option that is out of range, or of another task.
@@ -256,7 +256,7 @@ def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":
 
 
 def _other_task(data: str, task: str) -> str:
-    """A hint, where the data that one task cannot use are laid out for another."""
+    """A hint if data that are unusable for one task have the layout of another."""
     from glocal.data.layouts import tasks_of
 
     others = [f"--task {name}" for name, of in TASKS.items() if name != task and of in tasks_of(data)]

@@ -99,7 +99,7 @@ def recommend(
 
 @contextmanager
 def _progress_bar(console: "Console") -> "Iterator[Callable[[float, str], None]]":
-    """A bar on a terminal, a line for each activity elsewhere; yields what to call with the fraction done."""
+    """A bar on a terminal, a line for each activity elsewhere; yields a callback for the fraction done."""
     from rich.progress import BarColumn, TimeRemainingColumn
 
     from glocal.cli._display import progress_bars

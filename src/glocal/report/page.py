@@ -27,7 +27,7 @@ Results = Mapping[str, Any]
 
 
 def write_report(results: CompareResults, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
-    """Write OUT/report.html, whole or not at all.
+    """Write OUT/report.html atomically.
 
     Args:
         results: contents of results.json (docs/results-schema.md).
@@ -70,7 +70,7 @@ def environment() -> Environment:
 
 
 def write_csv(results: CompareResults, path: Path) -> None:
-    """Write a row a run. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Write one row per run. Text that a spreadsheet would read as a formula is prefixed with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     words = WORDS[results.get("metric", "top1")]

@@ -1,4 +1,4 @@
-"""How long a model may train: epochs, seconds, or floating-point operations; the same for all models compared."""
+"""Training budget in epochs, seconds or floating-point operations; the same for all compared models."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""How a model is trained: `TrainConfig`, nested frozen dataclasses, and the recipes, YAML files that name their paper.
+"""Training settings: `TrainConfig`, nested frozen dataclasses, and the recipes, YAML files that name their paper.
 
 A recipe is flat: a line for each setting, whatever part it belongs to. `load_recipe` reads one, `TrainConfig.of` takes
 the same settings as keywords, and `print(config)` shows all parts.
@@ -40,7 +40,7 @@ def _check(part: Any, *rules: tuple[str, bool, str]) -> None:
 
 @dataclass(frozen=True)
 class ModelInit:
-    """Which model is trained, and from what.
+    """The model and its initial weights.
 
     Attributes:
         name: a name that timm knows, maybe with keywords: ``cvt_micro:kv_stride=1``.
@@ -62,7 +62,7 @@ class ModelInit:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The detector or segmenter that a backbone gets.
+    """The detector or segmenter on a backbone.
 
     Attributes:
         head: a kind of `glocal.heads.create_detector` or `create_segmenter`.
@@ -133,7 +133,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the loss of a classifier is made of.
+    """The loss of a classifier.
 
     Attributes:
         label_smoothing: probability spread over all classes.
@@ -208,7 +208,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long a model is trained, and the learning rate on the way.
+    """Length of training, and the learning-rate schedule.
 
     Attributes:
         epochs: passes over the training set; a comparison's budget stands in its place.
@@ -305,11 +305,11 @@ class TrainConfig:
 
     @classmethod
     def of(cls, **settings: Any) -> "TrainConfig":
-        """The defaults but for some settings, by their names in any part: ``TrainConfig.of(lr=1e-3, ema=0.9)``."""
+        """The defaults with some settings replaced, by name in any part: ``TrainConfig.of(lr=1e-3, ema=0.9)``."""
         return cls().replace(**settings)
 
     def replace(self, **settings: Any) -> "TrainConfig":
-        """The same but for some settings, by their names in any part."""
+        """A copy with some settings replaced, by name in any part."""
         by_part: dict[str, dict[str, Any]] = {}
         for name, value in settings.items():
             by_part.setdefault(PART_OF.get(name, ""), {})[name] = value
@@ -319,17 +319,17 @@ class TrainConfig:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels: the recipe's, else the model's own."""
+        """Side in pixels: the recipe's, or else the model's own."""
         return self.data.image_size or default_image_size(self.model.name)
 
     @property
     def lr_scale(self) -> float:
-        """What learning rates are multiplied by for this batch size."""
+        """Factor on the learning rates for this batch size."""
         of = self.optimizer.lr_batch_size
         return self.data.batch_size / of if of else 1.0
 
     def to_recipe(self) -> dict[str, Any]:
-        """The settings that a recipe may have, flat, as JSON and YAML have them."""
+        """The settings of a recipe, flat, as plain values for JSON and YAML."""
         values = {name: getattr(getattr(self, PART_OF[name]), name) for name in RECIPE_SETTINGS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -368,7 +368,7 @@ DEFAULT_RECIPES: dict[Mode, str] = {"scratch": "micro", "finetune": "finetune", 
 
 
 def recipe_names(task: str | None = None) -> tuple[str, ...]:
-    """Recipes that are shipped: for classification, or those of one of `TASKS`, which begin with its name."""
+    """Included recipes: for classification, or for one of `TASKS`, whose names begin with its name."""
     first = {name: name.partition("_")[0] for name in _shipped()}
     return tuple(name for name in first if (first[name] if first[name] in TASKS else None) == task)
 
@@ -403,12 +403,12 @@ def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their names of today, as a file of an older version has them."""
+    """Settings of a file of an older version, by their current names."""
     return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def upgraded(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of a run or a comparison, its recipe by the names of today."""
+    """The plan of a run or a comparison, with the current names of its settings."""
     return {**plan, "recipe": renamed(plan["recipe"])} if "recipe" in plan else dict(plan)
 
 
@@ -428,7 +428,7 @@ def _text(path: Path | str) -> str:
 
 
 def _read(where: Path | str, text: str) -> tuple[str, Any]:
-    """Settings of a YAML text, their names checked."""
+    """Settings of a YAML text, with checked names."""
     if "${" in text:  # OmegaConf would put another setting, or a variable of the environment, in its place
         raise GlocalError(f"recipe {where}: expected plain values, got ${{...}}")
     try:

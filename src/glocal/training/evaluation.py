@@ -1,4 +1,4 @@
-"""A model evaluated on a data set, batch by batch; of several processes each evaluates a part."""
+"""Evaluation of a model on a data set, batch by batch; each of several processes evaluates a part."""
 
 from collections.abc import Iterator
 from typing import Any
