@@ -282,6 +282,33 @@ def test_names_are_the_fields(module):
     assert {name.lstrip("_") for name in names} & PRIVATE_WORDS == set()
 
 
+PARAPHRASES = (
+    "process that reads images", "processes that read images", "the call is wrong", "to go on:", "going on from step",
+    "through the gate", "the image gate", "the gate alone", "by heart", "in the same room", "is whole; start anew",
+    "looking into it", "taken for each other", "steps that were left out", "as coco has it", "share of the budget",
+    "shares of the budget", "beside the truth", "the bits of the run", "that has less to do", "presses what is longer",
+    "nothing to normalise with",
+)  # fmt: skip
+"""Sentences that paraphrased words of torch, timm, Lightning or COCO, in lower case (CONTRIBUTING.md)."""
+
+
+def paraphrases(text: str) -> list[str]:
+    """The paraphrases in a text, also in strings and lines that are continued on the next line."""
+    joined = re.sub(r'"\s*\n\s*f?"', "", text.lower())
+    flat = " ".join(joined.split())
+    return [phrase for phrase in PARAPHRASES if phrase in flat]
+
+
+PAGES = [*sorted(PAGE.parent.glob("*.md")), *(PAGE.parents[1] / name for name in ("README.md", "CHANGELOG.md"))]
+
+
+@pytest.mark.parametrize("files", [[*SOURCE.rglob("*.py"), *SOURCE.rglob("*.j2")], PAGES], ids=["src", "docs"])
+def test_sentences_use_the_fields_words(files):
+    """Docstrings, messages and pages."""
+    assert {str(path): found for path in files if (found := paraphrases(path.read_text("utf-8")))} == {}
+    assert paraphrases('"A process that "\n    f"reads\n images"') == ["process that reads images"]
+
+
 BY_ATTRIBUTE = [module for module in FILES if package_of(module) in ("training", "tasks")]
 BY_ATTRIBUTE.remove("glocal.training.config")  # settings are found by the names that a recipe gives: those are data
 

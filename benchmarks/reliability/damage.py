@@ -253,10 +253,10 @@ def falls_back(out: Path, killed: Path, whole: Path, damage: Damage, seed: str) 
     (out / "elsewhere").unlink(missing_ok=True)
     said = log.read_text(errors="replace")
     faults = [] if code == 0 else [f"did not resume ({code}): {said[-400:]}"]
-    told = [line for line in said.splitlines() if "going back to the checkpoint before it" in line]
+    told = [line for line in said.splitlines() if "falling back to the previous checkpoint" in line]
     if not any(is_named(path, bad, line) for line in told):
         faults.append(f"{bad or 'the checkpoint'} is not named: {told}")
-    if f"Going on from step {int(BEFORE[5:])}." not in said:
+    if f"Resuming from step {int(BEFORE[5:])}." not in said:
         faults.append("did not go on from the checkpoint before")
     faults += forked.differs(out, whole)
     shutil.rmtree(out)

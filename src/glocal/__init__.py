@@ -21,7 +21,7 @@ _ROOMS = frozenset(
 
 
 def __getattr__(name: str) -> Any:
-    """Import a room, or one of the public functions, at its first use (PEP 562)."""
+    """Import a subpackage, or one of the public functions, at its first use (PEP 562)."""
     if name in _ROOMS:
         return importlib.import_module(f"glocal.{name}")
     if name in __all__:

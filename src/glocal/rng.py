@@ -1,4 +1,4 @@
-"""Random number generators: the global ones of Python, NumPy and torch, saved, seeded and put back together."""
+"""Random number generators: the global ones of Python, NumPy and torch, saved, seeded and restored together."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Put the global generators back after the block, those of CUDA too where CUDA is in use."""
+    """Restore the global generators after the block, also CUDA's if CUDA is in use."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:

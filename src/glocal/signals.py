@@ -1,4 +1,4 @@
-"""A wish to stop, from a signal: noted at once, obeyed at the end of the step."""
+"""A stop request by a signal: noted at once, handled at the end of the step."""
 
 import math
 import os
@@ -30,7 +30,7 @@ class StopRequest:
         self.since = math.inf
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """The handler: sets a flag, nothing more, once there is something to save."""
+        """The handler: only sets a flag, once there is something to save."""
         if self.at_once:
             raise SystemExit(RESUMABLE)
         if time.monotonic() - self.since > PATIENCE:
@@ -40,13 +40,13 @@ class StopRequest:
             self.requested, self.since = signal.Signals(number).name, time.monotonic()
 
     def install(self) -> None:
-        """Take over both signals, in the main thread of this process."""
+        """Handle both signals, in the main thread of this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle)
 
     @contextmanager
     def installed(self) -> Iterator["StopRequest"]:
-        """Take over both signals, and put back what was there."""
+        """Handle both signals, and restore the previous handlers."""
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         self.install()
         try:
@@ -57,7 +57,7 @@ class StopRequest:
 
 
 def end_with_parent() -> None:
-    """Leave no orphan: this process ends when the one that started it does, or has while this one was imported."""
+    """End this process with its parent, also if the parent ended during import."""
     parent = int(os.environ.get(LAUNCHER, os.getppid()))
 
     def watch() -> None:

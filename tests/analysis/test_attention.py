@@ -43,9 +43,9 @@ def test_the_maps_give_the_output_of_the_model(name):
 
 
 def test_a_wrong_scale_would_be_seen(monkeypatch):
-    room = sys.modules["glocal.analysis.attention_maps"]
-    plain = room._fused
-    monkeypatch.setattr(room, "_fused", lambda *args, scale=None, **kwargs: plain(*args, scale=0.1, **kwargs))
+    maps = sys.modules["glocal.analysis.attention_maps"]
+    plain = maps._fused
+    monkeypatch.setattr(maps, "_fused", lambda *args, scale=None, **kwargs: plain(*args, scale=0.1, **kwargs))
     call = attention_calls(model("vit"), images(2))[0]
     assert (call.recomputed - call.output).abs().max() > 1e-3
 

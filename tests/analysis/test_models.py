@@ -156,7 +156,7 @@ def test_an_error_inside_leaves_the_model_as_it_was():
 
 
 def test_no_model_is_known_by_name():
-    """Nothing in the room names a model, and of glocal's rooms it enters that of attention alone."""
+    """No file of the package names a model, and of glocal's layers it imports only attention."""
     names = {name.split("_")[0] for name in timm.list_models()} | {*OURS, "torchvision", "transformers", "timm"}
     names = {name for name in names if len(name) > 3} - {"focalnet", "hybrid", "test", "visformer"}
     for path in sorted(Path(analysis.__file__).parent.glob("*.py")):
@@ -167,5 +167,5 @@ def test_no_model_is_known_by_name():
                 found = {word for word in names if word in node.value.lower().split()}
                 assert not found, (path.name, node.value)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glocal."):
-                rooms = ("glocal.analysis", "glocal.layers.attention", "glocal.errors", "glocal.files")
-                assert node.module.startswith(rooms), (path.name, node.module)
+                allowed = ("glocal.analysis", "glocal.layers.attention", "glocal.errors", "glocal.files")
+                assert node.module.startswith(allowed), (path.name, node.module)

@@ -65,7 +65,7 @@ def test_analyze_says_why_too(call, tmp_path):
     code, out, err = call("data", *QUICK, "--out", "out", "--analyze")
     assert code == 0
     for model in ("resnet_micro", "vit_micro"):
-        assert err.count(f"{model}-f1-s0: looking into it ...") == 1
+        assert err.count(f"{model}-f1-s0: analyzing ...") == 1
         assert re.search(rf"{model}-f1-s0: analyzed in \d+\.\d s", err)
     assert [model["failed"] for model in results_of(tmp_path / "out")["analysis"]["models"]] == [{}, {}]
     page = (tmp_path / "out/report.html").read_text()

@@ -53,7 +53,7 @@ def test_the_map_names_what_was_reshaped_or_left_out(call, tmp_path):
     code, out, _ = call("cat.pth", "--model", "cat_tiny", "--out", "cat.safetensors")
     assert code == 0
     last = out.splitlines()[-1]
-    assert last.startswith("reshaped, joined or left out: ape, layers.0.pre_ipsa_blocks.0.attn.relative_position_index")
+    assert last.startswith("reshaped, merged or dropped: ape, layers.0.pre_ipsa_blocks.0.attn.relative_position_index")
     assert last.endswith("-> pos_embed")
     assert "layers.0.downsample.reduction.weight -> stages.1.downsample.reduction.weight" in out
 

@@ -44,8 +44,8 @@ def test_from_annotations_to_pictures(call, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert f"mask_rcnn on resnet_micro: mAP {100 * results['map']:.1f} %" in out
-    assert "of masks" in out
+    assert f"mask_rcnn on resnet_micro: box AP {100 * results['map']:.1f} %" in out
+    assert ", mask AP " in out
     assert "tensors of a trained resnet_micro; left out: fc.weight, fc.bias" in err
     assert "3 classes, 6 training and 2 validation images" in err
     assert results["transfer"]["left_out"] == ["fc.weight", "fc.bias"]
@@ -54,7 +54,7 @@ def test_from_annotations_to_pictures(call, tmp_path):
     assert code == 0, err
     measured = json.loads((tmp_path / "eval.json").read_text())
     assert (measured["map"], measured["mask"]["map"]) == (results["map"], results["mask"]["map"])
-    assert "mask_rcnn on resnet_micro on 2 images of coco (val): mAP" in out
+    assert "mask_rcnn on resnet_micro on 2 images of coco (val): box AP" in out
     found = json.loads((tmp_path / "found.json").read_text())
     truth = json.loads((tmp_path / "coco/annotations/instances_val2017.json").read_text())
     assert found
@@ -108,7 +108,7 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkey
         patched.setattr(Trainer, "_report", send)
         code, _, err = call("train", "coco", *QUICK, "--out", "run")
     assert code == 75
-    assert "Stopped by SIGTERM: saved up to step 2; to go on: glocal detect train coco" in err
+    assert "Stopped by SIGTERM: saved up to step 2; to resume: glocal detect train coco" in err
     code, _, err = call("train", "coco", *QUICK, "--out", "run", "--resume")
     assert code == 0, err
     assert json.loads((tmp_path / "run/results.json").read_text())["steps"] == 4
@@ -125,7 +125,7 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkey
         (("train", "coco", *QUICK, "-s", "mixup=0.5"), "mixup has no meaning for detection"),
         (("train", "coco", *QUICK, "-s", "image_size=8"), "image_size must be 32 to 2048"),
         (("train", "coco", *QUICK, "--weights", "none"), "which is none"),
-        (("train", "coco", *QUICK, "--weights", "pretrained"), "timm has none of resnet_micro"),
+        (("train", "coco", *QUICK, "--weights", "pretrained"), "timm has no weights of resnet_micro"),
         (("train", "coco", *QUICK, "--option", "chanels=3"), "nearest: channels"),
         (("train", "coco", *QUICK, "--frozen-stages", "9"), "frozen_stages: expected 0 to"),
         (("train", "coco", *QUICK, "--freeze", "stern"), "expected backbone or the name of a module"),

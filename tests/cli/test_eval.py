@@ -48,7 +48,7 @@ def test_the_table_and_the_file_say_the_same(call, tmp_path):
     assert any(line.split()[:1] == [worst] for line in out.splitlines())
     pair = results["confusions"][0]
     assert any(line.split() == [pair["true"], pair["predicted"], str(pair["count"])] for line in out.splitlines())
-    assert "Classes of the model without an image: \\x1b[2J[red]" in out
+    assert "Classes of the model without images: \\x1b[2J[red]" in out
 
 
 def test_the_part_held_out_is_the_default(call, tmp_path):
@@ -65,7 +65,7 @@ def test_bad_images_stop_or_are_listed(call):
     assert "down/\\x1b[2J.png: not a readable" in err
     code, out, err = call("run", "bad", "--part", "all", "--on-error", "skip")
     assert code == 0
-    assert "Unreadable images left out: 1" in out
+    assert "Unreadable images skipped: 1" in out
     assert "down/\\x1b[2J.png: not a readable" in out
     assert not {"\x1b"} & set(out + err)
 
@@ -87,7 +87,7 @@ def test_runs_to_choose_from_are_listed(call):
         (("run", "photos", "--part", "vall"), "part: expected one of train, val, all, got 'vall'; nearest: val"),
         (("run", "photos", "--on-error", "x"), "on-error: expected one of stop, skip, got 'x'"),
         (("run", "photos", "--device", "tpu"), "device: expected auto or one of"),
-        (("run", "photos", "--out", "no/r.json"), "out: expected a file in a folder that is there, got no/r.json"),
+        (("run", "photos", "--out", "no/r.json"), "out: expected a file in an existing folder, got no/r.json"),
         (("run", "unknown", "--part", "all"), "expected classes that the model knows, got dwn; nearest: down"),
         (("cut.safetensors", "photos"), "cut.safetensors: "),
     ],

@@ -123,7 +123,7 @@ def test_ctrl_c_keeps_what_is_done(call, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_local_batches", interrupted)
     code, _, err = call(*arguments)
     assert code == 130
-    assert "Stopped. To go on: glocal predict run photos" in " ".join(err.split())
+    assert "Stopped. To resume: glocal predict run photos" in " ".join(err.split())
     assert " --resume" in err
     monkeypatch.setattr(module, "_local_batches", real)
     code, _, err = call(*arguments, "--resume")

@@ -92,7 +92,7 @@ def test_damaged_files_stop_it_or_are_skipped_and_counted(call, tmp_path):
     code, _, err = call("data", *QUICK, "--out", "out", "--on-error", "skip")
     assert code == 0, err
     assert json.loads((tmp_path / "out/results.json").read_text())["data"]["skipped"] == len(bad)
-    assert f"{len(bad)} files were left out" in (tmp_path / "out/report.html").read_text()
+    assert f"{len(bad)} files were skipped" in (tmp_path / "out/report.html").read_text()
 
 
 def test_names_from_outside_are_only_names(call, tmp_path):

@@ -73,7 +73,10 @@ def test_from_label_maps_to_label_maps(call, tmp_path):
         (("train", "nothing", *QUICK), "data: expected a folder or items-on-photos, got nothing"),
         (("train", "maps", *QUICK, "--segmenter", "unet"), "segmenter: expected one of"),
         (("train", "maps", *QUICK, "-s", "cutmix=1"), "cutmix has no meaning for segmentation"),
-        (("train", "maps", *QUICK, "-s", "milestones=[0.9,0.5]"), "milestones must be shares of the budget"),
+        (
+            ("train", "maps", *QUICK, "-s", "milestones=[0.9,0.5]"),
+            "milestones must be increasing fractions of the budget",
+        ),
         (("train", "maps", *QUICK, "-s", "schedule=poli"), "schedule must be one of cosine, step, poly"),
         (("eval", "maps", "maps"), "expected a folder with model.safetensors"),
         (("eval", "nothing", "maps", "--part", "all"), "part: expected one of val, train"),

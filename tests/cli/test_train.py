@@ -59,7 +59,7 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkey
     monkeypatch.setattr(Trainer, "_report", send)
     code, _, err = call("data", *QUICK, "--out", "run")
     assert code == 75
-    assert "Stopped by SIGTERM: saved up to step 4; to go on: glocal train data" in err
+    assert "Stopped by SIGTERM: saved up to step 4; to resume: glocal train data" in err
     assert "--out run --resume" in err
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     monkeypatch.undo()
@@ -78,7 +78,7 @@ def test_a_run_goes_on_where_a_signal_stopped_it(call, command, tmp_path, monkey
         (("data", *QUICK, "-s", "epoch=3"), "unknown setting 'epoch'; nearest: epochs"),
         (("data", *QUICK, "-s", "lr"), "expected key=value"),
         (("data", *QUICK, "--weights", "none.pth"), "expected a file or pretrained, got none.pth"),
-        (("data", *QUICK, "--weights", "pretrained"), "timm has none of resnet_micro"),
+        (("data", *QUICK, "--weights", "pretrained"), "timm has no weights of resnet_micro"),
         (("data", *QUICK, "--freeze", "stern"), "expected backbone or the name of a module"),
         (("data", *QUICK, "--resume"), "--resume need --out"),
         (("data", *QUICK, "--devices", "2"), "several processes need --out"),

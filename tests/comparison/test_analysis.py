@@ -1,4 +1,4 @@
-"""What is found in the trained models of a comparison: right, kept, and never at the cost of something else."""
+"""Analysis of the trained models of a comparison: correct, kept, and without harm to other results."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import glocal.comparison.analysis as room
+import glocal.comparison.analysis as analyzer
 from glocal.analysis import attention, locality
 from glocal.comparison import compare, pictures
 from glocal.comparison.analysis import PARTS, look_into
@@ -167,7 +167,7 @@ def test_what_is_there_is_not_looked_for_again_and_a_second_look_finds_the_same(
     watcher = Onlooker()
     assert found(resume(data, again, watcher)) == found(looked[0])
     assert watcher.looked
-    monkeypatch.setattr(room, "SEED", 1)  # the same would be found if nothing were drawn
+    monkeypatch.setattr(analyzer, "SEED", 1)  # the same would be found if nothing were drawn
     (again / "runs/vit_micro-f1-s0/analysis.json").unlink()
     assert found(resume(data, again)) != found(looked[0])
 
@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_loaded_is_listed_and_the_others_go_on(looked, ag
             raise MemoryError("not enough")
         return load_model(path, task)
 
-    monkeypatch.setattr(room, "load_model", load)
+    monkeypatch.setattr(analyzer, "load_model", load)
     for path in again.glob("runs/*/analysis.json"):
         path.unlink()
     of_resnet, of_vit = resume(data, again)["analysis"]["models"]
@@ -281,9 +281,9 @@ def test_the_first_finished_seed_of_the_largest_share_is_taken(data, tmp_path, m
 def test_images_are_drawn_over_the_whole_set_and_bad_ones_left_out():
     labels = np.repeat(np.arange(3), 400)  # sorted by class, as sets often are
     images = dataclasses.replace(image_set(1200, seed=1, name="val"), labels=labels)
-    rows = room._chosen(images)
+    rows = analyzer._chosen(images)
     assert len(set(rows.tolist())) == 256
-    assert np.bincount(labels[rows[: room.INSIDE]], minlength=3).min() >= 5
+    assert np.bincount(labels[rows[: analyzer.INSIDE]], minlength=3).min() >= 5
 
 
 def test_pictures_show_what_the_models_were_given(looked, data):

@@ -46,7 +46,7 @@ def test_the_cheaper_of_two_ties_is_taken():
     assert (result["most_accurate"], result["cheapest_tied"], result["fastest"]) == ("big", "small", "bad")
     assert result["sentence"] == (
         "Take small: its 89.5 % top-1 is within the noise of big, the most accurate at 90.0 %, for 0.5 times the "
-        "multiply-accumulates. If speed at batch 1 decides, bad is the fastest with 1 ms an image (60.0 % top-1)."
+        "multiply-accumulates. If speed at batch 1 decides, bad is the fastest with 1 ms per image (60.0 % top-1)."
     )
 
 
@@ -54,7 +54,7 @@ def test_a_clear_winner():
     _, result = verdict([entry("one"), entry("two", latency=2.0)], {"one": answers(100), "two": answers(200)})
     assert result["sentence"] == (
         "Take one: at 90.0 % top-1 it is the most accurate, 10.0 points ahead of two, which is more than the noise. "
-        "It is also the fastest at batch 1, 1 ms an image."
+        "It is also the fastest at batch 1, 1 ms per image."
     )
 
 

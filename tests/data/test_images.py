@@ -1,4 +1,4 @@
-"""The gate: exact pixels for every mode, and a reason for everything that is no image."""
+"""The image loader: exact pixels for every mode, and a reason for every rejected file."""
 
 import os
 import pickle

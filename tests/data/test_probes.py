@@ -106,7 +106,7 @@ def test_a_wrong_distance_is_named(name, message):
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"val": 7}, {"train": 0}])
 def test_numbers_out_of_range_are_named(wrong):
-    with pytest.raises(GlocalError, match="expected a seed from 0 and at least 8 images a part"):
+    with pytest.raises(GlocalError, match="expected a seed from 0 and at least 8 images per part"):
         load_probe("pathfinder", **wrong)
 
 

@@ -453,7 +453,7 @@ def test_20_damaged_images_among_300(tmp_path):
         assert [path.split("/")[1] for path in left.paths] == [path.split("/")[1] for path in right.paths]
 
 
-def test_reasons_are_those_of_the_gate(tmp_path):
+def test_reasons_are_those_of_the_image_loader(tmp_path):
     root = folder(tmp_path / "photos", {"ant": 3, "bee": 3})
     paths = damage(root, ["ant"], count=8)
     members = [

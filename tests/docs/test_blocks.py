@@ -93,7 +93,7 @@ def test_slow_blocks_run(name, place):
         ("pip install glocal[cluster]", "no extra cluster"),
         ("python benchmarks/scale.py --none", "has no --none"),
         ("python benchmarks/none.py", "FileNotFoundError"),
-        ("Going on from step 120.", "an unknown command"),
+        ("Resuming from step 120.", "an unknown command"),
     ],
 )
 def test_a_planted_fault_is_found(line, message):

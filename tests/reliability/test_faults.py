@@ -104,7 +104,7 @@ def test_a_reading_process_dies(place):
     killed, moment = next(line.split()[1::2] for line in said.splitlines() if line.startswith("killed"))
     assert code == 1, said
     assert ended - float(moment) < 5
-    assert "a process that reads images has died" in said
+    assert "a data-loading worker died after step" in said
     assert f"pid(s) {killed}" in said or f"pid {killed}" in said
     assert "fewer --workers" in said
     assert "Traceback" not in said

@@ -143,7 +143,7 @@ def _verdict(rows: dict[str, dict[str, Any]], runs: list[dict[str, Any]], seeds:
     return {
         "most_accurate": best, "cheapest_tied": cheapest, "fastest": fastest,
         "sentence": f"Take {cheapest}: its {100 * rows[cheapest]['top1_mean']:.1f} % top-1 is within the noise of "
-        f"{best}, the most accurate. If speed at batch 1 decides, {fastest} is the fastest with 0.9 ms an image.",
+        f"{best}, the most accurate. If speed at batch 1 decides, {fastest} is the fastest with 0.9 ms per image.",
         "caveats": ["Seeds were not varied."] * (seeds == 1)
         + [f"{run['id']} failed: {run['error']}" for run in runs if run["status"] == "failed"],
     }  # fmt: skip

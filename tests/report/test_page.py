@@ -194,7 +194,7 @@ def test_a_long_list_of_skipped_files_is_cut_with_its_rest_counted():
     made, _ = results()
     made["data"]["skipped"] = [{"path": f"{i}.jpg", "reason": "truncated"} for i in range(1503)]
     text = text_of(render_report(made))
-    assert "1503 files were left out." in text
+    assert "1503 files were skipped." in text
     assert "499.jpg truncated And 1,003 more: results.json lists all." in text
     assert "500.jpg" not in text
 

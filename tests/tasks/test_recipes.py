@@ -21,7 +21,7 @@ NAMES = [(task, name) for task in TASKS for name in recipe_names(task)]
 
 
 def rate_at(recipe, share):
-    """The learning rate at a share of the budget."""
+    """The learning rate at a fraction of the budget."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=recipe.optimizer.lr * recipe.lr_scale)
     LRSchedule(optimizer, recipe).step(share)
@@ -96,5 +96,5 @@ def test_thirds_are_the_default_of_steps():
     thirds = [rate_at(recipe, 0.1 + 0.9 * share) for share in (0.3, 0.36, 0.6, 0.7)]
     assert thirds == pytest.approx([1, 0.1, 0.1, 0.01])
     for wrong in ((0.5, 0.4), (0.05,), (1.0,), (0.5, 0.5)):
-        with pytest.raises(GlocalError, match="milestones must be shares of the budget"):
+        with pytest.raises(GlocalError, match="milestones must be increasing fractions of the budget"):
             TrainConfig.of(schedule="step", warmup=0.1, milestones=wrong)

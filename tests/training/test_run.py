@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(unbroken, tmp_pa
     (killed / "checkpoints/.tmp-1-abc").mkdir()
     told = []
     again = train_run(task(resume=True), killed, say=told.append)
-    assert "Going on from step 8." in told
+    assert "Resuming from step 8." in told
     assert weights(killed) == weights(out)
     assert rows(killed) == rows(out)
     assert untimed(again) == untimed(results)
@@ -172,7 +172,7 @@ def test_when_none_is_whole_nothing_is_trained(unbroken, tmp_path):
     (damaged / "results.json").unlink()
     for path in damaged.glob("checkpoints/*/state.json"):
         path.write_text("{}")
-    with pytest.raises(GlocalError, match="none of 2 checkpoints is whole"):
+    with pytest.raises(GlocalError, match="all 2 checkpoints are damaged; start a new run"):
         train_run(task(resume=True), damaged)
 
 

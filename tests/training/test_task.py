@@ -70,7 +70,7 @@ def test_the_parts_of_all_processes_are_the_step(sets):
 
 
 def test_too_many_parts_are_refused(sets):
-    with pytest.raises(GlocalError, match=r"16 devices x 2 parts of a step, got steps of 20 images"):
+    with pytest.raises(GlocalError, match=r"16 devices x 2 micro-batches, got steps of 20 images"):
         training_loader(TrainingBatches(sets[0], RECIPE, 0), 20, 0, 0, world_size=16, grad_accum_steps=2)
 
 

@@ -130,7 +130,7 @@ def _measure(call: AttentionCall, num_images: int) -> AttentionPoint:
 def bias_share(content: Tensor, bias: Tensor) -> np.ndarray:
     """(n,) fraction of the variance of a row's logits due to the bias, by head: cov(bias, logits) / var(logits).
 
-    Row means are removed, as the softmax ignores them; masked keys are left out.
+    Row means are removed, as the softmax ignores them; masked keys are excluded.
 
     Args:
         content: (B', n, N, M) logits from q and k.

@@ -1,4 +1,4 @@
-"""The command line: one thin file a command. Nothing here imports torch before a command runs."""
+"""The command line: one thin file per command. Nothing here imports torch before a command runs."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def command_group(name: str, about: str) -> typer.Typer:
     )
 
 
-app = command_group("glocal", "CNN, Transformer, or hybrid? Trains and measures vision backbones on your own images.")
+app = command_group("glocal", "CNN, Transformer, or hybrid? Trains and evaluates vision backbones on your own images.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -38,7 +38,7 @@ def _print_version(wanted: bool) -> None:
 def root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """CNN, Transformer, or hybrid? Trains and measures vision backbones on your own images."""
+    """CNN, Transformer, or hybrid? Trains and evaluates vision backbones on your own images."""
 
 
 def main() -> None:

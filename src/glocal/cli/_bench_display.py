@@ -1,4 +1,4 @@
-"""What `glocal bench` shows and writes: a bar, tables, JSON, CSV, a plot."""
+"""Output of `glocal bench`: progress bar, tables, JSON, CSV, plot."""
 
 import csv
 import io
@@ -80,7 +80,7 @@ def conclude(console: Console, results: Mapping[str, Any], out: Path | None) -> 
             console.print(
                 f"{row['model']}, {_configuration(row)}: the best peer, {row['source']} ({row['runtime']}), takes "
                 f"[bold]{_ratio(row)}[/] times as long as {escape(row['reference'])}"
-                + ("; not told apart" if row["ratio_low"] <= 1 <= row["ratio_high"] else "")
+                + ("; no significant difference" if row["ratio_low"] <= 1 <= row["ratio_high"] else "")
             )
     for note in results["notes"]:
         console.print(f"[yellow]Note:[/] {escape(note)}")
@@ -153,7 +153,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row]) -> str:
-    """Images a second of each row, a panel a configuration, as an SVG that follows the reader's light and dark.
+    """Images per second of each row, one panel per configuration, as an SVG for light and dark mode.
 
     Models as asked for are filled, peers hollow; a line spans the quartiles.
     """

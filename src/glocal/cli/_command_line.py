@@ -29,9 +29,9 @@ def default_folder(command: str, data: str) -> Path:
 
 
 def check_file(out: Path | None) -> None:
-    """Refuse a file that cannot be written before anything is measured."""
+    """Reject an unwritable output file before any work."""
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise GlocalError(f"out: expected a file in a folder that is there, got {printable(out)}")
+        raise GlocalError(f"out: expected a file in an existing folder, got {printable(out)}")
 
 
 def write_json(out: Path, results: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What commands show on a terminal: consoles, tables, progress, and the start and end of runs."""
+"""Terminal output of the commands: consoles, tables, progress, and the start and end of runs."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ STATE = TextColumn("{task.fields[state]}")
 
 
 def text_console(*, stderr: bool = False) -> Console:
-    """A console for sentences, which are not wrapped."""
+    """A console for sentences, without wrapping."""
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
@@ -53,14 +53,14 @@ def simple_table(*columns: Column | str, numbers: Iterable[str] = (), **style: A
 
 
 def progress_bars(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
-    """Bars with their descriptions, on a terminal alone."""
+    """Bars with their descriptions, only on a terminal."""
     hidden = console.quiet or not console.is_terminal
     return Progress(TextColumn("{task.description}"), *columns, console=console, transient=transient, disable=hidden)
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; yields what to call with the number of images done and of all."""
+    """A bar on a terminal; yields a callback for the number of images done and of all."""
     with progress_bars(text_console(stderr=True), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -70,10 +70,10 @@ def summary(results: Mapping[str, Any]) -> str:
     """The scores of a detector or segmenter in a few words."""
     if "miou" in results:
         return f"mIoU {100 * results['miou']:.1f} %, pixel accuracy {100 * results['pixel_accuracy']:.1f} %"
-    text = f"mAP {100 * results['map']:.1f} % (at 0.5: {100 * results['map50']:.1f} %)"
+    text = f"box AP {100 * results['map']:.1f} % (AP50 {100 * results['map50']:.1f} %)"
     if "mask" in results:
         mask = results["mask"]
-        text += f", of masks {100 * mask['map']:.1f} % (at 0.5: {100 * mask['map50']:.1f} %)"
+        text += f", mask AP {100 * mask['map']:.1f} % (AP50 {100 * mask['map50']:.1f} %)"
     return text
 
 
@@ -134,9 +134,9 @@ class Watcher:
     def look(self, run: "Run", share: float) -> None:
         if share == 0:
             self.bars.start()
-            self.tasks[run.id] = self.bars.add_task(f"looking into {run.model}", total=1.0, state="")
+            self.tasks[run.id] = self.bars.add_task(f"analyzing {run.model}", total=1.0, state="")
             if not self.console.is_terminal:
-                self.console.print(f"{run.id}: looking into it ...")
+                self.console.print(f"{run.id}: analyzing ...")
         elif run.id in self.tasks:
             self.bars.update(self.tasks[run.id], completed=share)
             if share == 1:
@@ -161,10 +161,10 @@ class Watcher:
 
 
 class TrainWatcher:
-    """Shows a bar on a terminal, a line for each evaluation elsewhere; the first process alone prints."""
+    """Shows a bar on a terminal, a line for each evaluation elsewhere; only the first process prints."""
 
     def __init__(self, task: str, *, shown: bool) -> None:
-        self.task, self.score = task, {"classification": "top-1", "detection": "mAP", "segmentation": "mIoU"}[task]
+        self.task, self.score = task, {"classification": "top-1", "detection": "box AP", "segmentation": "mIoU"}[task]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
         self.out = Console(highlight=False, soft_wrap=True, quiet=not shown)
         self.point: CurvePoint | None = None
@@ -177,7 +177,7 @@ class TrainWatcher:
         processes = f", {hardware.world_size} processes ({hardware.strategy})" if hardware.world_size > 1 else ""
         self.console.print(
             f"[bold]{config.model.name}[/] for {config.schedule.epochs:g} epochs of {config.image_size} px images, "
-            f"{config.data.batch_size} a step, seed {config.seed}, on {hardware.device}{processes}; results in "
+            f"batch size {config.data.batch_size}, seed {config.seed}, on {hardware.device}{processes}; results in "
             f"{escape(printable(out))}"
         )
 
@@ -214,7 +214,7 @@ class TrainWatcher:
                 f"{results['epochs']:g} epochs ({results['seconds']:,.0f} s, {results['images_per_s']:,.1f} images/s)"
             )
         if results["nan_skips"]:
-            self.out.print(f"[yellow]{results['nan_skips']} steps were left out: loss or gradient not finite.[/]")
+            self.out.print(f"[yellow]{results['nan_skips']} steps were skipped: loss or gradient not finite.[/]")
         self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
 
     def _conclude_classifier(self, results: "RunResults") -> None:

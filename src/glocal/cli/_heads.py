@@ -88,7 +88,7 @@ def _show(results: Mapping[str, Any]) -> None:
         shown.print(f"[yellow]Note:[/] {escape(printable(warning))}")
     shown.print(_per_class(results))
     if results["skipped"]:
-        shown.print(f"[yellow]{len(results['skipped'])} images could not be read.[/]")
+        shown.print(f"[yellow]{len(results['skipped'])} unreadable images skipped.[/]")
 
 
 def _per_class(results: Mapping[str, Any]) -> "Table":
@@ -134,7 +134,7 @@ def predict(task: "TaskName", model: Path, inputs: Sequence[str], out: Path, *, 
                 **options,
             )
     except KeyboardInterrupt:
-        console.print(f"\nStopped. To go on:\n  {escape(printable(resume_command()))}")
+        console.print(f"\nStopped. To resume:\n  {escape(printable(resume_command()))}")
         raise typer.Exit(130) from None
     before = f", {done.before:,} of them before" if done.before else ""
     bad = f", {done.failed:,} unreadable" if done.failed else ""

@@ -12,67 +12,74 @@ Model = Annotated[str, typer.Option(help="Name of a glocal or timm model, with k
 Backbone = Annotated[str, typer.Option(help="Backbone: name of a glocal or timm model.")]
 Recipe = Annotated[
     str | None,
-    typer.Option(metavar="FILE|NAME", help="Default: micro from scratch, finetune from weights, probe if frozen."),
+    typer.Option(
+        metavar="FILE|NAME",
+        help="Name of a recipe, or a YAML file; default: micro, or finetune with weights, or probe if frozen.",
+    ),
 ]
-HeadRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="A shipped recipe, or a file of settings.")]
+HeadRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="Name of a recipe, or a YAML file.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="A setting of the recipe: -s lr=0.001.")
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override a setting of the recipe: -s lr=0.001."),
 ]
-Weights = Annotated[
-    str | None, typer.Option(metavar="FILE|pretrained", help="Weights to start from; default: random ones.")
-]
+Weights = Annotated[str | None, typer.Option(metavar="FILE|pretrained", help="Initial weights; default: random.")]
 BackboneWeights = Annotated[
     str | None,
     typer.Option(
         metavar="RUN|FILE|pretrained",
-        help="Weights of the backbone: a classifier of glocal, or timm's; default: random ones.",
+        help="Initial weights of the backbone: a classifier trained by glocal, or timm's; default: random.",
     ),
 ]
 Freeze = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Not trained: backbone (all but the head), or a module's name; repeatable."),
+    typer.Option(metavar="NAME", help="Module to freeze: backbone (all but the head), or a module's name; repeatable."),
 ]
 FrozenNorm = Annotated[
-    bool, typer.Option("--frozen-norm", help="Keep the statistics of the backbone's BatchNorm; needs trained weights.")
+    bool, typer.Option("--frozen-norm", help="Freeze the backbone's BatchNorm statistics; needs trained weights.")
 ]
-FrozenStages = Annotated[int, typer.Option(min=0, help="Stages of the backbone, its stem first, that are not trained.")]
+FrozenStages = Annotated[int, typer.Option(min=0, help="Backbone stages to freeze, counted from the stem.")]
 HeadOptions = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="A keyword of the head; docs/tasks.md.")
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Keyword argument of the head; docs/tasks.md.")
 ]
 RunFolder = Annotated[
-    Path | None, typer.Option(help="The run's folder; default: runs/COMMAND-MODEL-DATA-TIME.", show_default=False)
+    Path | None, typer.Option(help="Run folder; default: runs/COMMAND-MODEL-DATA-TIME.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out, or start one there.")]
+ResumeJob = Annotated[bool, typer.Option("--resume", help="Resume the job in --out.")]
 AllowChanged = Annotated[bool, typer.Option("--allow-changed", help="Resume although data or settings have changed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Devices = Annotated[int, typer.Option(min=1, help="Processes per node, one per device.")]
 NumNodes = Annotated[int, typer.Option(min=1, help="Nodes; see docs/training.md.")]
-Strategy = Annotated[str, typer.Option(help="ddp, or fsdp: parameters sharded over the processes.")]
+Strategy = Annotated[str, typer.Option(help="ddp, or fsdp (sharded parameters).")]
 Precision = Annotated[str, typer.Option(help="32, bf16 or fp16 (mixed precision).")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order, augmentation and all other draws.")]
-Seeds = Annotated[int, typer.Option(help="Runs of each model: 3 means seeds 0, 1 and 2.")]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Data-loading workers; default: one per processor, where images are decoded.")
-]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed of weights, order, augmentation and all else.")]
+Seeds = Annotated[int, typer.Option(help="Runs per model: 3 means seeds 0, 1 and 2.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Data-loading workers; default: one per processor.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 OnError = Annotated[str, typer.Option(help="On unreadable images: stop, or skip and list them.")]
 HeadOnError = Annotated[str, typer.Option(help="On unreadable images and unusable objects: stop, or skip and list.")]
-FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links in the folder.")]
-SplitSeed = Annotated[int, typer.Option(help="Picks the validation images of data without a val part.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")]
-RunOrFile = Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run, or its model.safetensors.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links in the folder.")]
+SplitSeed = Annotated[
+    int, typer.Option(help="Seed of the validation split, if DATA has no val part; the same for train and eval.")
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events.")]
+RunOrFile = Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder, or its model.safetensors.")]
 RunFileOrExport = Annotated[
     Path,
-    typer.Argument(metavar="RUN|FILE", help="Folder of a run, its model.safetensors, or a file of `glocal export`."),
+    typer.Argument(metavar="RUN|FILE", help="Run folder, its model.safetensors, or an exported model."),
 ]
 Part = Annotated[str, typer.Option(help="val or train.")]
-Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the results as JSON.")]
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders of them, or .tar shards.")]
-Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write the results.")]
-Draw = Annotated[bool, typer.Option("--draw", help="Write pictures with the predictions drawn on them.")]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JSON.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or .tar shards.")]
+Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")]
+Draw = Annotated[bool, typer.Option("--draw", help="Write annotated images.")]
 Runtime = Annotated[
-    str | None, typer.Option(help="onnxruntime, openvino or torch; default: as FILE ends, .onnx, .xml or other.")
+    str | None,
+    typer.Option(help="onnxruntime, openvino or torch; default: by the suffix of FILE (.onnx, .xml, other)."),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Read a .pt2, from which code can run: you know who made it.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load a .pt2, which can execute code; only from a source you trust.")
+]
 TRAIN_CODES = """\b
 Exit codes:
   0 finished
@@ -89,7 +96,7 @@ Exit codes:
 PREDICT_CODES = """\
 \b
 Exit codes:
-  0 finished; unreadable images have a line with the reason
+  0 finished; unreadable images get a line with the reason
   1 no image could be read
   2 invalid arguments or model
   130 stopped by Ctrl-C: --resume continues

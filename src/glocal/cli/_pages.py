@@ -1,4 +1,4 @@
-"""What the commands that write pages again share: their arguments, and the writing."""
+"""Shared by the commands that rewrite pages: their arguments, and the writing."""
 
 from collections.abc import Sequence
 from pathlib import Path

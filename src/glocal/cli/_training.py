@@ -52,7 +52,7 @@ def run_training(task: "TaskName", options: Mapping[str, Any]) -> None:
 
 
 def train_config(task: "TaskName", options: Mapping[str, Any]) -> "TrainConfig":
-    """The configuration that a command's options ask for.
+    """The configuration of a command's options.
 
     Raises:
         GlocalError: for an option that is out of range.
@@ -127,7 +127,7 @@ def _weights(task: "TaskName", model: str, weights: str | None) -> Any:
             advice = (
                 "give a classifier that glocal has trained: --weights RUN" if is_head else "give a file: --weights FILE"
             )
-            raise GlocalError(f"weights: timm has none of {model}; {advice}")
+            raise GlocalError(f"weights: timm has no weights of {model}; {advice}")
         return "pretrained"
     if weights is None:
         return None
@@ -164,7 +164,7 @@ def _run_folder(task: "TaskName", options: Mapping[str, Any], config: "TrainConf
 
 
 def load(task: "TaskName", data: str, **options: Any) -> Any:
-    """The train and val images of a data set, as `load_data` and its kin give them."""
+    """The train and val images of a data set, by `load_data`, `load_detection` or `load_segmentation`."""
     from glocal.data import load_data, load_detection, load_segmentation
 
     loaders: Any = {"classification": load_data, "detection": load_detection, "segmentation": load_segmentation}
@@ -179,7 +179,9 @@ def _train(task: Any, out: Path, stop: StopRequest, watcher: Any, first: bool) -
         results = train_run(task, out, stop=stop, say=watcher.say, progress=watcher.update)
     except Stopped as stopped:
         watcher.close()
-        watcher.say(f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to go on:\n  {resume_command(out)}")
+        watcher.say(
+            f"Stopped by {stopped.reason}: saved up to step {stopped.step}; to resume:\n  {resume_command(out)}"
+        )
         raise typer.Exit(RESUMABLE if first else 0) from None
     except (TrainingError, OSError) as error:
         watcher.close()

@@ -79,7 +79,7 @@ def bench(
     seconds: Seconds = 2.0,
     out: Out = None,
 ) -> None:
-    """Measure the speed of models on this machine, in interleaved rounds: times, ratios, fraction of its peak.
+    """Measure the speed of models on this machine, in interleaved rounds: times, ratios, fraction of the peak.
 
     A ratio is a row's time over that of its reference in the same round: the median of all rounds, with a 90 %
     interval. It also holds on a shared machine, where absolute times do not.
@@ -125,7 +125,7 @@ def bench(
 
 @contextmanager
 def _watched(watcher: "Watcher") -> Iterator[None]:
-    """Keep the finished results where a bench is stopped, or cannot write."""
+    """Keep the finished results if a benchmark is stopped, or cannot write."""
     try:
         yield
     except KeyboardInterrupt:

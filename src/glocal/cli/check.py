@@ -35,8 +35,7 @@ MaxBytes = Annotated[int, typer.Option(min=1, help="Reject larger files before r
 TaskOption = Annotated[
     str, typer.Option(help="Task of the data: classify, detect (COCO, Pascal VOC) or segment (label maps).")
 ]
-SplitSeed = Annotated[int, typer.Option(help="Seed of the held-out split, if DATA has no val.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per CPU core.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Decoding workers; default: one per processor.")]
 
 
 @app.command(epilog=EXAMPLES)
@@ -47,15 +46,15 @@ def check(
     max_pixels: MaxPixels = 64_000_000,
     max_bytes: MaxBytes = 256 * 2**20,
     task: TaskOption = "classify",
-    split_seed: SplitSeed = 0,
+    split_seed: opt.SplitSeed = 0,
     workers: Workers = None,
 ) -> None:
     """Decode every image of DATA and list unusable files.
 
     Reads DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*, or shards (tar files of images and labels); with
     --task also annotations (docs/data-detection.md).
-    Exit code 0 if every file is usable, 1 if some
-    are not, 2 if DATA is unusable.
+
+    Exit code 0 if every file is usable, 1 if some are not, 2 if DATA is unusable.
     """
     from glocal.data import (
         DataSource,

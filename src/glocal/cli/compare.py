@@ -1,4 +1,4 @@
-"""`glocal compare`: train and measure models on images, and say which to take."""
+"""`glocal compare`: train and evaluate models on images, and say which to take."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,8 +67,8 @@ Models = Annotated[
 BudgetOption = Annotated[
     str | None,
     typer.Option(
-        help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward x 2 a MAC); default: the "
-        "recipe's epochs, 5 where none is given.",
+        help="Training of each run: 5ep (epochs), 90s (seconds) or 2e14flop (3 x forward, 2 per MAC); default: the "
+        "recipe's epochs, 5 without a recipe.",
         show_default=False,
     ),
 ]
@@ -80,16 +80,20 @@ Weights = Annotated[
     typer.Option(metavar="NAME=FILE", help="Weights to finetune or probe (safetensors, or a .pth of tensors)."),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; default: the largest default of the models.")]
-Fraction = Annotated[str, typer.Option(help="Shares of the training images, each a run: 1.0,0.3,0.1.")]
+Fraction = Annotated[str, typer.Option(help="Fractions of the training images, one run each: 1.0,0.3,0.1.")]
 Recipe = Annotated[
-    str | None, typer.Option(metavar="FILE|NAME", help="YAML of settings that replace the default's, or a name: deit.")
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME", help="Name of a recipe (deit), or a YAML file of settings that differ from the default's."
+    ),
 ]
-Detector = Annotated[str | None, typer.Option(help="Of --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")]
+Detector = Annotated[str | None, typer.Option(help="For --task detect: faster_rcnn, fcos, ...; default: faster_rcnn.")]
 Segmenter = Annotated[
-    str | None, typer.Option(help="Of --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
+    str | None, typer.Option(help="For --task segment: semantic_fpn, upernet, ...; default: semantic_fpn.")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Sizes of the head: small, or coco or ade20k; default: by the image size.")
+    str | None,
+    typer.Option(help="Size of the head: small, coco (detect) or ade20k (segment); default: by the image size."),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for results; default: runs/compare-DATA-TIME.", show_default=False)
@@ -129,9 +133,9 @@ def compare(
     resume: Resume = False,
     analyze: Analyze = False,
 ) -> None:
-    """Train and measure models on your images under one recipe and budget, and say which to take.
+    """Train and evaluate models on your images under one recipe and budget, and say which to take.
 
-    With --task detect or segment each model is the backbone of one detector or segmenter.
+    With --task detect or segment, each model is the backbone of the same detector or segmenter.
 
     Writes results.json, results.csv, report.html and the trained models. Stop at any time: --resume continues.
     """
@@ -156,7 +160,7 @@ def compare(
 
 
 def _settings(task: str, options: Mapping[str, Any]) -> "Settings":
-    """What the options ask for, checked.
+    """The settings of the options, checked.
 
     Raises:
         GlocalError: for an option that is out of range, or of another task.
@@ -224,7 +228,7 @@ def _run(source: Any, settings: "Settings", out: Path, *, resume: bool, analyze:
     except KeyboardInterrupt:
         watcher.close()
         finished = f"{watcher.finished} of {len(list(settings.runs()))} runs are finished and kept"
-        console.print(f"\nStopped. {finished}; to go on:\n  {escape(resume_command(out))}")
+        console.print(f"\nStopped. {finished}; to resume:\n  {escape(resume_command(out))}")
         raise typer.Exit(130) from None
     except OSError as error:
         raise GlocalError(f"out: {error}; finished runs are kept and --resume continues") from error
@@ -252,7 +256,7 @@ def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":
 
 
 def _other_task(data: str, task: str) -> str:
-    """A hint, where the data that one task cannot use are laid out for another."""
+    """A hint if data that are unusable for one task have the layout of another."""
     from glocal.data.layouts import tasks_of
 
     others = [f"--task {name}" for name, of in TASKS.items() if name != task and of in tasks_of(data)]
@@ -270,4 +274,4 @@ def _parse_fraction(item: str) -> float:
     try:
         return float(item)
     except ValueError:
-        raise GlocalError(f"fraction: expected shares such as 1.0,0.3,0.1; got {item!r}") from None
+        raise GlocalError(f"fraction: expected fractions such as 1.0,0.3,0.1; got {item!r}") from None

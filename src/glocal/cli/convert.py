@@ -80,7 +80,7 @@ def _map(source: "dict[str, Tensor]", converted: "dict[str, Tensor]") -> list[st
     lines = [f"{old} -> {new}" for old, new in moved.items()]
     made = [name for name in converted if name not in set(moved.values())]
     used = [name for name in source if name not in moved]
-    return lines + ([f"reshaped, joined or left out: {', '.join(used)} -> {', '.join(made) or '-'}"] if used else [])
+    return lines + ([f"reshaped, merged or dropped: {', '.join(used)} -> {', '.join(made) or '-'}"] if used else [])
 
 
 def _place(tensor: "Tensor") -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`glocal detect`: train detectors, measure them, and find objects."""
+"""`glocal detect`: train and evaluate detectors, and detect objects."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,14 +29,14 @@ EVALUATION = f"""\
 \b
 Examples:
   glocal detect eval run items-on-photos
-  glocal detect eval run coco --out results.json --predictions found.json
+  glocal detect eval run coco --out results.json --predictions detections.json
 
 {opt.EVAL_CODES}"""
 PREDICTION = f"""\
 \b
 Examples:
-  glocal detect predict run photos --out found --draw
-  glocal detect predict run photos --out found --draw --resume     continue after a stop
+  glocal detect predict run photos --out detections --draw
+  glocal detect predict run photos --out detections --draw --resume     continue after a stop
 
 {opt.PREDICT_CODES}"""
 Data = Annotated[
@@ -54,13 +54,11 @@ Detector = Annotated[
     ),
 ]
 Preset = Annotated[
-    str, typer.Option(help="Sizes of the head: small or coco; default: small for images of up to 256 pixels.")
+    str, typer.Option(help="Size of the head: small or coco; default: small for images of up to 256 pixels.")
 ]
-Predictions = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Where to write what was found, as COCO's JSON of results.")
-]
-Threshold = Annotated[float, typer.Option(help="Least score of an object that is written.")]
-DrawThreshold = Annotated[float, typer.Option(help="Least score of an object that is drawn.")]
+Predictions = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results JSON.")]
+Threshold = Annotated[float, typer.Option(help="Score threshold for written detections.")]
+DrawThreshold = Annotated[float, typer.Option(help="Score threshold for drawn detections.")]
 
 
 @detect.command(name="train", epilog=TRAINING)
@@ -90,7 +88,7 @@ def train_detector(
     split_seed: opt.SplitSeed = 0,
     tensorboard: opt.TensorBoard = False,
 ) -> None:
-    """Train a detector on a backbone; stop at any time: --resume continues, bit-identical.
+    """Train a detector on a backbone. Stop at any time: --resume continues, bit-identical to an uninterrupted run.
 
     Writes model.safetensors, results.json, metrics.csv, recipe.yaml and checkpoints into the run's folder.
     """
@@ -109,9 +107,9 @@ def evaluate_detections(
     follow_links: opt.FollowLinks = False,
     device: opt.Device = "auto",
 ) -> None:
-    """Measure a detector: average precision as COCO has it, of boxes and masks, overall and of each class.
+    """Evaluate a detector: COCO AP of boxes and masks, overall and per class.
 
-    Classes of DATA are found among the model's by their names.
+    Classes are matched to the model's by name.
     """
     shared.evaluate("detection", **locals())
 
@@ -124,12 +122,12 @@ def predict_objects(
     draw: opt.Draw = False,
     threshold: Threshold = 0.05,
     draw_threshold: DrawThreshold = 0.5,
-    resume: opt.Resume = False,
+    resume: opt.ResumeJob = False,
     workers: opt.Workers = None,
     device: opt.Device = "auto",
 ) -> None:
-    """Find objects on images: COCO's JSON of results, a line of JSON an image, and pictures with --draw.
+    """Detect objects: COCO results JSON, one JSON line per image; --draw adds annotated images.
 
-    An unreadable image has a line with the reason; the job continues.
+    An unreadable image gets a line with the reason; the job continues.
     """
     shared.predict("detection", **locals())

@@ -1,4 +1,4 @@
-"""`glocal eval`: measure a trained model on labelled images."""
+"""`glocal eval`: evaluate a trained model on labelled images."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,47 +10,38 @@ from glocal.cli import app
 from glocal.cli._command_line import check_file, write_json
 from glocal.files import printable
 
-EPILOG = """\
+EPILOG = f"""\
 \b
 Examples:
-  glocal eval run photos                        on the images that training held out
+  glocal eval run photos                        on the validation set
   glocal eval run new_photos --part all         on every image of CLASS folders
   glocal eval compared/runs/vit_micro-f1-s0 fashion-mini --out results.json
 
-\b
-Exit codes:
-  0 finished
-  2 the call is wrong, or the model or the images cannot be used
-"""
+{opt.EVAL_CODES}"""
 SHOWN = 5
-"""Worst classes, and pairs of classes taken for each other, on the terminal; the file has all."""
+"""Number of worst classes and of confused pairs shown on the terminal; the file has all."""
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder of images, shards, or fashion-mini.")]
-PartOption = Annotated[str, typer.Option(help="val, train, or all: every image of CLASS folders.")]
-OnErrorOption = Annotated[str, typer.Option(help="On unreadable images: stop, or skip and list them.")]
-SplitSeed = Annotated[int, typer.Option(help="Of the part held out, as it was in training.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images that are run at once.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read images; default: one a processor.")]
+PartOption = Annotated[str, typer.Option(help="val, train, or all images of CLASS folders.")]
 
 
 @app.command(name="eval", epilog=EPILOG)
 def evaluate(
     model: opt.RunFileOrExport,
-    data: Data,
+    data: opt.Data,
     part: PartOption = "val",
     out: opt.Json = None,
-    on_error: OnErrorOption = "stop",
-    split_seed: SplitSeed = 0,
+    on_error: opt.OnError = "stop",
+    split_seed: opt.SplitSeed = 0,
     follow_links: opt.FollowLinks = False,
-    batch_size: BatchSize = 64,
-    workers: Workers = None,
+    batch_size: opt.BatchSize = 64,
+    workers: opt.Workers = None,
     device: opt.Device = "auto",
     runtime: opt.Runtime = None,
     trust: opt.Trust = False,
 ) -> None:
-    """Measure a model that glocal or timm has saved, or exported: top-1, top-5, calibration, each class, mistakes.
+    """Evaluate a saved or exported model: top-1, top-5, calibration, per-class accuracy, confusions.
 
-    Classes of DATA are found among the model's by their names.
+    Classes are matched to the model's by name.
     """
     check_file(out)
     import glocal
@@ -68,7 +59,7 @@ def evaluate(
         follow_links=follow_links,
         workers=workers or None,
     )
-    with progress_bar("Measuring") as update:
+    with progress_bar("Evaluating") as update:
         results = measure(
             saved,
             sets,
@@ -109,14 +100,14 @@ def _show(results: Mapping[str, Any]) -> None:
         worst.add_row(shown(name), f"{100 * by_class[name]['top1']:.1f}", f"{by_class[name]['images']:,}")
     console.print(worst)
     if results["confusions"]:
-        pairs = simple_table("is", "taken for", numbers=("images",))
+        pairs = simple_table("class", "predicted as", numbers=("images",))
         for pair in results["confusions"][:SHOWN]:
             pairs.add_row(shown(pair["true"]), shown(pair["predicted"]), f"{pair['count']:,}")
         console.print(pairs)
     if missing := results["missing_classes"]:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        console.print(f"Classes of the model without an image: {', '.join(map(shown, missing[:10]))}{more}")
+        console.print(f"Classes of the model without images: {', '.join(map(shown, missing[:10]))}{more}")
     if skipped := results["skipped"]:
-        console.print(f"[yellow]Unreadable images left out: {len(skipped)}[/]")
+        console.print(f"[yellow]Unreadable images skipped: {len(skipped)}[/]")
         for bad in skipped[:10]:
             console.print(f"  {shown(bad['path'])}: {shown(bad['reason'])}")

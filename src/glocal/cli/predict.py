@@ -1,4 +1,4 @@
-"""`glocal predict`: what a trained model says of images."""
+"""`glocal predict`: predictions of a trained model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,33 +20,24 @@ if TYPE_CHECKING:
 
     from glocal.inference import Prediction, Progress
 
-EPILOG = """\
+EPILOG = f"""\
 \b
 Examples:
   glocal predict run photo.jpg                         a table on the terminal
-  glocal predict run photos --out photos.jsonl         every file in the folder, and in those inside it
-  glocal predict run 'shards/{000..099}.tar' --out shards.csv --top-k 1
-  glocal predict run photos --out photos.jsonl --resume     go on after a stop
+  glocal predict run photos --out photos.jsonl         every image in the folder and its subfolders
+  glocal predict run 'shards/{{000..099}}.tar' --out shards.csv --top-k 1
+  glocal predict run photos --out photos.jsonl --resume     continue after a stop
   glocal predict run photos --out photos.jsonl --engine ray
-  glocal predict model.onnx photos --out photos.jsonl       a file of glocal export
+  glocal predict model.onnx photos --out photos.jsonl       an exported model
 
-\b
-Exit codes:
-  0 finished; unreadable images have a line with the reason
-  1 no image could be read
-  2 the call is wrong, or the model cannot be used
-  130 stopped by Ctrl-C: --resume continues
-"""
+{opt.PREDICT_CODES}"""
 
 Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="FILE.jsonl or FILE.csv; default: a table on the terminal.")
 ]
-TopK = Annotated[int, typer.Option(help="Most probable classes of each image.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with --out where it stopped.")]
-EngineOption = Annotated[str, typer.Option(help="local, or ray for a cluster (pip install glocal[ray]).")]
-BatchSize = Annotated[int, typer.Option(help="Images that are run at once.")]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes that read images; default: one a processor. With ray: actors.")
+TopK = Annotated[int, typer.Option(help="Number of most probable classes per image.")]
+EngineOption = Annotated[
+    str, typer.Option(help="local, or ray: a cluster, with --workers actors (pip install glocal[ray]).")
 ]
 
 
@@ -56,17 +47,17 @@ def predict(
     inputs: opt.Inputs,
     out: Out = None,
     top_k: TopK = 5,
-    resume: Resume = False,
+    resume: opt.ResumeJob = False,
     engine: EngineOption = "local",
-    batch_size: BatchSize = 64,
-    workers: Workers = None,
+    batch_size: opt.BatchSize = 64,
+    workers: opt.Workers = None,
     device: opt.Device = "auto",
     runtime: opt.Runtime = None,
     trust: opt.Trust = False,
 ) -> None:
-    """Give the most probable classes of images, by a model that glocal or timm has saved, or exported.
+    """Classify images with a saved or exported model: the most probable classes of each.
 
-    An unreadable image has a line with the reason; the job continues.
+    An unreadable image gets a line with the reason; the job continues.
     """
     if resume and out is None:
         raise GlocalError("--resume needs --out: the file to resume")
@@ -98,7 +89,7 @@ def predict(
                 take=shown.append if out is None else lambda _: None,
             )
     except KeyboardInterrupt:
-        hint = "" if out is None else f" To go on:\n  {escape(printable(resume_command()))}"
+        hint = "" if out is None else f" To resume:\n  {escape(printable(resume_command()))}"
         console.print(f"\nStopped.{hint}")
         raise typer.Exit(130) from None
     if out is None:

@@ -39,7 +39,6 @@ Seeds = Annotated[int, typer.Option(help="Number of references: 3 means seeds 0,
 ImageSize = Annotated[
     int, typer.Option(help="Side in pixels; full-size backbones from 96 pixels, below it micro ones.")
 ]
-SplitSeed = Annotated[int, typer.Option(help="Seed of the held-out split, if there is no val folder.")]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for results; default: runs/recommend-DATA-TIME.", show_default=False)
 ]
@@ -53,13 +52,13 @@ def recommend(
     image_size: ImageSize = 32,
     on_error: opt.OnError = "stop",
     follow_links: opt.FollowLinks = False,
-    split_seed: SplitSeed = 0,
+    split_seed: opt.SplitSeed = 0,
     device: opt.Device = "auto",
     out: Out = None,
 ) -> None:
     """Recommend two or three backbones to compare first, from the needs of your images and the costs on this machine.
 
-    A small reference model is trained on clean, shuffled and blurred images. Its losses of accuracy show whether the
+    A small reference model is trained on clean, shuffled and blurred images. The accuracy it loses shows whether the
     images need layout or detail. Candidates are timed, not trained.
 
     Writes results.json and report.html.
@@ -100,7 +99,7 @@ def recommend(
 
 @contextmanager
 def _progress_bar(console: "Console") -> "Iterator[Callable[[float, str], None]]":
-    """A bar on a terminal, a line for each activity elsewhere; yields what to call with the fraction done."""
+    """A bar on a terminal, a line for each activity elsewhere; yields a callback for the fraction done."""
     from rich.progress import BarColumn, TimeRemainingColumn
 
     from glocal.cli._display import progress_bars

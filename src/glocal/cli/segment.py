@@ -1,4 +1,4 @@
-"""`glocal segment`: train segmenters, measure them, and label pixels."""
+"""`glocal segment`: train and evaluate segmenters, and segment images."""
 
 from typing import Annotated
 
@@ -42,7 +42,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Folder in the layout of ADE20K, Cityscapes, Pascal VOC or a plain one, or items-on-photos; "
+        help="Folder in the layout of ADE20K, Cityscapes or Pascal VOC, a plain one, or items-on-photos; "
         "docs/data-detection.md.",
     ),
 ]
@@ -50,7 +50,7 @@ Segmenter = Annotated[
     str, typer.Option(help="semantic_fpn, upernet, or smp_ and a decoder: smp_unet, smp_segformer, ...")
 ]
 Preset = Annotated[
-    str, typer.Option(help="Sizes of the head: small or ade20k; default: small for images of up to 256 pixels.")
+    str, typer.Option(help="Size of the head: small or ade20k; default: small for images of up to 256 pixels.")
 ]
 
 
@@ -81,7 +81,7 @@ def train_segmenter(
     split_seed: opt.SplitSeed = 0,
     tensorboard: opt.TensorBoard = False,
 ) -> None:
-    """Train a segmenter on a backbone; stop at any time: --resume continues, bit-identical.
+    """Train a segmenter on a backbone. Stop at any time: --resume continues, bit-identical to an uninterrupted run.
 
     Writes model.safetensors, results.json, metrics.csv, recipe.yaml and checkpoints into the run's folder.
     """
@@ -99,9 +99,9 @@ def evaluate_labels(
     follow_links: opt.FollowLinks = False,
     device: opt.Device = "auto",
 ) -> None:
-    """Measure a segmenter: mIoU, pixel accuracy, IoU of each class, confusion matrix.
+    """Evaluate a segmenter: mIoU, pixel accuracy, IoU per class, confusion matrix.
 
-    Classes of DATA are found among the model's by their names.
+    Classes are matched to the model's by name.
     """
     shared.evaluate("segmentation", **locals())
 
@@ -112,12 +112,12 @@ def predict_labels(
     inputs: opt.Inputs,
     out: opt.Folder,
     draw: opt.Draw = False,
-    resume: opt.Resume = False,
+    resume: opt.ResumeJob = False,
     workers: opt.Workers = None,
     device: opt.Device = "auto",
 ) -> None:
-    """Label every pixel of images: a PNG of classes each, a line of JSON, and pictures with --draw.
+    """Segment images: one label-map PNG and one JSON line per image; --draw adds overlays.
 
-    An unreadable image has a line with the reason; the job continues.
+    An unreadable image gets a line with the reason; the job continues.
     """
     shared.predict("segmentation", threshold=0.0, draw_threshold=0.0, **locals())

@@ -1,9 +1,5 @@
 """`glocal train`: train one model, and resume it after any stop."""
 
-from typing import Annotated
-
-import typer
-
 import glocal.cli._options as opt
 from glocal.cli import app
 from glocal.cli._training import run_training
@@ -18,17 +14,14 @@ Examples:
   torchrun --nproc-per-node 8 --nnodes 4 ... -m glocal train 'shards/train-{{000000..001281}}.tar' --model ...
 
 \b
-Recipes: a shipped name (docs/recipes.md), or a YAML file of the settings that differ.
+Recipes: a name (docs/recipes.md), or a YAML file of the settings that differ.
 
 {opt.TRAIN_CODES}"""
-Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="Folder of images, shards (train-{000..099}.tar), or fashion-mini.")
-]
 
 
 @app.command(epilog=EPILOG)
 def train(
-    data: Data,
+    data: opt.Data,
     model: opt.Model,
     recipe: opt.Recipe = None,
     settings: opt.Settings = None,

@@ -128,9 +128,9 @@ def _sentence(
         )
     latency = f"{fastest['latency_ms_b1']:.2g} ms"
     if fastest["model"] == cheapest["model"]:
-        return f"{text}. It is also the fastest at batch 1, {latency} an image."
+        return f"{text}. It is also the fastest at batch 1, {latency} per image."
     return (
-        f"{text}. If speed at batch 1 decides, {fastest['model']} is the fastest with {latency} an image "
+        f"{text}. If speed at batch 1 decides, {fastest['model']} is the fastest with {latency} per image "
         f"({percent(fastest[mean])} {name})."
     )
 
@@ -143,7 +143,7 @@ def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_im
             "variation over seeds, and another seed may change the order. Use --seeds 3 or more."
         )
     if num_val_images < FEW_IMAGES:
-        caveats.append(f"There are only {num_val_images} validation images: small differences cannot be seen.")
+        caveats.append(f"There are only {num_val_images} validation images: small differences cannot be detected.")
     failed = [run for run in runs if run["status"] == "failed"]
     caveats += [f"{run['id']} failed: {run['error']}" for run in failed]
     if len(runs) < num_runs:

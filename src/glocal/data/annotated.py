@@ -157,7 +157,7 @@ class Annotated:
         )
 
     def counts(self, rows: np.ndarray, num_classes: int) -> np.ndarray:
-        """Objects of each class on some of the images, crowds left out, (K,) int64."""
+        """Objects of each class on some of the images, without crowds, (K,) int64."""
         row_of = np.repeat(np.arange(len(self.names)), np.diff(self.spans))
         counted = np.isin(row_of, rows) & ~self.crowd
         return np.bincount(self.labels[counted], minlength=num_classes).astype(np.int64)

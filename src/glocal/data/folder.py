@@ -99,7 +99,7 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
             if "val" not in folders and others:
                 raise GlocalError(
                     f"data: expected {printable(root)}/val beside train, got {_names(others)}; "
-                    f"rename the validation folder to val, or pass {printable(root / 'train')} to hold out a part of it"
+                    f"rename the validation folder to val, or pass {printable(root / 'train')} to split it"
                 )
             walker.unused += [os.path.join(name, "") for name in others]
             found = [part for part in PARTS if part in folders]

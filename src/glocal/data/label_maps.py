@@ -85,7 +85,7 @@ class SegmentationSource:
         train: training images.
         val: validation images.
         classes: class names in the order of their labels.
-        skipped: files left out, with reasons.
+        skipped: skipped files, with reasons.
         warnings: for the user, in sentences.
         split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, names and contents of all images and label maps.

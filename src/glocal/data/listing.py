@@ -147,7 +147,7 @@ def check_no_link(root: Path, path: Path, *, follow_links: bool) -> Path:
 def walk(folder: Path, *, follow_links: bool = False) -> tuple[list[str], list[str]]:
     """Files under a folder, and links that were not followed, relative to it and sorted.
 
-    Hidden and system files are left out; a folder linked several times is listed once.
+    Hidden and system files are ignored; a folder linked several times is listed once.
 
     Raises:
         GlocalError: if it is unreadable.

@@ -11,7 +11,7 @@ from glocal.data.sets import Skipped
 
 @dataclass(frozen=True)
 class SkippedObject(Skipped):
-    """An annotation that was left out, and why.
+    """A skipped annotation, and why.
 
     Attributes:
         path: the image, or the annotation file if it does not name one.
@@ -104,12 +104,12 @@ class DetectionSource:
         train: training images.
         val: validation images.
         classes: class names in the order of their labels.
-        skipped: files and objects left out, with reasons.
+        skipped: skipped files and objects, with reasons.
         warnings: for the user, in sentences.
         split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, names and contents of all images, and their objects.
         category_ids: the data's id of each class, used for prediction files.
-        counts: part -> (K,) int64 objects of each class, crowds left out; empty for a generated set.
+        counts: part -> (K,) int64 objects of each class, without crowds; empty for a generated set.
     """
 
     name: str

@@ -15,7 +15,7 @@ from glocal.files import printable
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was left out, and why."""
+    """A skipped file, and why."""
 
     path: str
     reason: str
@@ -126,7 +126,7 @@ class DataSource:
         train: training images.
         val: validation images.
         classes: class names in the order of their labels; both parts have images of each.
-        skipped: files left out, with reasons.
+        skipped: skipped files, with reasons.
         warnings: for the user, in sentences.
         split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, paths and contents of all images.

@@ -199,7 +199,7 @@ class Matches:
         score: (D,) float32.
         matched: (D, 10) bool, matched to a target at each of `IOU_THRESHOLDS`: a true positive.
         ignored: (D, 10) bool, matched to a crowd: neither a true nor a false positive.
-        objects: (N, K) int64, targets of each class on each image, crowds left out.
+        objects: (N, K) int64, targets of each class on each image, without crowds.
     """
 
     image: np.ndarray
@@ -229,7 +229,7 @@ class Matches:
     def average_precision(self, weights: np.ndarray | None = None) -> np.ndarray:
         """COCO's average precision of boxes, the mean over classes and IoU thresholds, of resamples of the images.
 
-        A class without targets in a resample is left out of its mean; without any target the precision is 0.
+        A class without targets in a resample is excluded from its mean; without any target the precision is 0.
         Detections of equal score are ordered by image, those of an image drawn twice one after the other.
 
         Args:

@@ -73,7 +73,7 @@ class Confusion:
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, K) int64 counts of two label maps, rows are ``labels``; pixels labelled `IGNORE` are left out."""
+    """(K, K) int64 counts of two label maps, rows are ``labels``; pixels labelled `IGNORE` are ignored."""
     there = labels != IGNORE
     pairs = labels[there].astype(np.int64) * num_classes + predicted[there]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)

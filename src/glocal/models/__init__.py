@@ -1,4 +1,4 @@
-"""The families, one a file. Importing this package registers every model with timm."""
+"""The families, one per file. Importing this package registers every model with timm."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
-    """A model by its name: `timm.create_model`, with an error that knows the nearest names.
+    """A model by its name: `timm.create_model`, with an error that lists the nearest names.
 
     Args:
         name: one of `list_models`, or any name of timm.

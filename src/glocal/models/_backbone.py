@@ -26,7 +26,7 @@ class Backbone(nn.Module):
         num_classes: classes of the head; 0 for none.
         num_features: channels of `forward_features`.
         head_hidden_size: input channels of the classifier.
-        feature_info: one dict a stage: `num_chs`, `reduction` (its stride in pixels), `module`.
+        feature_info: one dict per stage: `num_chs`, `reduction` (its stride in pixels), `module`.
         output_norm: whether every stage has an output norm, which its map always passes.
         norm: the final norm, between the last stage and the head; the identity in families without one.
     """

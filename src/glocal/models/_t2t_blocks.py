@@ -25,7 +25,7 @@ class SEAttention(SelfAttention):
 
 
 class GhostAttention(nn.Module):
-    """Self-attention whose q, k and v are half computed, half cheap copies, a factor a channel (§3.2, "Ghost")."""
+    """Self-attention whose q, k and v are half computed, half cheap copies, one factor per channel (§3.2, "Ghost")."""
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, scale: float | None, dropout: float):
         super().__init__()

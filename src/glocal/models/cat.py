@@ -261,7 +261,7 @@ class CAT(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: the embedding, then a group a block (or a stage)."""
+        """Layers for layer-wise learning rates: the embedding, then one group per block (or stage)."""
         return {
             "stem": r"^pos_embed|^patch_embed",
             "blocks": r"^stages\.(\d+)"

@@ -235,7 +235,7 @@ class Conformer(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: stem and first block, then a group a block."""
+        """Layers for layer-wise learning rates: stem and first block, then one group per block."""
         return {
             "stem": r"^cls_token|^conv1|^bn1|^conv_1|^trans_1|^trans_patch_conv",
             "blocks": [(r"^conv_trans\.(\d+)", None), (r"^norm", (99999,))],

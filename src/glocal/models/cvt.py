@@ -237,7 +237,7 @@ class CvT(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: the first embedding, then a group a block (or a stage)."""
+        """Layers for layer-wise learning rates: the first embedding, then one group per block (or stage)."""
         blocks: Any = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
         later = (r"^stages\.(\d+)\.(?:patch_embed|cls_token|pos_embed)", (0,))
         return {

@@ -230,7 +230,7 @@ class ResNet(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Layers for layer-wise learning rates: a group a stage if coarse, else a group a block."""
+        """Layers for layer-wise learning rates: one group per stage if coarse, else one per block."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     @staticmethod

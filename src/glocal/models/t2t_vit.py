@@ -160,7 +160,7 @@ class T2TViT(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: the tokens-to-token module, then a group a block."""
+        """Layers for layer-wise learning rates: the tokens-to-token module, then one group per block."""
         return {
             "stem": r"^cls_token|^tokens_to_token",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],

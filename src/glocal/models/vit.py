@@ -168,7 +168,7 @@ class VisionTransformer(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: embedding, then a group a block."""
+        """Layers for layer-wise learning rates: embedding, then one group per block."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],

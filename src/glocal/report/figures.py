@@ -203,7 +203,7 @@ def _name_points(figure: Figure, axes: Axes, xs: Sequence[float], ys: Sequence[f
 
 
 def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) -> Markup:
-    """The test score during training, one line per run."""
+    """The validation score during training, one line per run."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.2, 3.6)
         for run in runs:
@@ -220,7 +220,7 @@ def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) 
         axes.set(xlabel=label, ylabel=f"{words.long}, %")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return svg(figure, f"curves-{x}", f"{words.title} on the validation images against {label}, one line a run")
+        return svg(figure, f"curves-{x}", f"{words.title} on the validation images against {label}, one line per run")
 
 
 def fractions(summary: Sequence[Row], looks: Looks, words: Words) -> Markup:

@@ -59,7 +59,7 @@ def write_pages(folder: Path, out: Path | None = None, *, schemas: Sequence[str]
         without = schema == "glocal.recommend/1" or (schema == "glocal.compare/1" and names_pictures(results))
         if without and (out / "report.html").exists():
             raise GlocalError(
-                f"out: {printable(out / 'report.html')} is there, and the new page would be without pictures of "
+                f"out: {printable(out / 'report.html')} exists, and the new page would be without pictures of "
                 "images; choose another --out"
             )
         out.mkdir(parents=True, exist_ok=True)

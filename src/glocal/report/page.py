@@ -27,7 +27,7 @@ Results = Mapping[str, Any]
 
 
 def write_report(results: CompareResults, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
-    """Write OUT/report.html, whole or not at all.
+    """Write OUT/report.html atomically.
 
     Args:
         results: contents of results.json (docs/results-schema.md).
@@ -70,7 +70,7 @@ def environment() -> Environment:
 
 
 def write_csv(results: CompareResults, path: Path) -> None:
-    """Write a row a run. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Write one row per run. Text that a spreadsheet would read as a formula is prefixed with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     words = WORDS[results.get("metric", "top1")]
@@ -139,7 +139,7 @@ def _scored(rows: Sequence[Results], words: Words) -> list[dict[str, Any]]:
 
 
 def _others(rows: Sequence[Results], words: Words) -> dict[str, str]:
-    """Key and head of each further column; empty ones are left out, except top-5."""
+    """Key and head of each further column; without empty ones, except top-5."""
     named = {f"{key}_mean": head for key, head in words.others.items()}
     return {key: head for key, head in named.items() if key == "top5_mean" or any(row[key] is not None for row in rows)}
 
@@ -228,7 +228,7 @@ def _mistakes(
 
 
 def _examples(results: Results, pictures: Mapping[str, Image.Image]) -> list[dict[str, Any]]:
-    """Test images with ground truth and the predictions of each model, if their pictures are available."""
+    """Validation images with ground truth and the predictions of each model, if the images are available."""
     listed = []
     for example in results.get("examples", ()):
         if example["truth"] in pictures:

@@ -1,4 +1,4 @@
-"""How long a model may train: epochs, seconds, or floating-point operations; the same for all models compared."""
+"""Training budget in epochs, seconds or floating-point operations; the same for all compared models."""
 
 import math
 import re
@@ -44,7 +44,7 @@ class Budget:
         return f"{self.amount:g}{self.unit}"
 
     def steps(self, num_images: int, steps_per_epoch: int, macs: int) -> int | None:
-        """Optimizer steps that the budget pays for, at least one; None where only the clock can tell.
+        """Optimizer steps within the budget, at least one; None for a budget in seconds.
 
         Args:
             num_images: images of the training set.

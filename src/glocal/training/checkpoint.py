@@ -1,12 +1,12 @@
-"""Checkpoints that are whole or not there: a folder of safetensors and JSON, with digests (`glocal.run_dir`).
+"""Atomic checkpoints: a folder of safetensors and JSON, with digests (`glocal.run_dir`).
 
     step-00001234/model.safetensors    the evaluated weights, or their average
     step-00001234/optim.safetensors    every other tensor, such as the optimizer's
-    step-00001234/state.json           everything that is no tensor
+    step-00001234/state.json           everything except tensors
     step-00001234/MANIFEST.json        size and SHA-256 of each file beside it; written last
 
-The folder is written under another name in the same place, every file and the folder itself are brought onto the disk,
-and then it is renamed. There is no pickle in it, and none is ever read.
+The folder is written under a temporary name, every file and the folder itself are synced to disk, and then it is
+renamed. It contains no pickle, and none is read.
 """
 
 import json
@@ -42,14 +42,14 @@ def save_checkpoint(
     """Write a nested dictionary of tensors and plain values as a folder.
 
     Args:
-        path: the folder; one that is there already is replaced.
+        path: the folder; an existing one is replaced.
         checkpoint: with the model's tensors under ``state_dict``.
-        texts: by file name, written beside.
+        texts: further files, by name.
         write_model: writes the entry ``state_dict`` into a folder as ``model.safetensors``, and what belongs to it.
 
     Raises:
-        CheckpointError: for a value that is not finite; nothing is written.
-        OSError: if it cannot be written; what was there before is there still.
+        CheckpointError: for a non-finite value; nothing is written.
+        OSError: if it cannot be written; an existing folder is kept.
     """
     path = Path(path)
     tensors: dict[str, torch.Tensor] = {}
@@ -63,7 +63,7 @@ def save_checkpoint(
             (write_model or _write_model)(folder, model)
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIM)
             (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-            shutil.copymode(folder / STATE, folder / OPTIM)  # safetensors writes for the user alone
+            shutil.copymode(folder / STATE, folder / OPTIM)  # safetensors makes files readable by the user only
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text, encoding="utf-8")
             written = sorted(folder.iterdir())
@@ -75,10 +75,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike, device: Any = "cpu") -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, every byte checked.
+    """Read a folder of `save_checkpoint`; every byte is verified.
 
     Raises:
-        CheckpointError: if a file is missing or not as it was written; it is named.
+        CheckpointError: if a file is missing or has changed; the message names it.
     """
     path = Path(path)
     check(path)
@@ -146,7 +146,7 @@ class Checkpointer:
         folder: of the checkpoints.
         write_model: see `save_checkpoint`.
         keep: how many of the newest are kept, beside the best.
-        about: what a checkpoint says of its run, as JSON.
+        about: description of the run, as JSON.
         texts: written beside each, by file name.
     """
 
@@ -164,7 +164,7 @@ class Checkpointer:
         self.newest: Path | None = None
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, whole or not, newest first."""
+        """Steps with a checkpoint, intact or not, newest first."""
         if not self.folder.is_dir():
             return []
         found = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
@@ -192,7 +192,7 @@ class Checkpointer:
             free = shutil.disk_usage(self.folder).free
             raise TrainingError(
                 f"cannot write a checkpoint to {self.folder} ({error.strerror or error}; {free / 2**20:,.0f} MiB "
-                f"free); make room and resume with --resume{self.last_good()}"
+                f"free); free some space and resume with --resume{self.last_good()}"
             ) from error
 
     def last_good(self) -> str:
@@ -202,7 +202,7 @@ class Checkpointer:
     def prune(self, step: int, best: int | None) -> None:
         """Delete older checkpoints that a new one replaces.
 
-        That is one of a later step too: training has gone on from before it, as it was damaged.
+        This includes damaged ones of a later step, if training resumed from before them.
         """
         kept = {*[of for of in self.steps() if of <= step][: self.keep], best}
         for old in self.steps():
@@ -210,28 +210,32 @@ class Checkpointer:
                 remove(self.path(old))
 
     def load_newest(self, tell: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint that is as it was written; ``tell`` hears of each that is not.
+        """The newest intact checkpoint; ``tell`` gets a message for each damaged one.
 
         Raises:
-            CheckpointError: if there are checkpoints and none is whole.
+            CheckpointError: if all checkpoints are damaged.
         """
         steps = self.steps()
         for step in steps:
             try:
                 checkpoint = load_checkpoint(self.path(step))
                 if (found := checkpoint.get("train_state", {}).get("step", step)) != step:
-                    raise CheckpointError(f"{printable(self.path(step))}: holds step {found}, and not that of its name")
+                    raise CheckpointError(
+                        f"{printable(self.path(step))}: expected the step of its name, got step {found}"
+                    )
                 self.newest = self.path(step)
                 return step, checkpoint
             except CheckpointError as error:
-                tell(f"{error}; going back to the checkpoint before it")
+                tell(f"{error}; falling back to the previous checkpoint")
         if steps:
-            raise CheckpointError(f"{printable(self.folder)}: none of {len(steps)} checkpoints is whole; start anew")
+            raise CheckpointError(
+                f"{printable(self.folder)}: all {len(steps)} checkpoints are damaged; start a new run"
+            )
         return None
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is infinite or NaN; whole numbers never are."""
+    """Whether no value is infinite or NaN; integers never are."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     low, high = torch.aminmax(tensor.detach())  # NaN if there is one; a twentieth of the time of isfinite, no copy
@@ -243,7 +247,7 @@ def _write_model(folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """A tree as JSON: tensors are put into ``tensors`` and named in their place."""
+    """A tree as JSON: tensors are moved into ``tensors`` and replaced by their names."""
     match value:
         case torch.Tensor():
             tensors[name] = value

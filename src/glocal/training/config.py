@@ -1,4 +1,4 @@
-"""How a model is trained: `TrainConfig`, nested frozen dataclasses, and the recipes, YAML files that name their paper.
+"""Training settings: `TrainConfig`, nested frozen dataclasses, and the recipes, YAML files that name their paper.
 
 A recipe is flat: a line for each setting, whatever part it belongs to. `load_recipe` reads one, `TrainConfig.of` takes
 the same settings as keywords, and `print(config)` shows all parts.
@@ -40,7 +40,7 @@ def _check(part: Any, *rules: tuple[str, bool, str]) -> None:
 
 @dataclass(frozen=True)
 class ModelInit:
-    """Which model is trained, and from what.
+    """The model and its initial weights.
 
     Attributes:
         name: a name that timm knows, maybe with keywords: ``cvt_micro:kv_stride=1``.
@@ -62,7 +62,7 @@ class ModelInit:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The detector or segmenter that a backbone gets.
+    """The detector or segmenter on a backbone.
 
     Attributes:
         head: a kind of `glocal.heads.create_detector` or `create_segmenter`.
@@ -86,8 +86,8 @@ class DataConfig:
 
     Attributes:
         image_size: side in pixels; 0 for the model's own default.
-        batch_size: images in an optimizer step, over all devices. An epoch is cut into equal batches of at most this
-            size, so none is left out.
+        batch_size: images in an optimizer step, over all devices. An epoch is split into equal batches of at most this
+            size, so no image is dropped.
         flip: mirror images left to right at random; switch off where left and right differ, as in digits.
         augment: further augmentation: ``none``; ``light``: shift by up to 1/8 of the side, borders reflected;
             ``randaugment``: random resized crop and ``auto_augment``. With a budget of a few epochs each of them costs
@@ -95,12 +95,12 @@ class DataConfig:
         auto_augment: of ``randaugment``: a policy in timm's notation; empty for a crop and a flip alone. Policies
             with ``inc1`` need ``mmax9``: above 9 timm posterises to 0 bits, which Pillow 13 refuses.
         crop_scale: of ``randaugment``: smallest fraction of the area of an image that a crop has.
-        color_jitter: of ``randaugment``: strength of brightness, contrast and saturation, where no auto_augment is.
+        color_jitter: of ``randaugment``: strength of brightness, contrast and saturation, without auto_augment.
         random_erasing: probability of erasing a rectangle of an image with noise (Zhong et al. 2020).
         aug_repeats: how often an epoch shows an image, each time augmented anew, among as many times fewer images
             (Hoffer et al. 2020).
         crop_pct: validation images are resized to 1/crop_pct of the size and cropped to it.
-        num_workers: data-loading workers; None for one a processor where images are decoded.
+        num_workers: data-loading workers; None: one per processor if images are decoded.
         on_error: on unreadable images: ``stop``, or ``skip`` and list them.
     """
 
@@ -133,7 +133,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the loss of a classifier is made of.
+    """The loss of a classifier.
 
     Attributes:
         label_smoothing: probability spread over all classes.
@@ -171,11 +171,11 @@ class OptimizerConfig:
         momentum: of SGD.
         layer_decay: factor on the learning rate from each layer to the one before it; 1 for none.
         clip_grad: largest norm of the gradient, 0 for no limit.
-        grad_accum_steps: parts that a step is cut into, one after the other, where a whole one does not fit into
+        grad_accum_steps: micro-batches per optimizer step, one after the other, if a whole batch does not fit into
             memory.
         ema: decay of the exponential moving average of the weights, which is evaluated and saved; 0 for none.
-        nan_skips: how many steps whose loss or gradient is not finite are left out before the run stops; 0 stops at
-            the first.
+        nan_skips: number of steps with a non-finite loss or gradient to skip before the run stops; 0 stops at the
+            first.
     """
 
     optimizer: str = "adamw"
@@ -208,7 +208,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long a model is trained, and the learning rate on the way.
+    """Length of training, and the learning-rate schedule.
 
     Attributes:
         epochs: passes over the training set; a comparison's budget stands in its place.
@@ -234,20 +234,20 @@ class ScheduleConfig:
             self,
             ("epochs", 0 < self.epochs < 1e9, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            ("warmup", 0 <= self.warmup < 1, f"a share of the budget, {_FRACTION}"),
-            ("milestones", rising, "shares of the budget, from the warmup to 1, rising"),
+            ("warmup", 0 <= self.warmup < 1, f"a fraction of the budget, {_FRACTION}"),
+            ("milestones", rising, "increasing fractions of the budget between the warmup and 1"),
             ("poly_power", 0 < self.poly_power <= 10, "above 0, at most 10"),
         )
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is written while a model is trained, and whether a run is resumed.
+    """Checkpoints and logs of a run, and whether it is resumed.
 
     Attributes:
-        checkpoint_every_steps: a checkpoint is written after so many steps, and after each evaluation; 0: after
-            evaluations alone.
-        log_every_steps: a row of metrics.csv.
+        checkpoint_every_steps: steps between checkpoints, which are also written after each evaluation; 0: only after
+            evaluations.
+        log_every_steps: steps between rows of metrics.csv.
         evaluate_every_epochs: on the validation set, and at the end.
         tensorboard: write events for TensorBoard too.
         resume: continue the run in the folder; a folder without a run is begun.
@@ -305,11 +305,11 @@ class TrainConfig:
 
     @classmethod
     def of(cls, **settings: Any) -> "TrainConfig":
-        """The defaults but for some settings, by their names in any part: ``TrainConfig.of(lr=1e-3, ema=0.9)``."""
+        """The defaults with some settings replaced, by name in any part: ``TrainConfig.of(lr=1e-3, ema=0.9)``."""
         return cls().replace(**settings)
 
     def replace(self, **settings: Any) -> "TrainConfig":
-        """The same but for some settings, by their names in any part."""
+        """A copy with some settings replaced, by name in any part."""
         by_part: dict[str, dict[str, Any]] = {}
         for name, value in settings.items():
             by_part.setdefault(PART_OF.get(name, ""), {})[name] = value
@@ -319,17 +319,17 @@ class TrainConfig:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels: the recipe's, else the model's own."""
+        """Side in pixels: the recipe's, or else the model's own."""
         return self.data.image_size or default_image_size(self.model.name)
 
     @property
     def lr_scale(self) -> float:
-        """What learning rates are multiplied by for this batch size."""
+        """Factor on the learning rates for this batch size."""
         of = self.optimizer.lr_batch_size
         return self.data.batch_size / of if of else 1.0
 
     def to_recipe(self) -> dict[str, Any]:
-        """The settings that a recipe may have, flat, as JSON and YAML have them."""
+        """The settings of a recipe, flat, as plain values for JSON and YAML."""
         values = {name: getattr(getattr(self, PART_OF[name]), name) for name in RECIPE_SETTINGS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -368,7 +368,7 @@ DEFAULT_RECIPES: dict[Mode, str] = {"scratch": "micro", "finetune": "finetune", 
 
 
 def recipe_names(task: str | None = None) -> tuple[str, ...]:
-    """Recipes that are shipped: for classification, or those of one of `TASKS`, which begin with its name."""
+    """Included recipes: for classification, or for one of `TASKS`, whose names begin with its name."""
     first = {name: name.partition("_")[0] for name in _shipped()}
     return tuple(name for name in first if (first[name] if first[name] in TASKS else None) == task)
 
@@ -403,12 +403,12 @@ def load_recipe(source: Path | str, base: str | None = None, settings: Sequence[
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their names of today, as a file of an older version has them."""
+    """Settings of a file of an older version, by their current names."""
     return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def upgraded(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of a run or a comparison, its recipe by the names of today."""
+    """The plan of a run or a comparison, with the current names of its settings."""
     return {**plan, "recipe": renamed(plan["recipe"])} if "recipe" in plan else dict(plan)
 
 
@@ -428,7 +428,7 @@ def _text(path: Path | str) -> str:
 
 
 def _read(where: Path | str, text: str) -> tuple[str, Any]:
-    """Settings of a YAML text, their names checked."""
+    """Settings of a YAML text, with checked names."""
     if "${" in text:  # OmegaConf would put another setting, or a variable of the environment, in its place
         raise GlocalError(f"recipe {where}: expected plain values, got ${{...}}")
     try:

@@ -1,4 +1,4 @@
-"""A model evaluated on a data set, batch by batch; of several processes each evaluates a part."""
+"""Evaluation of a model on a data set, batch by batch; each of several processes evaluates a part."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +47,7 @@ def evaluate_batches(
 def predict(
     model: nn.Module, prepare: nn.Module, data: BatchDataset, device: str | torch.device = "cpu"
 ) -> torch.Tensor:
-    """(N, K) outputs of a model for a data set, in its order, on the CPU; the mode of the model is left as it was."""
+    """(N, K) outputs of a model for a data set, in its order, on the CPU; the mode of the model is restored."""
     training, outputs = model.training, []
     model.to(device).eval()
     prepare.to(device)
@@ -61,7 +61,7 @@ def predict(
 
 
 def refuse_bad(batch: Batch) -> None:
-    """Raise TrainingError for a batch with an image that went bad."""
+    """Raise TrainingError for a batch with an image that became unreadable."""
     if batch.skipped:
         bad = batch.skipped[0]
         raise TrainingError(f"{printable(bad.path)}: {bad.reason}")

@@ -1,4 +1,4 @@
-"""Errors of the machine while a model is trained, as messages: what happened and what to do."""
+"""Runtime errors during training, as messages: what happened and what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def explained(run: "Trainer") -> Iterator[None]:
-    """Raise TrainingError for want of memory, data-loading workers that died and lost processes."""
+    """Turn out-of-memory errors, dead data-loading workers and lost processes into TrainingError."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -24,8 +24,9 @@ def explained(run: "Trainer") -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise TrainingError(
-            f"BatchNorm has nothing to normalise with in step {run.state.step + 1}: one image, and one pixel of it; "
-            "raise batch_size or image_size, lower --devices or grad_accum_steps, or take a model without"
+            "BatchNorm needs more than 1 value per channel in training, got one image with a 1x1 map in step "
+            f"{run.state.step + 1}; raise batch_size or image_size, lower --devices or grad_accum_steps, or choose a "
+            "model without BatchNorm"
             f"{run.last_good()}"
         ) from error
     except WORKER_ERRORS as error:
@@ -34,13 +35,13 @@ def explained(run: "Trainer") -> Iterator[None]:
             raise TrainingError(_out_of_memory(run)) from error
         if worker_died(error):
             raise TrainingError(
-                f"a process that reads images has died after step {step} ({text.splitlines()[0]}); was there not "
-                f"enough memory? fewer --workers need less{run.last_good()}"
+                f"a data-loading worker died after step {step}, probably out of memory ({text.splitlines()[0]}); "
+                f"try fewer --workers{run.last_good()}"
             ) from error
         lost = any(word in text for word in ("Connection", "gloo", "NCCL", "timed out", "peer"))
         if run.config.hardware.world_size > 1 and lost:
             raise TrainingError(
-                f"process {run.rank} lost another one after step {step} ({text.splitlines()[0][:200]}); "
+                f"rank {run.rank} lost another process after step {step} ({text.splitlines()[0][:200]}); "
                 f"--resume continues{run.last_good()}"
             ) from error
         raise
@@ -52,7 +53,7 @@ def _out_of_memory(run: "Trainer") -> str:
     advice = (
         f"grad_accum_steps={2 * accum} keeps it and takes {-(-at_a_time // 2)} at a time, or lower batch_size"
         if at_a_time > 1
-        else "a smaller image_size needs less"
+        else "try a smaller image_size"
     )
     peak = f" (peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB)" if torch.cuda.is_available() else ""
     return (

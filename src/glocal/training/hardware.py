@@ -1,4 +1,4 @@
-"""Where a run is trained: device, processes, strategy and precision."""
+"""Hardware settings of a run: device, processes, strategy and precision."""
 
 import os
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ class HardwareConfig:
 
     Attributes:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        devices: processes of a node, one a device.
+        devices: processes per node, one per device.
         num_nodes: machines.
         strategy: ``ddp``: each process has the whole model; ``fsdp``: parameters are sharded over the processes.
         precision: ``32``, ``bf16`` or ``fp16`` (both mixed).
@@ -47,20 +47,20 @@ class HardwareConfig:
         return replace(self, devices=local, num_nodes=int(os.environ["WORLD_SIZE"]) // local)
 
     def check(self) -> None:
-        """Refuse what this machine cannot do.
+        """Reject what this machine does not support.
 
         Raises:
             GlocalError: naming the option.
         """
         kind = torch.device(self.device).type
         if self.devices < 1 or self.num_nodes < 1:
-            raise GlocalError(f"devices: expected at least 1 of 1 node, got {self.devices} of {self.num_nodes}")
+            raise GlocalError(f"devices: expected at least 1 device on 1 node, got {self.devices} on {self.num_nodes}")
         if kind == "cuda" and self.devices > torch.cuda.device_count():
             raise GlocalError(
                 f"devices: expected at most {torch.cuda.device_count()} (this machine's), got {self.devices}"
             )
         if kind == "mps" and self.world_size > 1:
-            raise GlocalError("devices: expected 1 with mps; Apple's GPUs do not work together")
+            raise GlocalError("devices: expected 1 with mps; mps does not support several devices")
         if self.precision == "fp16" and kind != "cuda":
             raise GlocalError(f"precision: fp16 needs a CUDA device, got {self.device}; bf16 and 32 work everywhere")
 
@@ -87,5 +87,7 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return usable[0]
     if name not in usable:
-        raise GlocalError(f"device: expected auto or one of {', '.join(usable)} (what this machine has), got {name!r}")
+        raise GlocalError(
+            f"device: expected auto or one of {', '.join(usable)} (available on this machine), got {name!r}"
+        )
     return name

@@ -11,7 +11,7 @@ from glocal.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class FolderCheckpointIO(CheckpointIO):
-    """Checkpoints as folders that are whole or not there, for any LightningModule."""
+    """Checkpoints as atomically written folders, for any LightningModule."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         """See `glocal.training.checkpoint.save_checkpoint`; ``storage_options`` are texts by file name."""
@@ -24,5 +24,5 @@ class FolderCheckpointIO(CheckpointIO):
         return load_checkpoint(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
-        """It is first renamed, so that half of one is never taken for one."""
+        """Delete a checkpoint; it is first renamed, so that a partly deleted one is never used."""
         remove(Path(path))

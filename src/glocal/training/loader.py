@@ -1,4 +1,4 @@
-"""Images as uint8 batches: one rule of size for all models, decoded once where they fit in memory, in a fixed order.
+"""Images as uint8 batches: one resize rule for all models, decoded once if they fit into memory, in a fixed order.
 
 The order of an epoch is a function of (seed, epoch), augmentation one of (seed, epoch, position), so neither the number
 of workers nor a stop and a new start changes what a model sees.
@@ -27,7 +27,7 @@ EVALUATION_BATCH = 128
 
 
 class BatchIndices(NamedTuple):
-    """A batch before it is read.
+    """The indices of a batch.
 
     Attributes:
         epoch: counted from 0.
@@ -41,14 +41,14 @@ class BatchIndices(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images of a step, or of the part of a step that one device takes at a time.
+    """Images of a step, or of a micro-batch of one device.
 
     Attributes:
         inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their loss takes.
         labels: (B,) int64; likewise, of length B.
         seeds: (B,) int64, of each image's random augmentation on the device.
         weight: see `BatchIndices`.
-        skipped: images that went bad and are left out.
+        skipped: images that became unreadable.
     """
 
     inputs: Any
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 
 
 class BatchDataset(Protocol):
-    """A torch Dataset that gives a whole batch for an index."""
+    """A torch Dataset that returns a whole batch per index."""
 
     labels: np.ndarray
     num_classes: int
@@ -84,7 +84,7 @@ class ImageBatches(Dataset[Batch]):
 
     @property
     def reads_files(self) -> bool:
-        """Whether images are decoded when they are asked for."""
+        """Whether images are decoded on access."""
         return self.pixels is None
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class ImageBatches(Dataset[Batch]):
     def read(
         self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray] | None = None
     ) -> tuple[Batch, list[int]]:
-        """Decode images one by one; those that went bad since they were checked are reported and left out.
+        """Decode images one by one; those that became unreadable since the check are reported and skipped.
 
         Args:
             positions: (B,) which images.
@@ -126,7 +126,7 @@ class ImageBatches(Dataset[Batch]):
 
 
 class TrainingBatches(Dataset[Batch]):
-    """An image set as a recipe augments it.
+    """An image set with the augmentation of a recipe.
 
     Args:
         source: the images at their size.
@@ -165,7 +165,7 @@ class TrainingBatches(Dataset[Batch]):
 
 
 def rand_augment(size: int, recipe: TrainConfig) -> RandAugment:
-    """As a recipe asks for it."""
+    """RandAugment of a recipe."""
     return RandAugment(
         size,
         flip=recipe.data.flip,
@@ -213,12 +213,12 @@ def load_pixels(
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
-    """Batches that an epoch is cut into: equal but for one image, none above ``batch_size``, no image left out."""
+    """Number of batches per epoch: of equal size up to one image, at most ``batch_size``, with every image."""
     return -(-num_images // batch_size)
 
 
 def epoch_order(data: BatchDataset, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
-    """(N,) indices of an epoch in their order, a function of the seed and the epoch.
+    """(N,) indices of an epoch in order, a function of the seed and the epoch.
 
     With repeats an epoch still has N: the first N / repeats images of the order, each ``repeats`` times in a row,
     so that the repeats of an image are in one batch (Hoffer et al. 2020).
@@ -235,7 +235,7 @@ def epoch_order(data: BatchDataset, seed: int, epoch: int, repeats: int = 1) -> 
 def _steps(
     data: BatchDataset, batch_size: int, seed: int, repeats: int, rank: int, world_size: int, num_parts: int, start: int
 ) -> Iterator[BatchIndices]:
-    """The parts of each step that a process reads, step after step without end; see `training_loader`."""
+    """The micro-batches of a process, step by step, endlessly; see `training_loader`."""
     steps_per_epoch = num_batches(len(data), batch_size)
     first_epoch, first_step = divmod(start, steps_per_epoch)
     for epoch in count(first_epoch):
@@ -258,7 +258,7 @@ def training_loader(
     grad_accum_steps: int = 1,
     start: int = 0,
 ) -> DataLoader[Batch]:
-    """Endless batches in an order that depends on (seed, epoch) alone; iterated once.
+    """Endless batches in an order that depends only on (seed, epoch); iterated once.
 
     Args:
         data: what to read.
@@ -269,7 +269,7 @@ def training_loader(
         rank: of this process.
         world_size: processes; each reads its part of a step.
         grad_accum_steps: batches that a process reads of a step, one after the other.
-        start: steps that are left out, as they were done before.
+        start: steps to skip, done before a resume.
 
     Raises:
         GlocalError: if a step has fewer images than parts.
@@ -277,7 +277,7 @@ def training_loader(
     smallest = len(data) // num_batches(len(data), batch_size)
     if smallest < world_size * grad_accum_steps:
         raise GlocalError(
-            f"batch_size: expected an image for each of {world_size} devices x {grad_accum_steps} parts of a step, "
+            f"batch_size: expected an image for each of {world_size} devices x {grad_accum_steps} micro-batches, "
             f"got steps of {smallest} images; raise batch_size, or lower --devices or grad_accum_steps"
         )
     num_parts = world_size * grad_accum_steps
@@ -287,13 +287,13 @@ def training_loader(
 def evaluation_loader(
     data: BatchDataset, num_workers: int | None = None, *, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Batch]:
-    """All images once, in their order; of several processes each reads every ``world_size``-th batch."""
+    """All images once, in order; each of several processes reads every ``world_size``-th batch."""
     indices = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
     return _loader(data, [BatchIndices(0, part) for part in indices[rank::world_size]], num_workers)
 
 
 def evaluation_batch(data: BatchDataset) -> int:
-    """Images of a batch without gradients: `EVALUATION_BATCH`, where a set does not say otherwise."""
+    """Batch size without gradients: `EVALUATION_BATCH`, unless the data set has its own."""
     return getattr(data, "evaluation_batch", EVALUATION_BATCH)
 
 

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: left out up to a limit, then the end of the run."""
+"""Steps with a non-finite loss or gradient: skipped up to a limit, then the run ends."""
 
 import math
 
@@ -9,12 +9,12 @@ from glocal.training.errors import TrainingError
 
 
 class NaNGuard:
-    """Counts steps that are not finite and undoes what they did to running statistics.
+    """Count non-finite steps, and undo their changes of running statistics.
 
     Args:
-        model: whose floating-point buffers (BatchNorm's running statistics) are put back.
-        limit: steps that may be left out; one more ends the run.
-        skipped: steps that were left out before a resume.
+        model: its floating-point buffers (BatchNorm's running statistics) are restored.
+        limit: maximum number of skipped steps; one more ends the run.
+        skipped: steps skipped before a resume.
     """
 
     def __init__(self, model: nn.Module, limit: int, skipped: int = 0) -> None:
@@ -27,12 +27,12 @@ class NaNGuard:
             self.before = [(b, b.clone()) for b in self.model.buffers() if b.is_floating_point()]
 
     def is_finite(self, loss: float, grad_norm: float, *, has_scaler: bool, when: str, advice: str) -> bool:
-        """Whether the optimizer took this step; if it did not, running statistics are put back.
+        """Whether the optimizer took this step; if not, running statistics are restored.
 
         Args:
             loss: mean over the processes.
             grad_norm: before clipping.
-            has_scaler: fp16 finds its loss scale by steps that overflow, and its scaler leaves them out by itself.
+            has_scaler: fp16 finds its loss scale by overflowing steps, which its scaler skips itself.
             when: the step, for the message.
             advice: appended to the message, such as where the last checkpoint is.
 
@@ -44,7 +44,7 @@ class NaNGuard:
             return True
         if stepped or self.skipped >= self.limit:
             what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {grad_norm}"
-            after = f" after {self.skipped} steps that were left out" if self.skipped else ""
+            after = f" after {self.skipped} skipped steps" if self.skipped else ""
             raise TrainingError(
                 f"{what} at {when}{after}; a lower lr, a longer warmup or clip_grad in the recipe may help{advice}"
             )

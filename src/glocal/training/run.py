@@ -1,4 +1,4 @@
-"""A training run and its folder: begun, resumed after any stop, finished.
+"""A training run and its folder: start, resume after any stop, finish.
 
 OUT/plan.json             what was asked; a resumed run must ask the same
 OUT/recipe.yaml           the recipe, every setting
@@ -52,7 +52,7 @@ def train_run(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunResults:
-    """Train a model for a task and keep everything about it in a folder.
+    """Train a model for a task, with everything about the run in a folder.
 
     Args:
         task: a task with its data and configuration, such as `glocal.tasks.ClassificationTask`.
@@ -100,7 +100,7 @@ def _plan(task: Trainable) -> dict[str, Any]:
 
 
 def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[str], None]) -> RunResults | None:
-    """Write or compare the plan; the results, if the run is finished already."""
+    """Write or compare the plan; return the results if the run is already finished."""
     path, checkpoint = out / PLAN, config.checkpoint
     if path.exists() and _trained_nothing(out):
         path.unlink()
@@ -116,7 +116,7 @@ def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[
         try:
             finished: RunResults = json.loads(results.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise GlocalError(f"out: {results} is damaged ({error}); delete it to finish the run anew") from error
+            raise GlocalError(f"out: {results} is damaged ({error}); delete it and resume to write it again") from error
         return finished
     results.unlink(missing_ok=True)
     atomic_write_text(path, json.dumps(plan, indent=1))
@@ -125,7 +125,7 @@ def _begin(out: Path, plan: dict[str, Any], config: TrainConfig, say: Callable[[
 
 
 def _trained_nothing(out: Path) -> bool:
-    """Whether a run of ours was begun and nothing is lost with it, as when the model could not be made."""
+    """Whether a run was started without any progress, for example because the model could not be created."""
     try:
         ours = json.loads((out / PLAN).read_text(encoding="utf-8")).get("schema") == SCHEMA
     except (OSError, ValueError, AttributeError):
@@ -155,9 +155,9 @@ def _train(
         _check_space(out, model, config)
     resumed = checkpointer.load_newest(say) if config.checkpoint.resume else None
     if config.checkpoint.resume and resumed is None:
-        say("There is no checkpoint yet: training begins at step 0.")
+        say("No checkpoint found: starting at step 0.")
     if resumed is not None:
-        say(f"Going on from step {resumed[0]}.")
+        say(f"Resuming from step {resumed[0]}.")
         _check_names(checkpointer.path(resumed[0]), model, resumed[1])
     train_set, val_set = task.datasets()
     columns, start = (*COLUMNS, *task.columns), resumed[0] if resumed else 0
@@ -186,13 +186,13 @@ def _train(
 
 
 def _write_model(shell: nn.Module, task: Trainable, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
-    """Weights as a model's file; ``shell`` has the model's form and no values."""
+    """Write weights as a model file; ``shell`` is the model on the meta device."""
     shell.load_state_dict(state_dict, assign=True)
     task.save(shell, folder)
 
 
 def _check_space(out: Path, model: nn.Module, config: TrainConfig) -> None:
-    """Refuse to begin what could not be saved: two checkpoints, the best one, one being written, the final model.
+    """Check for free disk space: two checkpoints, the best one, one being written, the final model.
 
     Raises:
         GlocalError: naming needed and free space.
@@ -204,7 +204,7 @@ def _check_space(out: Path, model: nn.Module, config: TrainConfig) -> None:
     if free < needed:
         raise GlocalError(
             f"out: checkpoints need {needed / 2**20:,.0f} MiB in {printable(out)}, {free / 2**20:,.0f} MiB are free; "
-            "make room or choose another --out"
+            "free some space or choose another --out"
         )
 
 
@@ -222,7 +222,7 @@ def _check_names(path: Path, model: nn.Module, checkpoint: Mapping[str, Any]) ->
 def _logging(
     out: Path, columns: Sequence[str], start: int, tensorboard: bool
 ) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
-    """Rows of metrics into metrics.csv, cut back to the step that a run resumes from, and into TensorBoard's events."""
+    """Write rows of metrics to metrics.csv, truncated to the step of the resume, and to TensorBoard's events."""
     path = out / METRICS
     _cut(path, columns, start)
     events: Any = None
@@ -252,7 +252,7 @@ def _logging(
 
 
 def _cut(path: Path, columns: Sequence[str], start: int) -> None:
-    """Keep the whole rows up to a step, below a header."""
+    """Keep the complete rows up to a step, and the header."""
     kept = io.StringIO()
     csv.writer(kept, lineterminator="\n").writerow(columns)
     if path.exists():

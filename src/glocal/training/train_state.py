@@ -1,4 +1,4 @@
-"""What a checkpoint says of a run: counters and the curve (`TrainState`), and every tensor (`capture`, `restore`)."""
+"""The state of a run in a checkpoint: counters and curve (`TrainState`), every tensor (`capture`, `restore`)."""
 
 import math
 import time
@@ -40,12 +40,12 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """Where a run is, beside its tensors.
+    """The progress of a run, without its tensors.
 
     Attributes:
         step: optimizer steps so far.
         images: images trained on.
-        nan_skips: steps left out, as loss or gradient was not finite.
+        nan_skips: skipped steps with a non-finite loss or gradient.
         aside: seconds of evaluation and checkpoints.
         trained: seconds of training, without those.
         wall: seconds since the first step.
@@ -56,7 +56,7 @@ class TrainState:
         smooth_loss: exponential average over steps; NaN before the first.
         best: step and score of the best evaluation.
         curve: all evaluations.
-        skipped: images that went bad and were left out, each once.
+        skipped: images that became unreadable, each once.
     """
 
     step: int = 0
@@ -102,7 +102,7 @@ class TrainState:
         self.trained = seconds - self.aside
 
     def add_loss(self, loss: float) -> None:
-        """Of a step that was taken."""
+        """Add the loss of a step."""
         self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
         self.row_sum, self.row_count = self.row_sum + loss, self.row_count + 1
         self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
@@ -116,7 +116,7 @@ class TrainState:
         self.loss_sum, self.loss_count = 0.0, 0
 
     def row_loss(self) -> float:
-        """Mean loss since the last call; NaN where no step was taken."""
+        """Mean loss since the last call; NaN without a step."""
         mean = self.row_sum / self.row_count if self.row_count else math.nan
         self.row_sum, self.row_count = 0.0, 0
         return mean
@@ -125,7 +125,7 @@ class TrainState:
 def capture(
     model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer, scaler: Any = None
 ) -> dict[str, Any]:
-    """Every tensor that training depends on, on the CPU, by name; of sharded parameters the whole.
+    """Every tensor that training depends on, on the CPU, by name; sharded parameters are gathered.
 
     All processes must call it; each gets the same.
 
@@ -152,7 +152,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     scaler: Any = None,
 ) -> None:
-    """Put back what `capture` gave, whatever the number of processes is now."""
+    """Restore the output of `capture`, with any number of processes."""
     _load(model if ema is None else ema, captured["state_dict"])
     if ema is not None:
         _load(model, captured["raw"])
@@ -167,7 +167,7 @@ def restore(
 
 
 def whole_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """State dict on the CPU; a copy, so that further steps do not change it."""
+    """State dict on the CPU; a copy, so further steps do not change it."""
     return {name: _whole(tensor) for name, tensor in model.state_dict().items()}
 
 
@@ -184,7 +184,7 @@ def _load(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A tensor of the optimizer's state where and as its parameter is; step counters are single numbers."""
+    """A tensor of the optimizer's state with the device and sharding of its parameter; step counters are scalars."""
     value = value.to(parameter.device)
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
         return distribute_tensor(value, parameter.device_mesh, parameter.placements)

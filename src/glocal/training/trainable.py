@@ -1,4 +1,4 @@
-"""What the training loop asks of a task; `glocal.tasks.Task` is what it gets."""
+"""The interface between the training loop and a task; `glocal.tasks.Task` implements it."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Sized
@@ -31,7 +31,7 @@ class Score:
 
 
 class Trainable(Protocol):
-    """The part of a task that a loop and a run's folder use; `glocal.tasks.Task` adds the rest.
+    """The part of a task that the loop and the run folder use; `glocal.tasks.Task` adds the rest.
 
     Attributes:
         metric: what `Score.value` is, such as ``top1``.
@@ -48,15 +48,15 @@ class Trainable(Protocol):
     @property
     @abstractmethod
     def skipped(self) -> Sequence[Skipped]:
-        """Files of the data that could not be used from the start."""
+        """Unusable files of the data, found before training."""
 
     @abstractmethod
     def datasets(self) -> tuple[BatchDataset, BatchDataset]:
-        """Training images as the recipe augments them, and validation images as they are."""
+        """Training set with the recipe's augmentation, and validation set without."""
 
     @abstractmethod
     def create_model(self) -> nn.Module:
-        """The model: its weights drawn from the seed or loaded, and frozen as the recipe says."""
+        """The model: weights random from the seed or loaded, frozen as in the recipe."""
 
     @abstractmethod
     def count_macs(self, model: nn.Module) -> int:
@@ -76,7 +76,7 @@ class Trainable(Protocol):
 
     @abstractmethod
     def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Any:
-        """Outcomes of a batch: small, on the CPU, as they go from process to process.
+        """Outcomes of a batch: small and on the CPU, as they are gathered over processes.
 
         It calls the model once, also for a batch in which no image could be read: sharded parameters are gathered by
         all processes together.
@@ -88,7 +88,7 @@ class Trainable(Protocol):
 
     @abstractmethod
     def score(self, outcomes: Any) -> Score:
-        """Of what `join` gave for the validation set, which has at least one image."""
+        """The score of the output of `join` for the validation set, which has at least one image."""
 
     @abstractmethod
     def results(self, outcomes: Any) -> Scores:
@@ -96,14 +96,14 @@ class Trainable(Protocol):
 
     @abstractmethod
     def plan(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed, as JSON, beside the settings: the data."""
+        """What must not change before a resume, as JSON, beside the settings: the data."""
 
     @abstractmethod
     def about(self) -> TaskDescription:
-        """For results.json, beside the metrics: classes, and how many images there are."""
+        """For results.json, beside the metrics: classes, and numbers of images."""
 
     def notes(self) -> list[str]:
-        """What to tell the user once the model is made."""
+        """Messages for the user once the model is created."""
         return []
 
     @abstractmethod

@@ -1,6 +1,6 @@
-"""The training loop: `Trainer.fit`, on Lightning Fabric, which knows devices, processes and precision.
+"""The training loop: `Trainer.fit`, on Lightning Fabric, which handles devices, processes and precision.
 
-Fabric is imported here alone: it takes most of the time of importing Lightning.
+Fabric is imported only here: it takes most of Lightning's import time.
 """
 
 import copy
@@ -41,9 +41,9 @@ from glocal.training.train_state import Progress, TrainState, capture, restore, 
 from glocal.training.trainable import Score, Trainable
 
 CURVE_POINTS = 10
-"""In a comparison a model is evaluated after each epoch, but at most this often in its budget."""
+"""Maximum number of evaluations within the budget of a comparison, otherwise one per epoch."""
 TIMEOUT = timedelta(minutes=10)
-"""How long processes wait for each other; one that dies is noticed at once, by its closed connections."""
+"""Timeout of collectives; a process that dies is noticed at once, by its closed connections."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TrainResult:
     """A trained model.
 
     Attributes:
-        model: the module that was given, trained, on the CPU, in eval mode.
+        model: the trained module, on the CPU, in eval mode.
         outcomes: of the validation set at the end, as the task joins them.
         state: counters, curve and best evaluation.
         epochs: passes over the training set.
@@ -70,20 +70,19 @@ class TrainResult:
 class Trainer:
     """Trains one model for one task until a budget is used up.
 
-    Everything random comes from ``seed``, whatever ran before in this process, and the generators are put back after.
-    What is drawn at a step depends on the seed and the number of the step, so a run that is stopped and resumed is
-    bit-identical to an uninterrupted one.
+    All random numbers depend only on ``seed`` and the number of the step, so a stopped and resumed run is bit-identical
+    to an uninterrupted one. The global random generators are restored after training.
 
     Args:
         task: loss and evaluation.
         config: learning rate, optimizer, EMA, hardware and the like.
-        budget: when to stop; by default after the epochs of the recipe.
+        budget: when to stop; default: after the epochs of the recipe.
         macs: multiply-accumulates of a forward pass for one image.
-        checkpointer: writes checkpoints; by default none is written.
+        checkpointer: writes checkpoints; default: none.
         resume: the checkpoint to continue from.
-        log: is given each row of metrics.
+        log: called with each row of metrics.
         stop: checked after each step; when requested, a checkpoint is written and the run ends.
-        curve_points: how often the model is evaluated at most; None for as often as the recipe says.
+        curve_points: maximum number of evaluations; None: as in the recipe.
         progress: called after each step, in the first process.
     """
 
@@ -180,7 +179,7 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """What is evaluated and kept: the average of the weights, where the recipe asks for one."""
+        """The evaluated and saved model: the EMA of the weights, if the recipe has one."""
         return self.model if self.ema is None else self.ema.module
 
     def last_good(self) -> str:
@@ -190,7 +189,7 @@ class Trainer:
     # The parts of a step, in the order of the loop.
 
     def _setup(self, model: nn.Module, train_set: BatchDataset) -> None:
-        """Model, optimizer and schedule on their devices, as they were at the checkpoint."""
+        """Model, optimizer and schedule on their devices, restored from the checkpoint."""
         config, hardware = self.config, self.config.hardware
         self.steps_per_epoch = num_batches(len(train_set), config.data.batch_size)
         self.steps = self.budget.steps(len(train_set), self.steps_per_epoch, self.macs)
@@ -224,7 +223,7 @@ class Trainer:
         self.state.start_clock()
 
     def _batches(self, train_set: BatchDataset) -> Generator[Batch]:
-        """Endless batches of this process from the next step on; bad images end the run or are noted."""
+        """Endless batches of this process from the next step on; unreadable images end the run or are listed."""
         config = self.config
         for batch in training_loader(
             train_set,
@@ -243,7 +242,7 @@ class Trainer:
             yield batch._replace(skipped=())  # Fabric moves tensors to the device, and copies dataclasses
 
     def _next_batch(self, batches: Iterator[Batch], part: int) -> Batch:
-        """A part of a step, on the device; its random augmentation depends on its number alone."""
+        """A micro-batch, on the device; its random augmentation depends only on its number."""
         batch: Batch = self.fabric.to_device(next(batches))
         step = self.state.step * self.config.optimizer.grad_accum_steps + part
         drawn = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1, np.uint64)
@@ -264,7 +263,7 @@ class Trainer:
         return norm.item()
 
     def _all_reduce(self, loss: float, images: float) -> tuple[float, float, float, float]:
-        """The same numbers in all processes: mean loss, images of the step, requests to stop, seconds so far."""
+        """Reduce over all processes: mean loss, images of the step, requests to stop, seconds so far."""
         votes = float(self.stop is not None and self.stop.requested is not None)
         seconds, world_size = self.state.seconds(), self.config.hardware.world_size
         if world_size == 1:
@@ -292,7 +291,7 @@ class Trainer:
         return bool(every) and self.state.step % every == 0
 
     def _evaluate(self, val_set: BatchDataset) -> Any:
-        """Add a point to the curve; the time it takes is not time of training."""
+        """Add a point to the curve; its time does not count as training."""
         start = self.state.seconds()
         outcomes, score = self._outcomes(val_set)
         self.state.add_evaluation(self.epoch, score.loss, score.value)
@@ -301,7 +300,7 @@ class Trainer:
         return outcomes
 
     def _outcomes(self, val_set: BatchDataset) -> tuple[Any, Score]:
-        """Outcomes and score of the validation set, of which each process evaluates a part."""
+        """Outcomes and score of the validation set; each process evaluates a part."""
         task, world_size, mine = self.task, self.config.hardware.world_size, []
         with torch.no_grad(), self.fabric.autocast():
             if world_size > 1:  # each process has seen other images: evaluate what the first one saves
@@ -324,7 +323,7 @@ class Trainer:
             mine = [everyone[i % world_size][i // world_size] for i in range(sum(map(len, everyone)))]
         outcomes = task.join(mine)
         if not len(outcomes):
-            raise TrainingError("no image of the validation set can be read any more")
+            raise TrainingError("expected readable validation images, got none")
         score = task.score(outcomes)
         if score.loss is not None and not math.isfinite(score.loss):
             raise TrainingError(
@@ -334,7 +333,7 @@ class Trainer:
         return outcomes, score
 
     def _save(self) -> None:
-        """Write a checkpoint, once a step; the first process does, the others wait."""
+        """Write a checkpoint, at most one per step; the first process writes, the others wait."""
         if self.checkpointer is None or self.saved_step == self.state.step:
             return
         start = self.state.seconds()
@@ -348,7 +347,7 @@ class Trainer:
         self.state.aside += self.state.seconds() - start
 
     def _trained(self) -> tuple[nn.Module, nn.Module | None, torch.optim.Optimizer, Any]:
-        """Everything that has tensors."""
+        """Everything with tensors."""
         return self.model, None if self.ema is None else self.ema.module, self.optimizer.optimizer, self.scaler
 
     def _log_row(self, scores: Mapping[str, float | None] | None = None) -> None:
@@ -385,7 +384,7 @@ class Trainer:
         )
 
     def _result(self, unsharded: nn.Module, outcomes: Any) -> TrainResult:
-        """The model on the CPU; sharded parameters are gathered into the copy that was made before."""
+        """The model on the CPU; sharded parameters are gathered into an unsharded copy."""
         model = self.evaluated
         if self.config.hardware.is_sharded:
             unsharded.load_state_dict(whole_state_dict(model))
@@ -412,7 +411,7 @@ class Trainer:
 
 
 class Criterion(nn.Module):
-    """The loss of a batch, from its uint8 images on: what Fabric wraps, so that DDP sees every forward pass."""
+    """The loss of a batch of uint8 images: the module that Fabric wraps, so that DDP sees every forward pass."""
 
     def __init__(self, model: nn.Module, task: Trainable) -> None:
         super().__init__()
@@ -424,7 +423,7 @@ class Criterion(nn.Module):
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
-    """timm's, with its rules of weight decay and layer decay; ``fused`` where torch has such a kernel for it."""
+    """An optimizer of timm, with its rules of weight decay and layer decay; ``fused`` if torch has such a kernel."""
     options: dict[str, Any] = {"fused": True} if fused and config.optimizer.optimizer == "adamw" else {}
     if config.optimizer.layer_decay < 1:
         options["layer_decay"] = config.optimizer.layer_decay
@@ -446,7 +445,7 @@ class Autocast(MixedPrecision):
         return data
 
     def forward_context(self) -> torch.autocast:
-        """Without a cache: weights that are used twice get their gradients added up in float32."""
+        """Without autocast's cache: gradients of weights that are used twice are summed in float32."""
         return torch.autocast(self.device, dtype=self._desired_input_dtype, cache_enabled=False)
 
 
@@ -494,7 +493,7 @@ def quiet_fabric() -> Iterator[None]:
 
 
 def shard(model: nn.Module, mesh: Any) -> None:
-    """FSDP2: each block of a container is sharded over the processes, and gathered when it is used."""
+    """FSDP2: each block of a container is sharded over the processes, and gathered on use."""
     for container in model.modules():
         if isinstance(container, nn.ModuleList | nn.Sequential):
             for block in container:

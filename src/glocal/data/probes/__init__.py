@@ -115,7 +115,9 @@ def load_probe(source: str, *, seed: int = 0, train: int = COUNTS["train"], val:
     counts = {"train": train, "val": val}
     least = len(probe.classes) * len(distances)
     if seed < 0 or min(counts.values()) < least:
-        raise GlocalError(f"{name}: expected a seed from 0 and at least {least} images a part, got {seed} and {counts}")
+        raise GlocalError(
+            f"{name}: expected a seed from 0 and at least {least} images per part, got {seed} and {counts}"
+        )
     known_by = (name, probe.version, distances, seed, counts)
     sets = {part: _image_set(Drawn(name, distances, part, seed), count) for part, count in counts.items()}
     return DataSource(
