@@ -208,7 +208,7 @@ def test_an_image_that_goes_bad_ends_the_run_and_is_named(sets, part):
     images = dataclasses.replace(sets[part].images, store=GoneBad(sets[part].images.store))
     spoilt = [*sets]
     spoilt[part] = ImageBatches(images, 32)
-    with pytest.raises(TrainingError, match="00013: went bad during training: truncated PNG"):
+    with pytest.raises(TrainingError, match="00013: became unreadable: truncated PNG"):
         run(spoilt)
 
 
@@ -277,5 +277,5 @@ def test_a_batch_without_a_readable_image_is_done_too_so_that_processes_stay_tog
 
 def test_a_set_that_went_bad_has_no_outputs(sets):
     images = dataclasses.replace(sets[1].images, store=AllBad(sets[1].images.store))
-    with pytest.raises(TrainingError, match="went bad"):
+    with pytest.raises(TrainingError, match="became unreadable"):
         predict(network(), Normalize((0.5,) * 3, (0.25,) * 3), ImageBatches(images, 32))

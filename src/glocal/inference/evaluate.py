@@ -1,4 +1,4 @@
-"""A trained model measured on labelled images, its classes found by their names."""
+"""A trained model evaluated on labelled images, its classes found by their names."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ WORST = 5
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """The labelled images to measure on.
+    """The labelled images to evaluate on.
 
     Attributes:
         name: what the user called the data.
@@ -100,7 +100,7 @@ def _whole_folder(name: str, checked: Checked, on_error: OnError) -> EvaluationS
         for path in checked.good(part).get(cls, [])
     ]
     if not flat:
-        raise GlocalError(f"data: expected images in the class folders of {printable(name)}, got none that can be read")
+        raise GlocalError(f"data: expected readable images in the class folders of {printable(name)}, got none")
     images = ImageSet(
         name="all",
         classes=checked.classes,
@@ -122,7 +122,7 @@ def evaluate(
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measure a model.
+    """Evaluate a model.
 
     Args:
         saved: the model.

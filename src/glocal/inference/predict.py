@@ -72,7 +72,7 @@ def predict_files(
         take: called with each prediction that is made, in order.
 
     Raises:
-        GlocalError: if an argument is out of range, or `out` cannot be written or gone on with.
+        GlocalError: if an argument is out of range, or `out` cannot be written or resumed.
     """
     _check(top_k, batch_size, workers, engine)
     top_k = min(top_k, len(saved.classes))

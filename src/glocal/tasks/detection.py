@@ -127,8 +127,8 @@ class DetectionTask(HeadTask):
         made = model_config("detection", config, classes=data.classes, category_ids=data.category_ids)
         if made.has_masks and data.train[0].masks is None:
             raise GlocalError(
-                f"data: {made.head} learns masks, and not every object of {data.name} has one; "
-                f"{detector_spec(made.head).without_masks} learns boxes alone"
+                f"data: {made.head} needs a mask for every object, and some of {data.name} have none; "
+                f"{detector_spec(made.head).without_masks} trains on boxes only"
             )
         return cls(made, config, data)
 

@@ -1,4 +1,4 @@
-"""Semantic segmentation: squares of images to learn from, whole images to test on, the mean IoU of classes."""
+"""Semantic segmentation: square crops for training, whole images for validation, mean IoU."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self

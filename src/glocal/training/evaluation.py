@@ -61,7 +61,7 @@ def predict(
 
 
 def refuse_bad(batch: Batch) -> None:
-    """Raise TrainingError for a batch with an image that went bad."""
+    """Raise TrainingError for a batch with an image that became unreadable."""
     if batch.skipped:
         bad = batch.skipped[0]
         raise TrainingError(f"{printable(bad.path)}: {bad.reason}")

@@ -48,7 +48,7 @@ class Batch(NamedTuple):
         labels: (B,) int64; likewise, of length B.
         seeds: (B,) int64, of each image's random augmentation on the device.
         weight: see `BatchIndices`.
-        skipped: images that went bad and are left out.
+        skipped: images that became unreadable and are left out.
     """
 
     inputs: Any
@@ -96,7 +96,7 @@ class ImageBatches(Dataset[Batch]):
     def read(
         self, positions: np.ndarray, transform: Callable[[Image.Image, int], np.ndarray] | None = None
     ) -> tuple[Batch, list[int]]:
-        """Decode images one by one; those that went bad since they were checked are reported and left out.
+        """Decode images one by one; those that became unreadable since they were checked are reported and left out.
 
         Args:
             positions: (B,) which images.
@@ -115,7 +115,7 @@ class ImageBatches(Dataset[Batch]):
                 pixels.append(transform(self.images.image(position), place))
                 kept.append(place)
             except ImageError as error:
-                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
+                skipped.append(Skipped(error.path, f"became unreadable: {error.reason}"))
         stacked = np.stack(pixels) if pixels else np.empty((0, self.size, self.size, 3), np.uint8)
         return _batch(stacked, self.labels[positions[kept]], tuple(skipped)), kept
 
