@@ -287,8 +287,12 @@ def training_loader(
 def evaluation_loader(
     data: BatchDataset, num_workers: int | None = None, *, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Batch]:
-    """All images once, in their order; of several processes each reads every ``world_size``-th batch."""
+    """All images once, in their order; of several processes each reads every ``world_size``-th batch.
+
+    Each has equally many, the last one empty where they do not divide: sharded parameters are gathered by all together.
+    """
     indices = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
+    indices += [np.arange(0)] * (-len(indices) % world_size)
     return _loader(data, [BatchIndices(0, part) for part in indices[rank::world_size]], num_workers)
 
 
