@@ -167,6 +167,30 @@ def test_images_that_go_bad_after_they_were_checked(trained, tmp_path):
     assert results["skipped"] == [{"path": "across/009.png", "reason": "empty file"}]
 
 
+def test_the_others_keep_their_outcomes_beside_an_unreadable_image(trained, tmp_path):
+    model, _ = trained
+    write_folder(tmp_path / "bad", 12, seed=3)
+    sets = evaluation_sets(tmp_path / "bad", "all", progress=False, workers=1)
+    whole = evaluate(load_model(model), sets, workers=0)
+    wrong = {mistake["path"]: mistake for mistake in whole["mistakes"]}
+    gone = next(path for path in sets.sets[0].paths if path not in wrong)
+    (tmp_path / "bad" / gone).write_bytes(b"")
+    results = evaluate(load_model(model), sets, workers=0, on_error="skip", batch_size=5)
+    assert {mistake["path"] for mistake in results["mistakes"]} == {*wrong}
+    for mistake in results["mistakes"]:
+        assert mistake["confidence"] == pytest.approx(wrong[mistake["path"]]["confidence"], rel=1e-5)
+    assert results["top1"] == pytest.approx((12 * whole["top1"] - 1) / 11)
+
+
+def test_outputs_that_are_not_finite(trained, tmp_path):
+    saved = load_model(trained[0])
+    with torch.no_grad():
+        saved.model.fc.bias.fill_(float("nan"))
+    sets = evaluation_sets(trained[1], "all", progress=False, workers=1)
+    with pytest.raises(GlocalError, match=r"resnet_micro: its outputs for images of .* are not finite"):
+        evaluate(saved, sets, workers=0)
+
+
 def test_builtin_data(tmp_path):
     sets = evaluation_sets("fashion-mini")
     saved = saved_model(tmp_path, classes=sets.sets[0].classes[::-1], size=28)

@@ -175,4 +175,4 @@ def test_the_objective_scores_what_it_joined(images):
 def test_what_scores_is_asked_for_before_anything_is_trained(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(GlocalError, match="faster-coco-eval is not installed; pip install"):
-        head_task(DetectionTask, K, masks=False)
+        head_task(DetectionTask, K)

@@ -86,7 +86,7 @@ def test_images_that_went_bad_are_reported():
     batch = DetectionBatches(images, masks=False, recipe=LIGHT)[BatchIndices(0, np.arange(4))]
     assert len(batch.inputs) == len(batch.labels) == len(batch.seeds) == 2
     assert [(bad.path, bad.reason) for bad in batch.skipped] == [
-        ("1.png", "went bad during training: empty file"), ("2.png", "went bad during training: empty file"),
+        ("1.png", "became unreadable: empty file"), ("2.png", "became unreadable: empty file"),
     ]  # fmt: skip
     label_map = SegmentationSample(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), np.int64), "")
     maps = SegmentationSet("train", ("a", "b"), ("0", "1"), Fixed(label_map, bad=(0, 1)), np.arange(2))

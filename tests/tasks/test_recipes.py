@@ -12,8 +12,8 @@ import torch
 import glocal  # noqa: F401  (registers the models)
 from glocal.errors import GlocalError
 from glocal.heads.settings import HEADS
-from glocal.tasks.heads import DEFAULT_RECIPES, model_config
-from glocal.training import HeadConfig, TrainConfig, load_recipe, recipe_names
+from glocal.tasks.heads import model_config
+from glocal.training import DEFAULT_RECIPES, HeadConfig, TrainConfig, load_recipe, recipe_names
 from glocal.training.schedule import LRSchedule
 
 TASKS = {"detect": "detection", "segment": "segmentation"}
@@ -32,7 +32,7 @@ def test_names_by_task():
     assert recipe_names("detect") == ("detect_1x", "detect_3x", "detect_micro")
     assert recipe_names("segment") == ("segment_160k", "segment_80k", "segment_micro")
     assert not set(recipe_names()) & {name for _, name in NAMES}
-    assert set(DEFAULT_RECIPES.values()) <= {name for _, name in NAMES}
+    assert set(DEFAULT_RECIPES.values()) <= {name for _, name in NAMES} | set(recipe_names())
 
 
 @pytest.mark.parametrize(("task", "name"), NAMES)

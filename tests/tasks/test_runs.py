@@ -210,6 +210,6 @@ def test_masks_need_masks():
             return dataclasses.replace(super().__getitem__(index), masks=None)
 
     bare = Bare(**vars(source.train))
-    with pytest.raises(GlocalError, match="faster_rcnn learns boxes alone"):
+    with pytest.raises(GlocalError, match="faster_rcnn trains on boxes only"):
         Asked(DetectionTask, source.__class__(**{**vars(source), "train": bare}), HeadConfig("mask_rcnn")).task()
     assert detection().task().skipped == ()

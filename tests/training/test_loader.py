@@ -117,7 +117,7 @@ def test_an_image_that_goes_bad_is_reported_and_the_others_are_as_before(spoilt,
     expected = batches(TrainingBatches(cached, recipe, seed=0), 3)
     got = batches(TrainingBatches(spoilt, recipe, seed=0), 3, num_workers=num_workers)
     (skipped,) = [skipped for batch in got for skipped in batch.skipped]
-    assert (skipped.path, skipped.reason) == ("train/00013", "went bad during training: truncated PNG")
+    assert (skipped.path, skipped.reason) == ("train/00013", "became unreadable: truncated PNG")
     for one, other in zip(expected, got, strict=True):
         kept = [i for i, image in enumerate(one.inputs) if any(torch.equal(image, left) for left in other.inputs)]
         assert len(kept) == len(one.labels) - len(other.skipped)

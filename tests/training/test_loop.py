@@ -21,6 +21,7 @@ from glocal.training import (
     load_pixels,
 )
 from glocal.training.evaluation import evaluate_batches, predict
+from glocal.training.loader import evaluation_loader
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import TrainState
 from glocal.training.trainer import Trainer
@@ -49,9 +50,10 @@ def network(seed=0):
     )
 
 
-def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, keep_logits=True, **kwargs):
+def run(sets, model=None, recipe=RECIPE, budget="3ep", seed=0, strict=True, **kwargs):
     batches = TrainingBatches(sets[0], recipe, seed)
-    task = classification_task(recipe.replace(seed=seed), labels=batches.labels, keep_logits=keep_logits)
+    options = {"needs_every_image": strict, "keep_outputs": strict}
+    task = classification_task(recipe.replace(seed=seed), labels=batches.labels, **options)
     trainer = Trainer(task, task.config, Budget.parse(budget), macs=1000, **kwargs)
     return trainer.fit(model or network(), batches, sets[1])
 
@@ -208,7 +210,7 @@ def test_an_image_that_goes_bad_ends_the_run_and_is_named(sets, part):
     images = dataclasses.replace(sets[part].images, store=GoneBad(sets[part].images.store))
     spoilt = [*sets]
     spoilt[part] = ImageBatches(images, 32)
-    with pytest.raises(TrainingError, match="00013: went bad during training: truncated PNG"):
+    with pytest.raises(TrainingError, match="00013: became unreadable: truncated PNG"):
         run(spoilt)
 
 
@@ -249,7 +251,7 @@ def test_a_model_with_a_loss_of_its_own_is_trained_by_it(sets, mixup):
 
 def test_a_test_image_that_goes_bad_is_left_out_too(sets):
     images = dataclasses.replace(sets[1].images, store=GoneBad(sets[1].images.store))
-    result = run((sets[0], ImageBatches(images, 32)), recipe=RECIPE.replace(on_error="skip"), keep_logits=False)
+    result = run((sets[0], ImageBatches(images, 32)), recipe=RECIPE.replace(on_error="skip"), strict=False)
     assert [skipped.path for skipped in result.state.skipped] == ["val/00013"]
     assert len(result.outcomes) == 29
     assert result.outcomes.logits is None
@@ -267,15 +269,16 @@ def test_a_batch_without_a_readable_image_is_done_too_so_that_processes_stay_tog
     model, seen = network(), []
     model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     data = ImageBatches(images, 32)
-    task = classification_task(RECIPE, keep_logits=True)
+    task = classification_task(RECIPE, keep_outputs=True)
     for rank in range(2):  # one batch for two processes: the second has none, and does one too
         with torch.no_grad():
-            found = list(evaluate_batches(task, model, data, "cpu", rank=rank, world_size=2))
-        assert [(tuple(part.logits.shape), len(batch.skipped)) for part, batch in found] == [((0, 3), 30)][: 1 - rank]
+            batches = evaluation_loader(data, rank=rank, world_size=2)
+            found = list(evaluate_batches(task, model, batches, "cpu"))
+        assert [(tuple(part.logits.shape), len(batch.skipped)) for part, batch in found] == [((0, 3), [30, 0][rank])]
         assert seen == [1] * (rank + 1)
 
 
 def test_a_set_that_went_bad_has_no_outputs(sets):
     images = dataclasses.replace(sets[1].images, store=AllBad(sets[1].images.store))
-    with pytest.raises(TrainingError, match="went bad"):
+    with pytest.raises(TrainingError, match="became unreadable"):
         predict(network(), Normalize((0.5,) * 3, (0.25,) * 3), ImageBatches(images, 32))

@@ -37,7 +37,7 @@ def network():
 
 def run(sets, recipe, budget="2ep", model=None, **kwargs):
     batches = TrainingBatches(sets[0], recipe, 0)
-    task = classification_task(recipe, labels=batches.labels, keep_logits=True)
+    task = classification_task(recipe, labels=batches.labels, keep_outputs=True)
     trainer = Trainer(task, task.config, Budget.parse(budget), macs=1000, **kwargs)
     return trainer.fit(model or network(), batches, sets[1])
 

@@ -50,7 +50,7 @@ def evaluate(
             saved,
             source.val if part == "val" else source.train,
             device=device,
-            on_error=on_error,  # type: ignore[arg-type]
+            on_error=on_error,
             progress=update,
             take=taken.extend if predictions is not None else lambda _: None,
         )

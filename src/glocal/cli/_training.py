@@ -140,15 +140,15 @@ def _weights(task: "TaskName", model: str, weights: str | None) -> Any:
 
 
 def _recipe(task: "TaskName", options: Mapping[str, Any], *, has_weights: bool) -> "TrainConfig":
-    from glocal.tasks.heads import DEFAULT_RECIPES as OF_HEADS
     from glocal.training import DEFAULT_RECIPES, load_recipe
 
     freeze = options["freeze"] or []
     settings = [*(options["settings"] or []), *([f"freeze=[{','.join(freeze)}]"] if freeze else [])]
     if task != "classification":
-        return load_recipe(options["recipe"] or OF_HEADS[task], base=OF_HEADS[task], settings=settings)
+        default = DEFAULT_RECIPES[task]
+        return load_recipe(options["recipe"] or default, base=default, settings=settings)
     mode = "probe" if freeze == ["backbone"] else "finetune" if has_weights else "scratch"
-    return load_recipe(options["recipe"] or DEFAULT_RECIPES[mode], settings=settings)  # type: ignore[index]
+    return load_recipe(options["recipe"] or DEFAULT_RECIPES[mode], settings=settings)
 
 
 def _run_folder(task: "TaskName", options: Mapping[str, Any], config: "TrainConfig") -> Path:

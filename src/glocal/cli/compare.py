@@ -242,7 +242,6 @@ def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":
     Raises:
         GlocalError: for the recipe of another task, or one that cannot be read.
     """
-    from glocal.tasks.heads import DEFAULT_RECIPES as OF_TASKS
     from glocal.training import DEFAULT_RECIPES, load_recipe, recipe_names
 
     by_task = {name: recipe_names(None if name == "classify" else name) for name in TASKS}
@@ -252,7 +251,7 @@ def _read_recipe(recipe: str, task: str, mode: str) -> "TrainConfig":
                 f"recipe: expected one for --task {task} ({', '.join(by_task[task])}) or a file, got {recipe!r}, which "
                 f"is for --task {other}"
             )
-    return load_recipe(recipe, OF_TASKS.get(TASKS[task]) or DEFAULT_RECIPES.get(mode))  # type: ignore[call-overload]
+    return load_recipe(recipe, DEFAULT_RECIPES.get(mode if task == "classify" else TASKS[task]))
 
 
 def _other_task(data: str, task: str) -> str:

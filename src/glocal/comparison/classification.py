@@ -81,14 +81,19 @@ Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
 class ProbeTask(ClassificationTask):
     """A linear classifier on the features of a frozen backbone; the features are computed once, outside the budget.
 
-    Attributes:
+    Args:
+        args: those of `ClassificationTask`.
         features: cache by model, filled by the first task of a model.
         rows: indices of the used training images of ``pixels``.
+        options: those of `ClassificationTask`.
     """
 
-    features: Features
-    rows: np.ndarray
     whole: nn.Module
+
+    def __init__(self, *args: Any, features: Features, rows: np.ndarray, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.features, self.rows = features, rows
+        self.normalize, self.prepare = self.prepare, nn.Identity()
 
     def create_model(self) -> nn.Module:
         """The classifier; `save` writes it with its backbone."""
@@ -101,10 +106,9 @@ class ProbeTask(ClassificationTask):
         if name not in self.features:
             assert self.pixels is not None
             device, backbone = self.config.hardware.device, _Backbone(whole)
-            train, val = (predict(backbone, self.prepare, images, device) for images in self.pixels)
+            train, val = (predict(backbone, self.normalize, images, device) for images in self.pixels)
             self.features[name] = train, val
-            _check_head(name, whole, head, self.prepare, self.pixels[1], val)
-        self.prepare = nn.Identity()
+            _check_head(name, whole, head, self.normalize, self.pixels[1], val)
         return head
 
     def datasets(self) -> tuple[BatchDataset, BatchDataset]:

@@ -79,9 +79,8 @@ class RunTasks:
         if run.fraction < 1:
             order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
             train = train.subset(np.sort(order[: max(1, round(run.fraction * len(train)))]))
-        task = TASKS[self.settings.task].for_data(replace(self.source, train=train), config)
-        task.needs_every_image = True
-        return task
+        source = replace(self.source, train=train)
+        return TASKS[self.settings.task].for_data(source, config, needs_every_image=True, keep_outputs=True)
 
     def _classification(self, run: Run, config: TrainConfig) -> Task:
         self.load()
@@ -91,11 +90,11 @@ class RunTasks:
         fraction = self.source.train.fraction(run.fraction, SPLIT_SEED)
         rows = np.array([position[path] for path in fraction.paths])
         source = replace(self.source, train=fraction)
+        options: Any = {"needs_every_image": True, "keep_outputs": True}
         if self.settings.mode != "probe":
-            return ClassificationTask.for_data(source, config, keep_logits=True, pixels=(train.subset(rows), val))
-        task = ProbeTask.for_data(source, config.replace(freeze=()), keep_logits=True, pixels=self.pixels)
-        task.features, task.rows = self.features, rows
-        return task
+            return ClassificationTask.for_data(source, config, pixels=(train.subset(rows), val), **options)
+        config = config.replace(freeze=())
+        return ProbeTask.for_data(source, config, pixels=self.pixels, features=self.features, rows=rows, **options)
 
     def training_memory(self, task: Task, model: Any) -> float:
         """Peak memory of one training step in MiB, at the recipe's batch size; of detectors on real images."""

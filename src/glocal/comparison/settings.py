@@ -16,7 +16,6 @@ from glocal.heads.settings import IMAGE_SIZES as HEAD_IMAGE_SIZES
 from glocal.models.creation import Weights, check_model, default_image_size, has_weights
 from glocal.models.io import TaskName, find_model
 from glocal.models.micro import MICRO_MODELS
-from glocal.tasks.heads import DEFAULT_RECIPES as HEAD_RECIPES
 from glocal.tasks.heads import MEANINGLESS
 from glocal.training import DEFAULT_RECIPES, Budget, HeadConfig, Mode, TrainConfig, load_recipe, resolve_device
 
@@ -166,7 +165,7 @@ def make_settings(
         )
     if budget is None:
         budget = DEFAULT_BUDGET if recipe is None else f"{recipe.schedule.epochs:g}ep"
-    recipe = recipe or load_recipe(DEFAULT_RECIPES[mode] if head is None else HEAD_RECIPES[task])
+    recipe = recipe or load_recipe(DEFAULT_RECIPES[mode if head is None else task])
     image_size = image_size or recipe.data.image_size or None
     if image_size is None:
         image_size = max(default_image_size(model) for model in models)

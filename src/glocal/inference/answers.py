@@ -1,38 +1,14 @@
-"""What a model answers to a batch of images: its logits, the most probable classes, and these as predictions."""
+"""Logits of a batch of images -> the most probable classes, as predictions."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy.special import softmax
-from torch import nn
 
-from glocal.data.transforms import Normalize
-from glocal.inference.models import Model
 from glocal.inference.output import Prediction
 
 DIGITS = 8
 """Of a probability that are written: more would tell apart what float32 cannot."""
-
-
-class Classifier(nn.Module):
-    """(B, 3, H, W) uint8 images as a `Reader` gives them -> (B, K) float32 logits on the CPU.
-
-    Args:
-        saved: the model.
-        device: where it runs.
-    """
-
-    def __init__(self, saved: Model, device: str | torch.device = "cpu") -> None:
-        super().__init__()
-        self.device = torch.device(device)
-        self.model = saved.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.prepare = Normalize(saved.mean, saved.std).to(self.device)
-
-    @torch.inference_mode()
-    def forward(self, pixels: torch.Tensor) -> np.ndarray:
-        """The logits."""
-        return self.model(self.prepare(pixels.to(self.device))).float().cpu().numpy()
 
 
 def most_probable(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,25 @@
-"""A trained model measured on labelled images, its classes found by their names."""
+"""A trained model evaluated on labelled images, its classes found by their names."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from glocal.data import Checked, ImageSet, Skipped, builtin_names, check_folder, load_data
 from glocal.data.sets import Folder
 from glocal.errors import GlocalError, check_choice
 from glocal.export import ExportedModel
 from glocal.files import printable
-from glocal.inference.answers import Classifier
 from glocal.inference.inputs import Inputs, read_batches
-from glocal.inference.models import Model, reader_for
+from glocal.inference.models import Model, reader_for, task_and_model
 from glocal.inference.predict import BATCH_SIZE
 from glocal.metrics.classification import Outcomes
-from glocal.tasks.base import labels_in_model
+from glocal.training import ImageBatches
+from glocal.training.loader import Batch
 
 Part = Literal["train", "val", "all"]
 OnError = Literal["stop", "skip"]
@@ -28,7 +29,7 @@ WORST = 5
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """The labelled images to measure on.
+    """The labelled images to evaluate on.
 
     Attributes:
         name: what the user called the data.
@@ -100,7 +101,7 @@ def _whole_folder(name: str, checked: Checked, on_error: OnError) -> EvaluationS
         for path in checked.good(part).get(cls, [])
     ]
     if not flat:
-        raise GlocalError(f"data: expected images in the class folders of {printable(name)}, got none that can be read")
+        raise GlocalError(f"data: expected readable images in the class folders of {printable(name)}, got none")
     images = ImageSet(
         name="all",
         classes=checked.classes,
@@ -122,12 +123,12 @@ def evaluate(
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measure a model.
+    """Evaluate a model.
 
     Args:
         saved: the model.
         data: labelled images; their classes are found among the model's by name.
-        on_error: ``stop`` at an image that went bad since it was checked, or ``skip`` and list it.
+        on_error: ``stop`` at an image that became unreadable since it was checked, or ``skip`` and list it.
         batch_size: images that are run at once.
         workers: data-loading workers; by default one per processor.
         device: where the model runs.
@@ -137,32 +138,34 @@ def evaluate(
         Results as JSON, documented in docs/inference.md.
 
     Raises:
-        GlocalError: if the model has no class of a name, or an image went bad.
+        GlocalError: if the model has no class of a name, or an image became unreadable.
     """
-    labels = [np.array(labels_in_model(saved.classes, images.classes))[images.labels] for images in data.sets]
-    classifier, skipped = Classifier(saved, device), list(data.skipped)
-    total, done = sum(map(len, data.sets)), 0
-    outcomes, paths = [], []
-    for images, true in zip(data.sets, labels, strict=True):
-        reader = reader_for(saved, Inputs.of(images), batch_size)
-        for read in read_batches(reader, workers=workers):
-            bad = {i: error for i, error in enumerate(read.errors) if error is not None}
-            for i, error in bad.items():
-                path = images.paths[read.start + i]
-                if on_error == "stop":
-                    raise GlocalError(f"{printable(path)}: {printable(error)}; --on-error skip leaves it out")
-                skipped.append(Skipped(path, error))
-            good = [i for i in range(len(read.errors)) if i not in bad]
-            logits = classifier(read.pixels)[good]
-            if not np.isfinite(logits).all():
-                raise GlocalError(f"{saved.name}: its outputs for images of {printable(data.name)} are not finite")
-            outcomes.append(Outcomes.of(logits, true[read.start : read.start + len(read.errors)][good]))
-            paths += [images.paths[read.start + i] for i in good]
-            done += len(read.errors)
-            progress(done, total)
-    if not paths:
-        raise GlocalError(f"data: expected images that can be read in {printable(data.name)}, got none")
-    return _results(saved, data, Outcomes.join(outcomes), paths, skipped)
+    task, model = task_and_model(saved, device)
+    sets = [task.eval_set(images) for images in data.sets]
+    batches = (batch for images in sets for batch in _batches(saved, images, batch_size, workers))
+
+    def check(outcomes: Outcomes) -> None:
+        if not np.isfinite(outcomes.nll).all():
+            raise GlocalError(f"{saved.name}: its outputs for images of {printable(data.name)} are not finite")
+
+    outcomes, skipped = task.evaluate(
+        model, batches, sum(map(len, sets)), device=device, on_error=on_error, progress=progress, take=check
+    )
+    bad = {one.path for one in skipped}
+    paths = [path for images in data.sets for path in images.paths if path not in bad]
+    return _results(saved, data, outcomes, paths, [*data.skipped, *skipped])
+
+
+def _batches(saved: Model, data: ImageBatches, batch_size: int, workers: int | None) -> Iterator[Batch]:
+    """As predictions read images; unreadable ones are black at the end, so that the outputs of others stay the same."""
+    images = data.images
+    for read in read_batches(reader_for(saved, Inputs.of(images), batch_size), workers=workers):
+        bad = {i: error for i, error in enumerate(read.errors) if error is not None}
+        good = [i for i in range(len(read.errors)) if i not in bad]
+        pixels = read.pixels[[*good, *bad]].contiguous(memory_format=torch.channels_last) if bad else read.pixels
+        labels = torch.from_numpy(data.labels[read.start + np.array(good, np.int64)])
+        skipped = tuple(Skipped(images.paths[read.start + i], error) for i, error in bad.items())
+        yield Batch(pixels, labels, torch.zeros_like(labels), skipped=skipped)
 
 
 def _results(

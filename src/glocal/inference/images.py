@@ -29,9 +29,9 @@ from glocal.files import atomic_write_bytes, printable
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.output import ImagePrediction, JsonLines, OutputFile, continue_lines, writing
 from glocal.inference.predict import Progress, Summary, run_batches
-from glocal.models.io import SavedModel
+from glocal.models.io import SavedModel, TaskName
 from glocal.run_dir import agree_on_plan, hold_folder, refuse_existing
-from glocal.tasks import DetectionTask, SegmentationTask, task_of
+from glocal.tasks import Task, task_of
 from glocal.tasks.drawing import draw_label_map, draw_objects
 
 JOB, LINES, COCO = "job.json", "predictions.jsonl", "predictions.json"
@@ -127,19 +127,15 @@ def _predictions(
         path, error = _as_text(images.paths[read.start]), read.errors[0]
         fields: dict[str, Any] = {}
         if error is None:
+            (predicted,) = task.predict(saved.model, read.pixels, device)
             image = np.ascontiguousarray(read.pixels[0].permute(1, 2, 0).numpy())
-            if isinstance(task, DetectionTask):
-                fields = _detect(task, saved.model, image, path, out, job, device)
-            elif isinstance(task, SegmentationTask):
-                fields = _segment(task, saved.model, image, path, out, job, device)
+            fields = FIELDS[task.name](task, predicted, image, path, out, job)
         yield [ImagePrediction(path, error, fields)]
 
 
-@torch.inference_mode()
-def _detect(
-    task: DetectionTask, model: Any, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
+def _objects(
+    task: Task, detected: dict[str, np.ndarray], image: np.ndarray, path: str, out: Path, job: Mapping[str, Any]
 ) -> dict[str, Any]:
-    detected = task.detect(model, image, device)
     sure = detected["scores"] >= job["threshold"]
     detected = {name: value[sure] for name, value in detected.items()}
     prediction = Prediction(path, detected["boxes"], detected["scores"], detected["labels"], detected.get("masks"))
@@ -155,12 +151,10 @@ def _detect(
     return fields
 
 
-@torch.inference_mode()
-def _segment(
-    task: SegmentationTask, model: Any, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any], device: str
+def _shares(
+    task: Task, label_map: np.ndarray, image: np.ndarray, path: str, out: Path, job: Mapping[str, Any]
 ) -> dict[str, Any]:
-    label_map, classes = task.label_map(model, image, device), task.classes
-    name = f"masks/{file_name(path)}"
+    classes, name = task.classes, f"masks/{file_name(path)}"
     (out / "masks").mkdir(exist_ok=True)
     write_label_map(out / name, label_map)
     shares = np.bincount(label_map.ravel(), minlength=len(classes)) / label_map.size
@@ -172,6 +166,10 @@ def _segment(
     if job["draw"] is not None:
         fields["drawn"] = _keep_picture(draw_label_map(Image.fromarray(image), label_map, classes), out, path)
     return fields
+
+
+FIELDS: dict[TaskName, Callable[..., dict[str, Any]]] = {"detection": _objects, "segmentation": _shares}
+"""By task: the fields of an image's line, and its files."""
 
 
 def file_name(path: str) -> str:

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from glocal.errors import GlocalError
-from glocal.export import ExportedModel, Runtime, load_exported, runtime_for
+from glocal.export import ExportedModel, Runtime, height_and_width, load_exported, runtime_for
 from glocal.files import printable
 from glocal.inference.inputs import Inputs, Reader
-from glocal.models.io import SavedModel, load_model
+from glocal.models.io import ModelConfig, SavedModel, load_model, triple
+from glocal.tasks import ClassificationTask
 from glocal.training import resolve_device
 
 Model = SavedModel | ExportedModel
@@ -49,3 +53,18 @@ def reader_for(model: Model, inputs: Inputs, batch_size: int) -> Reader:
     return Reader(
         inputs, size=model.image_size, crop_pct=model.crop_pct, interpolation=interpolation, batch_size=batch_size
     )
+
+
+def task_and_model(saved: Model, device: str | torch.device) -> tuple[ClassificationTask, nn.Module]:
+    """A classifier on a device, and its task; images come from `reader_for`."""
+    config = ModelConfig(
+        task="classification",
+        architecture=saved.name,
+        classes=saved.classes,
+        image_size=max(height_and_width(saved.image_size)),
+        mean=triple(saved.mean),
+        std=triple(saved.std),
+        crop_pct=saved.crop_pct,
+    )
+    model = saved.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return ClassificationTask(config).to(device), model

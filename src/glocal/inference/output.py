@@ -139,7 +139,7 @@ class OutputFile:
         self.synced = time.monotonic()
 
     def write(self, prediction: Any) -> None:
-        """Append a line; every `SYNC_SECONDS` what was written is brought onto the disk.
+        """Append a line; every `SYNC_SECONDS` what was written is synced to disk.
 
         Raises:
             GlocalError: if it cannot be written.
@@ -151,7 +151,7 @@ class OutputFile:
             self.sync()
 
     def sync(self) -> None:
-        """Bring what was written onto the disk."""
+        """Sync what was written to disk."""
         if self.file is None:
             return
         with writing(Path(os.fsdecode(self.file.name))):
@@ -188,7 +188,7 @@ def open_output(
         job: what the lines depend on, as JSON; a resumed job must have the same.
         paths: of the images, in order.
         top_k: classes of each image.
-        resume: go on where an earlier job stopped, or begin if there was none.
+        resume: resume an earlier job, or begin if there was none.
 
     Raises:
         GlocalError: for a file that is there while ``resume`` is not set, or is of another job (the differences are

@@ -11,9 +11,9 @@ import torch
 
 from glocal.errors import GlocalError, check_choice
 from glocal.export import ExportedModel
-from glocal.inference.answers import Classifier, described, most_probable
+from glocal.inference.answers import described, most_probable
 from glocal.inference.inputs import Inputs, Reader, read_batches
-from glocal.inference.models import Model, reader_for
+from glocal.inference.models import Model, reader_for, task_and_model
 from glocal.inference.output import ImagePrediction, OutputFile, Prediction, open_output
 
 BATCH_SIZE = 64
@@ -72,7 +72,7 @@ def predict_files(
         take: called with each prediction that is made, in order.
 
     Raises:
-        GlocalError: if an argument is out of range, or `out` cannot be written or gone on with.
+        GlocalError: if an argument is out of range, or `out` cannot be written or resumed.
     """
     _check(top_k, batch_size, workers, engine)
     top_k = min(top_k, len(saved.classes))
@@ -144,10 +144,11 @@ def _predictions(
 def _local_batches(
     saved: Model, reader: Reader, start: int, top_k: int, device: str, workers: int | None
 ) -> Iterator[list[Prediction]]:
-    classifier = Classifier(saved, device)
+    task, model = task_and_model(saved, device)
     for read in read_batches(reader, start, workers):
         paths = reader.inputs.paths[read.start : read.start + len(read.errors)]
-        yield described(paths, read.errors, *most_probable(classifier(read.pixels), top_k), saved.classes)
+        logits = task.predict(model, read.pixels, device)
+        yield described(paths, read.errors, *most_probable(logits, top_k), saved.classes)
 
 
 def _check(top_k: int, batch_size: int, workers: int | None, engine: str) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 from glocal.data.sets import Store
 from glocal.data.workers import default_workers
 from glocal.errors import GlocalError
-from glocal.inference.answers import Classifier, described, most_probable
+from glocal.inference.answers import described, most_probable
 from glocal.inference.inputs import Inputs, Read, Reader
-from glocal.inference.models import Model, reader_for
+from glocal.inference.models import Model, reader_for, task_and_model
 from glocal.inference.output import Prediction
 
 
@@ -33,15 +33,15 @@ class _Actor:
     """
 
     def __init__(self, saved: Model, stores: tuple[Store, ...], top_k: int, device: str) -> None:
-        self.saved, self.stores, self.top_k = saved, stores, top_k
-        self.classifier = Classifier(saved, device)
+        self.saved, self.stores, self.top_k, self.device = saved, stores, top_k, device
+        self.task, self.model = task_and_model(saved, device)
         self.pool: ProcessPoolExecutor | None = None
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         paths = tuple(map(os.fsdecode, rows["path"]))
         inputs = Inputs(paths, self.stores, np.stack([rows["store"], rows["row"]], axis=1))
         read = self.read(reader_for(self.saved, inputs, len(paths)))
-        best, probabilities = most_probable(self.classifier(read.pixels), self.top_k)
+        best, probabilities = most_probable(self.task.predict(self.model, read.pixels, self.device), self.top_k)
         # text that Arrow could not hold, as of undecodable names, is escaped; "" stands for no error
         errors = [(error or "").encode("utf-8", "backslashreplace") for error in read.errors]
         return {"index": rows["index"], "best": best, "probabilities": probabilities, "error": errors}

@@ -34,8 +34,8 @@ class ClassificationTask(Task):
         config: mixing, erasing, label smoothing, class balance and the like.
         data: a `DataSource`.
         labels: of the training images, for the weights of classes; by default those of ``data``.
-        keep_logits: keep those of the validation set; images that go bad there end the run then.
         pixels: training and validation images at their size, where they have been decoded before.
+        options: those of `Task`.
     """
 
     name: ClassVar[TaskName] = "classification"
@@ -50,11 +50,11 @@ class ClassificationTask(Task):
         data: DataSource | None = None,
         *,
         labels: np.ndarray | None = None,
-        keep_logits: bool = False,
         pixels: tuple[ImageBatches, ImageBatches] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model_config, config, data)
-        self.needs_every_image, self.pixels = keep_logits, pixels
+        super().__init__(model_config, config, data, **options)
+        self.pixels = pixels
         loss, num_classes = config.loss, len(model_config.classes)
         self.prepare: nn.Module = Normalize(model_config.mean, model_config.std)
         self.mixes = bool(loss.mixup or loss.cutmix)
@@ -67,7 +67,7 @@ class ClassificationTask(Task):
 
     @classmethod
     def for_data(cls, data: DataSource, config: TrainConfig, **options: Any) -> Self:
-        """For a model of timm's factory; ``options`` are those of the class."""
+        """For a model of timm's factory."""
         name, weights, size = config.model.name, config.model.weights, config.image_size
         mean, std = starting_normalisation(name, weights)
         model_config = ModelConfig(
@@ -91,7 +91,7 @@ class ClassificationTask(Task):
             )
         return TrainingBatches(self.pixels[0], self.config, self.config.seed), self.pixels[1]
 
-    def eval_set(self, images: ImageSet) -> BatchDataset:
+    def eval_set(self, images: ImageSet) -> ImageBatches:
         """At the size and crop of the model."""
         labels = np.array(labels_in_model(self.classes, images.classes))[images.labels]
         relabelled = dataclasses.replace(images, classes=self.classes, labels=labels)
@@ -139,16 +139,17 @@ class ClassificationTask(Task):
         own: Any = getattr(model, "training_loss", None)
         return criterion(model(inputs), targets) if own is None else own(inputs, targets, criterion)
 
-    def logits(self, model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
-        """(B, K) outputs for a batch, on the CPU; for no image the model runs too, see `Task.evaluate_batch`."""
-        inputs = batch.inputs if len(batch.inputs) else batch.inputs.new_zeros(1, *batch.inputs.shape[1:])
-        outputs: torch.Tensor = model(self.prepare(inputs.to(device)))
-        return outputs.float().cpu()[: len(batch.labels)]
+    @torch.no_grad()
+    def predict(self, model: nn.Module, images: torch.Tensor, device: str | torch.device) -> np.ndarray:
+        """(B, 3, S, S) uint8 -> (B, K) float32 logits."""
+        logits: torch.Tensor = model(self.prepare(images.to(device)))
+        return logits.float().cpu().numpy()
 
     def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Outcomes:
-        """Outcomes of the images that could be read."""
-        logits = self.logits(model, batch, device).numpy()
-        return Outcomes.of(logits, batch.labels.numpy(), keep=self.needs_every_image)
+        """Of the labelled images, the first of the batch; without one the model runs on a black image."""
+        inputs = batch.inputs if len(batch.inputs) else batch.inputs.new_zeros(1, *batch.inputs.shape[1:])
+        logits = self.predict(model, inputs, device)[: len(batch.labels)]
+        return Outcomes.of(logits, batch.labels.numpy(), keep=self.keep_outputs)
 
     def join(self, parts: Sequence[Outcomes]) -> Outcomes:
         """Outcomes of all parts."""

@@ -99,7 +99,7 @@ class DetectionTask(HeadTask):
         model_config: see `Task`.
         config: how it is trained.
         data: a `DetectionSource`.
-        masks: whether masks are scored; by default where the detector has them.
+        options: those of `Task`.
 
     Raises:
         GlocalError: if the COCO library is not installed.
@@ -114,23 +114,22 @@ class DetectionTask(HeadTask):
         model_config: ModelConfig,
         config: TrainConfig = TrainConfig(),  # noqa: B008 - immutable
         data: DetectionSource | None = None,
-        *,
-        masks: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model_config, config, data)
+        super().__init__(model_config, config, data, **options)
         coco_library()  # not after an epoch of training
-        self.masks = model_config.has_masks if masks is None else masks
+        self.masks = model_config.has_masks
 
     @classmethod
-    def for_data(cls, data: DetectionSource, config: TrainConfig) -> Self:
+    def for_data(cls, data: DetectionSource, config: TrainConfig, **options: Any) -> Self:
         """For the backbone and head of a configuration."""
         made = model_config("detection", config, classes=data.classes, category_ids=data.category_ids)
         if made.has_masks and data.train[0].masks is None:
             raise GlocalError(
-                f"data: {made.head} learns masks, and not every object of {data.name} has one; "
-                f"{detector_spec(made.head).without_masks} learns boxes alone"
+                f"data: {made.head} needs a mask for every object, and some of {data.name} have none; "
+                f"{detector_spec(made.head).without_masks} trains on boxes only"
             )
-        return cls(made, config, data)
+        return cls(made, config, data, **options)
 
     def plan(self) -> dict[str, Any]:
         """The preset as it was chosen."""
@@ -144,8 +143,7 @@ class DetectionTask(HeadTask):
         return train_set, DetectionBatches(self.data.val, masks=self.masks)
 
     def eval_set(self, images: DetectionSet) -> BatchDataset:
-        """Masks are scored where model and images have them."""
-        self.masks = self.model_config.has_masks and images[0].masks is not None
+        """Plain images with `Targets`."""
         return DetectionBatches(images, masks=self.masks, labels=labels_in_model(self.classes, images.classes))
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -155,25 +153,30 @@ class DetectionTask(HeadTask):
 
     def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> list[Outcome]:
         """Targets and detections of each image, masks as run lengths."""
-        images = [image.to(device) for image in batch.inputs]
-        detected = model(_floats(images)) if images else []
+        detected = self.predict(model, batch.inputs, device)
         return [Outcome(targets, detections_of(one)) for targets, one in zip(batch.labels, detected, strict=True)]
 
-    def detect(self, model: nn.Module, image: np.ndarray, device: str | torch.device) -> dict[str, np.ndarray]:
-        """(H, W, 3) uint8 image -> ``boxes``, ``scores``, ``labels`` and, where it has them, ``masks``."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device)
-        return {name: value.cpu().numpy() for name, value in model(_floats([pixels]))[0].items()}
+    @torch.no_grad()
+    def predict(
+        self, model: nn.Module, images: Sequence[torch.Tensor], device: str | torch.device
+    ) -> list[dict[str, np.ndarray]]:
+        """``boxes``, ``scores``, ``labels`` and, where the detector has them, ``masks`` of each image."""
+        if not len(images):
+            return []
+        detected = model(_floats([image.to(device).contiguous() for image in images]))
+        return [{name: _array(value) for name, value in one.items()} for one in detected]
 
     def join(self, parts: Sequence[list[Outcome]]) -> list[Outcome]:
         """All images."""
         return [outcome for part in parts for outcome in part]
 
     def precision(self, outcomes: Sequence[Outcome]) -> tuple[Precision, Precision | None]:
-        """Average precision of boxes and of masks."""
+        """Average precision of boxes, and of masks where detector and data have them."""
         targets, detections = [one.targets for one in outcomes], [one.detections for one in outcomes]
         boxes = average_precision(targets, detections, len(self.classes), masks=False)
-        masks = average_precision(targets, detections, len(self.classes), masks=True) if self.masks else None
-        return boxes, masks
+        if not self.masks or targets[0].masks is None:
+            return boxes, None
+        return boxes, average_precision(targets, detections, len(self.classes), masks=True)
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Average precision of boxes, COCO's mean over classes and IoU thresholds; that of masks beside."""
@@ -196,11 +199,15 @@ def _floats(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [image.float() / 255 for image in images]
 
 
-def detections_of(detected: Mapping[str, torch.Tensor]) -> Detections:
-    """The detections of an image, on the CPU."""
-    masks = encode_masks(detected["masks"].cpu().numpy()) if "masks" in detected else None
-    boxes, scores, labels = (detected[name].float().cpu().numpy() for name in ("boxes", "scores", "labels"))
-    return Detections(boxes, scores, labels.astype(np.int64), masks)
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """NumPy has no bfloat16."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def detections_of(detected: Mapping[str, np.ndarray]) -> Detections:
+    """The detections of an image, masks as run lengths."""
+    masks = encode_masks(detected["masks"]) if "masks" in detected else None
+    return Detections(detected["boxes"], detected["scores"], detected["labels"].astype(np.int64), masks)
 
 
 def coco_entries(one: Outcome, category_ids: Mapping[int, int]) -> list[dict[str, Any]]:

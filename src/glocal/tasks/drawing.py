@@ -1,4 +1,4 @@
-"""Pictures with what was found on them: boxes, masks, class names and scores."""
+"""Pictures with predictions: boxes, masks, class names and scores."""
 
 from collections.abc import Sequence
 

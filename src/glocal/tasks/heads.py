@@ -28,15 +28,12 @@ from glocal.models.io import ModelConfig, TaskName, build_head, load_model, trip
 from glocal.rng import isolated_rng
 from glocal.schema import TaskDescription
 from glocal.tasks.base import Task
-from glocal.training.config import TrainConfig, load_recipe
+from glocal.training.config import DEFAULT_RECIPES, TrainConfig, load_recipe
 
-DEFAULT_RECIPES: dict[TaskName, str] = {"detection": "detect_micro", "segmentation": "segment_micro"}
-"""By task: the recipe where none is asked for, and what a file of settings replaces parts of."""
 MEANINGLESS = (
     "label_smoothing", "class_balance", "auto_augment", "crop_scale", "color_jitter", "random_erasing", "crop_pct",
     "mixup", "cutmix", "layer_decay",
 )  # fmt: skip
-AUGMENTATIONS = ("none", "light")
 
 
 def read_options(task: TaskName, given: Sequence[str]) -> dict[str, float]:
@@ -120,10 +117,8 @@ def check_config(task: TaskName, config: TrainConfig) -> None:
             raise GlocalError(
                 f"recipe: {name} has no meaning for {task}, got {recipe[name]!r}; leave it at {defaults[name]!r}"
             )
-    if config.data.augment not in AUGMENTATIONS:
-        raise GlocalError(
-            f"recipe: augment must be one of {', '.join(AUGMENTATIONS)} for {task}, got {config.data.augment!r}"
-        )
+    if config.data.augment == "randaugment":
+        raise GlocalError(f"recipe: augment must be one of none, light for {task}, got 'randaugment'")
     if config.hardware.is_sharded:
         raise GlocalError(f"strategy: {task} runs with ddp alone, got fsdp: parts of its heads are called by name")
 

@@ -47,7 +47,7 @@ class SampleBatches(Dataset[Batch]):
         return len(self.images)
 
     def read(self, key: BatchIndices) -> tuple[list[Any], torch.Tensor, tuple[Skipped, ...]]:
-        """What `prepare` gives of each image, and their seeds; what went bad since it was checked is left out."""
+        """What `prepare` gives of each image, and their seeds; images that became unreadable are left out."""
         drawn = draws(self.seed, key.epoch, key.indices)
         prepared, kept, skipped = [], [], []
         for place, position in enumerate((key.indices % len(self)).tolist()):
@@ -55,7 +55,7 @@ class SampleBatches(Dataset[Batch]):
                 prepared.append(self.prepare(self.images[position], drawn[place]))
                 kept.append(place)
             except ImageError as error:
-                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
+                skipped.append(Skipped(error.path, f"became unreadable: {error.reason}"))
         return prepared, torch.from_numpy(drawn[kept, 3].astype(np.int64)), tuple(skipped)
 
     def prepare(self, sample: Any, drawn: np.ndarray) -> Any:

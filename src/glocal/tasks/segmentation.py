@@ -1,4 +1,4 @@
-"""Semantic segmentation: squares of images to learn from, whole images to test on, the mean IoU of classes."""
+"""Semantic segmentation: square crops for training, whole images for validation, mean IoU."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
@@ -78,6 +78,7 @@ class SegmentationTask(HeadTask):
         model_config: see `Task`.
         config: how it is trained.
         data: a `SegmentationSource`.
+        options: those of `Task`.
     """
 
     name: ClassVar[TaskName] = "segmentation"
@@ -89,14 +90,15 @@ class SegmentationTask(HeadTask):
         model_config: ModelConfig,
         config: TrainConfig = TrainConfig(),  # noqa: B008 - immutable
         data: SegmentationSource | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model_config, config, data)
+        super().__init__(model_config, config, data, **options)
         self.prepare: nn.Module = Normalize(model_config.mean, model_config.std)
 
     @classmethod
-    def for_data(cls, data: SegmentationSource, config: TrainConfig) -> Self:
+    def for_data(cls, data: SegmentationSource, config: TrainConfig, **options: Any) -> Self:
         """For the backbone and head of a configuration."""
-        return cls(model_config("segmentation", config, classes=data.classes), config, data)
+        return cls(model_config("segmentation", config, classes=data.classes), config, data, **options)
 
     def datasets(self) -> tuple[BatchDataset, BatchDataset]:
         """Square crops, and whole images."""
@@ -117,7 +119,7 @@ class SegmentationTask(HeadTask):
         return total / (labels != IGNORE).sum().clamp(min=1)
 
     def evaluate_batch(self, model: nn.Module, batch: Batch, device: torch.device) -> Confusion:
-        """Each image on its own, its logits brought to the size of its label map; kept if every image is needed."""
+        """Each image on its own, its logits brought to the size of its label map."""
         num_classes, loss, kept = len(self.classes), 0.0, []
         counts = np.zeros((num_classes, num_classes), np.int64)
         for image, target in zip(batch.inputs, batch.labels, strict=True):
@@ -129,7 +131,7 @@ class SegmentationTask(HeadTask):
             predicted = np.concatenate(parts)
             of_image = confusion_matrix(target.numpy(), predicted, num_classes)
             counts += of_image
-            if self.needs_every_image:
+            if self.keep_outputs:
                 kept.append(Labelled(class_pixels(of_image), png(Image.fromarray(predicted.astype(np.uint8)))))
         return Confusion(counts, loss, len(batch.inputs), tuple(kept))
 
@@ -153,12 +155,16 @@ class SegmentationTask(HeadTask):
         """IoU, overall and of each class, and confusions."""
         return outcomes.to_dict()
 
-    def label_map(self, model: nn.Module, image: np.ndarray, device: str | torch.device) -> np.ndarray:
-        """(H, W, 3) uint8 image -> (H, W) labels."""
-        small = resize_shorter_side(image, self.model_config.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
-        parts = logits_at(model, self.prepare, pixels, (image.shape[0], image.shape[1]))
-        return np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts])
+    @torch.no_grad()
+    def predict(self, model: nn.Module, images: Sequence[torch.Tensor], device: str | torch.device) -> list[np.ndarray]:
+        """(H, W) labels of each image."""
+        label_maps = []
+        for image in images:
+            small = resize_shorter_side(image.permute(1, 2, 0).numpy(), self.model_config.image_size)
+            pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).to(device)
+            parts = logits_at(model, self.prepare, pixels, (image.shape[1], image.shape[2]))
+            label_maps.append(np.concatenate([logits[0].argmax(0).cpu().numpy() for _, logits in parts]))
+        return label_maps
 
 
 def logits_at(

@@ -363,8 +363,11 @@ _SETTINGS = dataclasses.make_dataclass(
     frozen=True,
 )  # a recipe as OmegaConf takes it, to convert and check types
 
-DEFAULT_RECIPES: dict[Mode, str] = {"scratch": "micro", "finetune": "finetune", "probe": "probe"}
-"""By how a run starts: the name of its recipe."""
+DEFAULT_RECIPES: dict[str, str] = {
+    "scratch": "micro", "finetune": "finetune", "probe": "probe",
+    "detection": "detect_micro", "segmentation": "segment_micro",
+}  # fmt: skip
+"""Of a classifier by how its run starts, of other tasks by name."""
 
 
 def recipe_names(task: str | None = None) -> tuple[str, ...]:

@@ -1,44 +1,28 @@
 """Evaluation of a model on a data set, batch by batch; each of several processes evaluates a part."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from glocal.files import printable
 from glocal.training.errors import TrainingError
-from glocal.training.loader import Batch, BatchDataset, BatchIndices, evaluation_batch, evaluation_loader, num_batches
+from glocal.training.loader import Batch, BatchDataset, evaluation_loader
 from glocal.training.trainable import Trainable
 
 
 def evaluate_batches(
-    task: Trainable,
-    model: nn.Module,
-    data: BatchDataset,
-    device: str | torch.device,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
+    task: Trainable, model: nn.Module, batches: Iterable[Batch], device: str | torch.device
 ) -> Iterator[tuple[Any, Batch]]:
-    """The task's outcomes of each batch that this process reads, and the batch.
-
-    Each process calls the model equally often, as sharded parameters are gathered by all together: where another
-    process has a batch more, one is evaluated twice.
-    """
+    """The task's outcomes of each batch, and the batch."""
     device = torch.device(device)
     training = model.training
     model.to(device).eval()
     task.to(device)
-    batch: Batch | None = None
-    num = 0
     try:
-        for batch in evaluation_loader(data, rank=rank, world_size=world_size):
+        for batch in batches:
             yield task.evaluate_batch(model, batch, device), batch
-            num += 1
-        if world_size > 1 and num < -(-num_batches(len(data), evaluation_batch(data)) // world_size):
-            task.evaluate_batch(model, data[BatchIndices(0, np.arange(1))] if batch is None else batch, device)
     finally:
         model.train(training)
 

@@ -115,7 +115,7 @@ class ImageBatches(Dataset[Batch]):
                 pixels.append(transform(self.images.image(position), place))
                 kept.append(place)
             except ImageError as error:
-                skipped.append(Skipped(error.path, f"went bad during training: {error.reason}"))
+                skipped.append(Skipped(error.path, f"became unreadable: {error.reason}"))
         stacked = np.stack(pixels) if pixels else np.empty((0, self.size, self.size, 3), np.uint8)
         return _batch(stacked, self.labels[positions[kept]], tuple(skipped)), kept
 
@@ -287,8 +287,12 @@ def training_loader(
 def evaluation_loader(
     data: BatchDataset, num_workers: int | None = None, *, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Batch]:
-    """All images once, in order; each of several processes reads every ``world_size``-th batch."""
+    """All images once, in order; each of several processes reads every ``world_size``-th batch.
+
+    All processes get equally many batches, the last one possibly empty: sharded parameters are gathered by all of them.
+    """
     indices = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
+    indices += [np.arange(0)] * (-len(indices) % world_size)
     return _loader(data, [BatchIndices(0, part) for part in indices[rank::world_size]], num_workers)
 
 

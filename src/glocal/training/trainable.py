@@ -42,7 +42,7 @@ class Trainable(Protocol):
 
     metric: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
-    needs_every_image: bool = False
+    needs_every_image: bool
     config: TrainConfig
 
     @property

@@ -34,7 +34,14 @@ from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.faults import explained
 from glocal.training.hardware import HardwareConfig
-from glocal.training.loader import Batch, BatchDataset, BatchIndices, num_batches, training_loader
+from glocal.training.loader import (
+    Batch,
+    BatchDataset,
+    BatchIndices,
+    evaluation_loader,
+    num_batches,
+    training_loader,
+)
 from glocal.training.nan_guard import NaNGuard
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
@@ -306,9 +313,8 @@ class Trainer:
             if world_size > 1:  # each process has seen other images: evaluate what the first one saves
                 for buffer in self.evaluated.buffers():
                     torch.distributed.broadcast(buffer, 0)
-            for part, batch in evaluate_batches(
-                task, self.evaluated, val_set, self.fabric.device, rank=self.rank, world_size=world_size
-            ):
+            batches = evaluation_loader(val_set, rank=self.rank, world_size=world_size)
+            for part, batch in evaluate_batches(task, self.evaluated, batches, self.fabric.device):
                 if self.config.data.on_error == "stop" or task.needs_every_image:
                     refuse_bad(batch)
                 self.state.skipped |= dict.fromkeys(batch.skipped)
