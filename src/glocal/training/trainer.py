@@ -1,6 +1,6 @@
 """The training loop: `Trainer.fit`, on Lightning Fabric, which knows devices, processes and precision.
 
-Fabric is imported here alone: it takes most of the time of importing Lightning.
+Lightning is imported as Fabric alone, here and in `glocal.training.lightning`, which is for users of its Trainer.
 """
 
 import copy
@@ -42,6 +42,8 @@ from glocal.training.trainable import Score, Trainable
 
 CURVE_POINTS = 10
 """In a comparison a model is evaluated after each epoch, but at most this often in its budget."""
+PRECISIONS: dict[str, Any] = {"32": None, "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Fabric's names of them."""
 TIMEOUT = timedelta(minutes=10)
 """How long processes wait for each other; one that dies is noticed at once, by its closed connections."""
 
@@ -471,13 +473,13 @@ def make_fabric(
             strategy = ModelParallelStrategy(parallelize, hardware.world_size, tensor_parallel_size=1, **group)
         else:
             strategy = DDPStrategy(find_unused_parameters=find_unused(), gradient_as_bucket_view=True, **group)
-    precision = {"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(hardware.precision)
+    precision = PRECISIONS[hardware.precision]
     return Fabric(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=devices,
         num_nodes=hardware.num_nodes,
         strategy=strategy,
-        plugins=[] if precision is None else [Autocast(precision, device.type)],  # type: ignore[arg-type]
+        plugins=[] if precision is None else [Autocast(precision, device.type)],
     )
 
 
