@@ -9,7 +9,7 @@ from torch import nn
 
 from glocal.files import printable
 from glocal.training.errors import TrainingError
-from glocal.training.loader import Batch, BatchDataset, BatchIndices, evaluation_batch, evaluation_loader, num_batches
+from glocal.training.loader import Batch, BatchDataset, BatchIndices, evaluation_loader, num_batches
 from glocal.training.trainable import Trainable
 
 
@@ -37,7 +37,7 @@ def evaluate_batches(
         for batch in evaluation_loader(data, rank=rank, world_size=world_size):
             yield task.evaluate_batch(model, batch, device), batch
             num += 1
-        if world_size > 1 and num < -(-num_batches(len(data), evaluation_batch(data)) // world_size):
+        if world_size > 1 and num < -(-num_batches(len(data), data.evaluation_batch) // world_size):
             task.evaluate_batch(model, data[BatchIndices(0, np.arange(1))] if batch is None else batch, device)
     finally:
         model.train(training)

@@ -15,10 +15,11 @@ class NaNGuard:
         model: whose floating-point buffers (BatchNorm's running statistics) are put back.
         limit: steps that may be left out; one more ends the run.
         skipped: steps that were left out before a resume.
+        has_scaler: fp16 finds its loss scale by steps that overflow, and its scaler leaves them out by itself.
     """
 
-    def __init__(self, model: nn.Module, limit: int, skipped: int = 0) -> None:
-        self.model, self.limit, self.skipped = model, limit, skipped
+    def __init__(self, model: nn.Module, limit: int, skipped: int = 0, *, has_scaler: bool = False) -> None:
+        self.model, self.limit, self.skipped, self.has_scaler = model, limit, skipped, has_scaler
         self.before: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def start_step(self) -> None:
@@ -26,20 +27,23 @@ class NaNGuard:
         if self.limit:
             self.before = [(b, b.clone()) for b in self.model.buffers() if b.is_floating_point()]
 
-    def is_finite(self, loss: float, grad_norm: float, *, has_scaler: bool, when: str, advice: str) -> bool:
-        """Whether the optimizer took this step; if it did not, running statistics are put back.
+    def allows_step(self, grad_norm: float) -> bool:
+        """Whether the optimizer may take a step of this gradient, by its norm before clipping."""
+        return self.has_scaler or math.isfinite(grad_norm)
+
+    def is_finite(self, loss: float, grad_norm: float, *, stepped: bool, when: str, advice: str) -> bool:
+        """Whether this step counts; if the optimizer did not take it, running statistics are put back.
 
         Args:
             loss: mean over the processes.
             grad_norm: before clipping.
-            has_scaler: fp16 finds its loss scale by steps that overflow, and its scaler leaves them out by itself.
+            stepped: what `allows_step` said, and the optimizer did.
             when: the step, for the message.
             advice: appended to the message, such as where the last checkpoint is.
 
         Raises:
             TrainingError: if the limit is reached, or the loss is not finite though the gradient is.
         """
-        stepped = has_scaler or math.isfinite(grad_norm)
         if stepped and math.isfinite(loss):
             return True
         if stepped or self.skipped >= self.limit:
