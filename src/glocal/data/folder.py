@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from glocal.data.sets import Skipped
 from glocal.data.walk import inode_of, list_folder, walk_folder
 from glocal.errors import GlocalError
 from glocal.files import printable
+from glocal.formatting import few
 
 PARTS = ("train", "val")
 OTHER_PARTS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
@@ -226,6 +227,5 @@ class _Walker:
         return [os.path.relpath(entry.path, self.root) for entry in entries]
 
 
-def _names(names: list[str] | dict[str, list[str]]) -> str:
-    shown = [printable(name) for name in list(names)[:10]]
-    return ", ".join(shown) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def _names(names: Iterable[str]) -> str:
+    return few([*names], 10, show=printable)

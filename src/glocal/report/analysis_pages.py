@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from glocal.files import printable
+from glocal.formatting import percent
 from glocal.report.analysis_figures import DEPTH, KINDS, Bar, bars, by_depth, heads, lines, matrix, over, pictures
 
 MOST_PICTURES = 8
@@ -419,7 +420,9 @@ def _similarity(result: Any, subject: Subject, other: Any) -> Page:
 def _position(result: Any, subject: Subject, other: Any) -> Page:
     points, names = result.points, {"zeros": "zero padding", "reflect": "reflection", "circular": "wrapping around"}
     last = points[-1]
-    said = ", ".join(f"{_percent(last.r2[padding])} with {names.get(padding, padding)}" for padding in result.paddings)
+    said = ", ".join(
+        f"{percent(max(0.0, last.r2[padding]), 0)} with {names.get(padding, padding)}" for padding in result.paddings
+    )
     return Page(
         f"A linear probe of position on the last features explains {said} of the variance.",
         "Do the features encode position? A CNN can only learn it from zero padding, a Transformer from "
@@ -580,10 +583,6 @@ def _effect(change: float) -> str:
 
 def _signed(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
-
-
-def _percent(r2: float) -> str:
-    return f"{100 * max(0.0, r2):.0f} %"
 
 
 def _some(points: Sequence[Any], count: int) -> list[Any]:
