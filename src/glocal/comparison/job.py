@@ -118,6 +118,8 @@ def compare(
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         missing = [run for run in job.every if not has_finished(job.entries.get(run.id))]
         results = job.results()
+        for run_id, reason in {} if analyze else store.damaged_analyses.items():
+            observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")
 
         def publish(results: CompareResults) -> None:
             write_results(results, data, out)

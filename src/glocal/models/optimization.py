@@ -11,6 +11,7 @@ The rewrites depend on the types of modules, never on the name of a model:
 
 import copy
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from timm.layers import Mlp as TimmMlp
 from timm.layers import QuickGELU as TimmQuickGELU
 from torch import Tensor, fx, nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, first_line
 from glocal.layers import FCUUp, Linear, MHSA2d, Mlp, NonLocal2d, QuickGELU, SelfAttention
 from glocal.models._backbone import Backbone
 from glocal.models._conformer_blocks import ConvBlock
@@ -90,7 +91,8 @@ def optimize(model: nn.Module) -> nn.Module:
 def _fold_norms(model: nn.Module) -> None:
     """Fold each BatchNorm into the module before it; modules used in several places are skipped."""
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    for first, second in [*_declared(model), *_traced(model)]:
+    traced, reason = _traced(model)
+    for first, second in [*_declared(model), *traced]:
         before, norm = model.get_submodule(first), model.get_submodule(second)
         if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
             continue
@@ -107,6 +109,12 @@ def _fold_norms(model: nn.Module) -> None:
         else:
             continue
         model.set_submodule(second, nn.Identity())
+    if reason and any(type(module) is nn.BatchNorm2d for module in model.modules()):
+        warnings.warn(
+            f"optimize: BatchNorm is folded only within nn.Sequential, as torch.fx cannot trace {type(model).__name__} "
+            f"({reason}); outputs are equal all the same",
+            stacklevel=3,
+        )
 
 
 def _scaled(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
@@ -142,16 +150,19 @@ class _Tracer(fx.Tracer):
         return type(m).__module__.startswith("glocal.") or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of (module, following module), each called once, the output of the first used only by the second."""
+def _traced(model: nn.Module) -> tuple[list[tuple[str, str]], str]:
+    """Names of (module, following module), each called once, the output of the first used only by the second.
+
+    If the model cannot be traced, there are none, and the second value says why.
+    """
     if isinstance(model, Backbone):
-        return []
+        return [], ""
     try:
         nodes = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
-    except Exception:  # foreign code may raise anything on fx proxies; nothing is folded then
-        return []
+    except Exception as error:  # foreign code may raise anything on fx proxies
+        return [], first_line(error)
     calls = Counter(node.target for node in nodes)
-    return [
+    pairs = [
         (str(node.args[0].target), str(node.target))
         for node in nodes
         if len(node.args) == 1
@@ -160,6 +171,7 @@ def _traced(model: nn.Module) -> list[tuple[str, str]]:
         and len(node.args[0].users) == 1
         and calls[node.target] == calls[node.args[0].target] == 1
     ]
+    return pairs, ""
 
 
 # QuickGELU
