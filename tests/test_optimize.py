@@ -35,6 +35,8 @@ def check(model: nn.Module, *sizes: tuple[int, ...]) -> nn.Module:
     before = copy.deepcopy(model.state_dict())
     optimized = glocal.optimize(model)
     assert model.training == mode
+    assert type(optimized) is type(model)
+    assert not any(module.training for module in optimized.modules())
     assert not optimized.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     own = {tensor.data_ptr() for tensor in model.state_dict().values()}
