@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import glocal
+from glocal.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "transformers", "onnxruntime", "openvino")
 
@@ -30,7 +30,7 @@ def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "glocal": glocal.__version__,
+        "glocal": __version__,
         **{package: _version(package) for package in PACKAGES},
         "cpu": _cpu_model(),
         "cores": _usable_cores(),

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 
-import glocal
 from glocal.bench import describe_environment, torch_threads
 from glocal.comparison import analysis
 from glocal.comparison.costs import Costs, count_costs, time_inference
@@ -27,6 +26,7 @@ from glocal.files import atomic_write_text
 from glocal.report import write_csv, write_report
 from glocal.schema import CompareExtras, CompareResults, CompareSettings, RecordedRun, RunEntry, SkippedImage
 from glocal.training import Progress
+from glocal.version import __version__
 
 SCHEMA = "glocal.compare/1"
 Source = DataSource | DetectionSource | SegmentationSource
@@ -268,7 +268,7 @@ class _Job:
             "schema": SCHEMA,
             "command": self.command,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "glocal": glocal.__version__,
+            "glocal": __version__,
             "settings": cast(CompareSettings, {**described, "confidence": CONFIDENCE, "jobs": self.measured.jobs}),
             "data": {
                 "name": data.name,

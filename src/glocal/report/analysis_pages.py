@@ -3,6 +3,7 @@
 A page has a finding in a sentence, captioned figures and a table, from the fields of a result of `glocal.analysis`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,16 +167,16 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
                 "distance", "Attention distance",
                 "Low dots are local heads, as in a convolution; dots at the dashed line attend "
                 "uniformly.",
-                heads("distance", "Mean attention distance by head and depth", points, "distance",
-                      "mean distance, px of the image", level="uniform_distance"),
+                heads("distance", "Mean attention distance by head and depth", [p.distance for p in points],
+                      "mean distance, px of the image", level=[p.uniform_distance for p in points]),
             )
         )  # fmt: skip
     panels.append(
         Panel(
             "entropy", "Attention entropy",
             "1 is uniform over all keys, 0 a single key.",
-            heads("entropy", "Entropy of the attention maps by head and depth", points, "entropy",
-                  "entropy / log(number of keys)"),
+            heads("entropy", "Entropy of the attention maps by head and depth",
+                  [p.entropy / math.log(p.keys) for p in points], "entropy / log(number of keys)"),
         )
     )  # fmt: skip
     if any(p.bias_share is not None for p in points):
@@ -184,8 +185,8 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
                 "bias", "Position bias",
                 "Fraction of the logits' variance due to the position of a key, not its content: 1 is position "
                 "alone.",
-                heads("bias", "Fraction of the logits' variance from the position bias", points, "bias_share",
-                      "fraction of the logits' variance"),
+                heads("bias", "Fraction of the logits' variance from the position bias",
+                      [p.bias_share for p in points], "fraction of the logits' variance"),
             )
         )  # fmt: skip
     shown = len(result.rollout) if result.rollout is not None else len(next(iter(result.focus.values()), ()))
