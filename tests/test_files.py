@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 import unicodedata
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glocal.data.scan import scan_lock
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_bytes, atomic_write_text, printable
+from glocal.files import atomic_write_bytes, atomic_write_text, lock, printable, publish
+from glocal.inference.output import open_output
 from glocal.run_dir import hold_folder
 
 WRITE_FOREVER = """
@@ -84,12 +87,34 @@ def test_what_is_shown_can_be_encoded_and_is_one_line(name):
     assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def test_a_forked_process_does_not_hold_the_folder(tmp_path):
-    """Workers live on for seconds when their parent is killed; the folder is free at once."""
+@contextmanager
+def predictions(folder):
+    try:
+        with open_output(folder / "o.jsonl", {}, ("a",), top_k=1, resume=True):
+            yield
+    except GlocalError as error:  # it names no process
+        raise GlocalError(str(error).replace("another process is writing", "is in use by process")) from None
+
+
+@contextmanager
+def cache(folder):
+    """Waiting for it, as a second process does, would not end."""
+    with open(folder / "c.lock", "ab") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            raise GlocalError("is in use by process") from None
+    with scan_lock(folder / "c.json", shown=False):
+        yield
+
+
+@pytest.mark.parametrize("hold", [hold_folder, predictions, cache])
+def test_a_forked_process_holds_nothing(tmp_path, hold):
+    """Workers live on for seconds when their parent is killed; what it held is free at once."""
     read, write = os.pipe()
     holder = os.fork()
     if holder == 0:
-        with hold_folder(tmp_path):
+        with hold(tmp_path):
             if os.fork() == 0:
                 time.sleep(20)
                 os._exit(0)
@@ -97,9 +122,20 @@ def test_a_forked_process_does_not_hold_the_folder(tmp_path):
             time.sleep(20)
             os._exit(0)
     os.read(read, 1)
-    with pytest.raises(GlocalError, match="is in use by process"), hold_folder(tmp_path):
+    with pytest.raises(GlocalError, match="is in use by process"), hold(tmp_path):
         pass
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
-    with hold_folder(tmp_path):
+    with hold(tmp_path):
         pass
+
+
+def test_all_is_on_the_disk_before_the_first_name(tmp_path, monkeypatch):
+    done = []
+    moves = [(tmp_path / f"new{name}", tmp_path / name) for name in "ab"]
+    for file, path in moves:
+        file.write_text("new")
+        path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda _: done.append(sum(path.read_text() == "new" for _, path in moves)))
+    publish(*moves)
+    assert done == [0, 0, 2]

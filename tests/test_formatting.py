@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from glocal.formatting import clock, duration, percent
+from glocal.formatting import clock, duration, few, listed, percent
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,12 @@ def test_an_unknown_time_and_percentages():
     assert clock(math.nan) == "?"
     assert percent(0.93659) == "93.7 %"
     assert percent(0.93659, digits=0) == "94 %"
+
+
+def test_lists():
+    assert few(["a", "b"], 2) == "a, b"
+    assert few(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert few([1, 2, 3], 1, "; ") == "1; and 2 more"
+    assert few([*"abc"], 2, "\n  ", show=str.upper) == "A\n  B\n  and 1 more"
+    assert few([], 2) == ""
+    assert [listed([*names]) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]

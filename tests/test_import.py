@@ -73,6 +73,18 @@ except AttributeError as error:
     ]
 
 
+def test_every_submodule_comes_at_its_first_use():
+    """Each in a process of its own would take minutes: what one of them imports is a submodule by that alone."""
+    code = """
+import pkgutil, glocal
+names = {module.name for module in pkgutil.iter_modules(glocal.__path__) if not module.name.startswith("_")}
+assert {"tasks", "metrics", "analysis", "claims", "recommend", "run_dir"} <= names <= set(dir(glocal))
+assert not names & set(vars(glocal)) - {"version"}
+print(*(name for name in sorted(names) if getattr(glocal, name).__name__ != f"glocal.{name}"))
+"""
+    assert python(OFFLINE + code, "-W", "error").strip() == ""
+
+
 def test_no_name_of_timm_is_taken():
     code = """
 import timm

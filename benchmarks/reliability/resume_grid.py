@@ -42,8 +42,8 @@ def job(out: Path, log: Path, workers: int, stop: int = 0, plant: Callable[[], A
         watched.watch(log)
         if stop:
             took_step = trainer.Trainer._took_step
-            trainer.Trainer._took_step = lambda self, loss: (  # type: ignore[method-assign]
-                die() if self.state.step == stop else took_step(self, loss)
+            trainer.Trainer._took_step = lambda self, *step: (  # type: ignore[method-assign]
+                die() if self.state.step == stop else took_step(self, *step)
             )
         forked.train(out, HARD, data_source(IMAGES, 30), num_workers=workers)
 

@@ -5,24 +5,23 @@ model then take ours. It is quick, silent and downloads nothing: torch and timm 
 """
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from glocal._timm_hook import register_with_timm
+from glocal.version import __version__
 
 if TYPE_CHECKING:
     from glocal.models import convert_checkpoint, create_model, insert_attention, list_models, optimize
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "convert_checkpoint", "create_model", "insert_attention", "list_models", "optimize"]
 
-_ROOMS = frozenset(
-    "bench checkpoints cli comparison data errors export heads inference layers models report training".split()  # noqa: SIM905
-)
+_SUBMODULES = frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def __getattr__(name: str) -> Any:
-    """Import a subpackage, or one of the public functions, at its first use (PEP 562)."""
-    if name in _ROOMS:
+    """Import a submodule, or one of the public functions, at its first use (PEP 562)."""
+    if name in _SUBMODULES:
         return importlib.import_module(f"glocal.{name}")
     if name in __all__:
         return getattr(importlib.import_module("glocal.models"), name)
@@ -30,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_ROOMS})
+    return sorted({*__all__, *_SUBMODULES})
 
 
 register_with_timm()

@@ -1,6 +1,10 @@
-"""Times and percentages as text: one format for the command line, verdicts and pages."""
+"""Times, percentages and lists as text: one format for the command line, verdicts and pages."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 def duration(seconds: float) -> str:
@@ -23,3 +27,16 @@ def clock(seconds: float) -> str:
 def percent(fraction: float, digits: int = 1) -> str:
     """With a space before the sign: 93.7 %."""
     return f"{100 * fraction:.{digits}f} %"
+
+
+def few(items: Sequence[Item], count: int, separator: str = ", ", *, show: Callable[[Item], str] = str) -> str:
+    """The first ``count`` items, and how many more there are: "a, b and 3 more"."""
+    shown = separator.join(map(show, items[:count]))
+    if len(items) <= count:
+        return shown
+    return f"{shown}{' ' if separator == ', ' else separator}and {len(items) - count} more"
+
+
+def listed(names: Sequence[str]) -> str:
+    """All of them, at least one: "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

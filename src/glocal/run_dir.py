@@ -1,12 +1,10 @@
-"""Resumable folders: locked by one process, described by a plan, with files written atomically.
+"""Resumable folders: locked by one process, described by a plan, their parts whole or not there.
 
-Used by `glocal train`, `compare`, `predict`, `detect` and `segment`: the plan is written first and compared on
---resume; files and folders are written under a temporary name, synced, and renamed into place, so a killed process
-leaves the old or the new version, and perhaps an unfinished one, which `clean` deletes.
+The plan is written first and compared on --resume. Files are written by `glocal.files`, folders by `replacing`: under a
+temporary name, synced, and renamed into place, so a killed process leaves the old or the new version, and perhaps an
+unfinished one, which `clean` deletes.
 """
 
-import errno
-import fcntl
 import json
 import os
 import secrets
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write_text, printable, sync
+from glocal.files import atomic_write_text, lock, printable, sync
 
 UNFINISHED = (".tmp-", ".unfinished-")
 """Prefixes of unfinished files and folders; the second one until 0.1."""
@@ -40,55 +38,34 @@ def check_writable(out: Path) -> None:
                 folder.rmdir()
 
 
-_HELD: set[Any] = set()
-
-
-def _let_go() -> None:
-    """Close inherited locks in a forked process: the lock belongs to its parent."""
-    for lock in _HELD:
-        lock.close()
-    _HELD.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Context that locks a folder for this process; creates it if it is missing.
-
-    The operating system releases the lock when the process ends for any reason.
+    """Context that locks a folder for this process (`glocal.files.lock`); creates it if it is missing.
 
     Raises:
         GlocalError: for a folder that is not writable or in use.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115 - held open as long as the folder is held
+        file = open(folder / ".lock", "a+")  # noqa: SIM115 - held open as long as the folder is held
     except OSError as error:
         raise GlocalError(
             f"out: cannot write to {printable(folder)} ({error.strerror}); choose another --out"
         ) from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
+            lock(file)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
             raise GlocalError(
                 f"out: {printable(folder)} is in use by {holder}; wait for it or choose another --out"
             ) from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        _HELD.add(lock)
-        try:
-            yield
-        finally:
-            _HELD.discard(lock)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def agree_on_plan(

@@ -181,8 +181,12 @@ def test_without_the_flag_what_was_found_stays(looked, again, data):
 def test_a_damaged_file_is_looked_for_again(looked, again, data, content):
     (again / "runs/vit_micro-f1-s0/analysis.json").write_text(content)
     watcher = Onlooker()
+    compare(data, asked(), again, resume=True, observer=watcher)
+    assert any("vit_micro-f1-s0 is damaged" in text and "--analyze repeats it" in text for text in watcher.said)
+    watcher = Onlooker()
     assert found(resume(data, again, watcher)) == found(looked[0])
     assert {run_id for run_id, _ in watcher.looked} == {"vit_micro-f1-s0"}
+    assert any(text.startswith("The analysis of vit_micro-f1-s0 is damaged (") for text in watcher.said)
 
 
 def test_a_part_that_fails_is_listed_loses_nothing_and_is_tried_again_alone(looked, again, data, monkeypatch):

@@ -123,6 +123,17 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(root).classes == ("bus", "test", "train")
 
 
+def test_hidden_and_linked_folders_make_no_part_of_a_class(tmp_path):
+    root = folder(tmp_path / "data", {"bus": 3, "train": 3, "test": 3})
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    (root / "test" / "__MACOSX").mkdir()
+    assert load(root).classes == ("bus", "test", "train")
+    (root / "train" / "more").symlink_to(tmp_path)
+    source = load(root)
+    assert source.classes == ("bus", "test", "train")
+    assert os.path.join("train", "more") in source.warnings[0]
+
+
 def test_what_is_in_no_class_is_told(tmp_path):
     folder(tmp_path / "data" / "train", {"a": 2, "b": 2})
     folder(tmp_path / "data" / "val", {"a": 2, "b": 2})

@@ -74,7 +74,7 @@ def test_workers_and_cache_change_nothing(images, cached, augment, flip):
 
 
 def test_evaluation_reads_all_in_order(images, cached, monkeypatch):
-    monkeypatch.setattr(module, "EVALUATION_BATCH", 8)
+    monkeypatch.setattr(cached, "evaluation_batch", 8)
     read = list(evaluation_loader(cached))
     assert torch.equal(torch.cat([batch.labels for batch in read]), torch.from_numpy(images.labels))
     assert np.array_equal(torch.cat([batch.inputs for batch in read]).permute(0, 2, 3, 1), cached.pixels)

@@ -22,6 +22,7 @@ from glocal.training import (
 )
 from glocal.training.evaluation import evaluate_batches, predict
 from glocal.training.loader import evaluation_loader
+from glocal.training.nan_guard import NaNGuard
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import TrainState
 from glocal.training.trainer import Trainer
@@ -159,6 +160,16 @@ class Diverges(nn.Module):
 def test_a_loss_that_is_not_finite_ends_the_run(sets):
     with pytest.raises(TrainingError, match=r"the loss became nan at step 3 \(epoch 0.75\)"):
         run(sets, Diverges())
+
+
+def test_the_guard_is_asked_once_for_each_step(sets, monkeypatch):
+    """What it does not allow, the optimizer does not do, and its statistics are put back."""
+    model, asked = network(), []
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    monkeypatch.setattr(NaNGuard, "allows_step", lambda _, norm: asked.append(norm))  # None: no
+    state = run(sets, model, RECIPE.replace(nan_skips=100)).state
+    assert len(asked) == state.step == state.nan_skips
+    assert [name for name in before if not torch.equal(model.state_dict()[name], before[name])] == []
 
 
 def test_ctrl_c_stays_ctrl_c(sets):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import yaml
 
@@ -113,6 +114,48 @@ def test_all_parts_can_be_printed_and_set_by_name():
     assert (shown["optimizer"]["lr"], shown["schedule"]["epochs"], shown["data"]["batch_size"]) == (0.5, 3.0, 32)
     with pytest.raises(TypeError, match="learning_rate"):
         TrainConfig.of(learning_rate=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "bf16-mixed"}, "precision: expected one of 32, bf16, fp16, got 'bf16-mixed'; nearest: bf16"),
+        ({"precision": 32}, "precision: expected a string, got 32"),
+        ({"precision": "fp16"}, "precision: fp16 needs a CUDA device, got cpu"),
+        ({"strategy": "fspd", "devices": 2}, "strategy: expected one of ddp, fsdp, got 'fspd'; nearest: fsdp"),
+        ({"devices": 0}, "devices: expected at least 1 of 1 node, got 0 of 1"),
+        ({"devices": "2"}, "devices: expected a whole number, got '2'"),
+        ({"num_nodes": 1.5}, "num_nodes: expected a whole number, got 1.5"),
+        ({"device": "mps", "devices": 2}, "devices: expected 1 with mps"),
+        ({"device": "gpu"}, "device: expected cpu, cuda, cuda:1 or mps, got 'gpu'"),
+        ({"sync_batchnorm": "no"}, "sync_batchnorm: expected True or False, got 'no'"),
+        ({"on_error": "skpi"}, "on_error: expected one of stop, skip, got 'skpi'; nearest: skip"),
+        ({"num_workers": -1}, "num_workers must be 0 or more, or None, got -1"),
+        ({"batch_size": 12.5}, "batch_size: expected a whole number, got 12.5"),
+        ({"flip": "false"}, "flip: expected True or False, got 'false'"),
+        ({"lr": float("inf")}, "lr: expected a finite number, got inf"),
+        ({"lr": "1e-3"}, "lr: expected a finite number, got '1e-3'"),
+        ({"optimizer": "adamv"}, "nearest: adam"),
+        ({"schedule": "cosin"}, "schedule must be one of cosine, step, poly, got 'cosin'"),
+        ({"milestones": "0.5"}, "milestones: expected a tuple, each of it a finite number, got '0.5'"),
+        ({"freeze": "backbone"}, "freeze: expected a tuple, each of it a string, got 'backbone'"),
+        ({"weights": "model.pth"}, r"such as Path\('model.pth'\); got 'model.pth'"),
+        ({"log_every_steps": None}, "log_every_steps: expected a whole number, got None"),
+        ({"resume": 1}, "resume: expected True or False, got 1"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+    ],
+)
+def test_a_mistaken_keyword_is_named_too(settings, message):
+    """What a command checks by its options, Python code meets here; each of these trained something else, or later."""
+    with pytest.raises(GlocalError, match=message):
+        TrainConfig.of(**settings)
+
+
+def test_whole_numbers_lists_and_numpys_are_numbers():
+    given = {"lr": 1, "seed": np.int64(3), "milestones": [np.float64(0.5)], "schedule": "step", "freeze": ["stem"]}
+    config = TrainConfig.of(**given)
+    assert (config.optimizer.lr, config.seed) == (1, 3)
+    assert (config.schedule.milestones, config.model.freeze) == ((0.5,), ("stem",))
 
 
 def test_frozen():

@@ -1,6 +1,6 @@
 """Benchmarks of models: parameters, MACs, speed, memory, and a description of the machine."""
 
-from glocal.bench.environment import describe_environment
+from glocal.bench.environment import describe_environment, torch_threads
 from glocal.bench.limits import Limits, measure_limits
 from glocal.bench.macs import copy_on_meta, count_macs, count_params
 from glocal.bench.memory import peak_inference_memory, peak_training_memory
@@ -21,4 +21,5 @@ __all__ = [
     "paired_ratio",
     "peak_inference_memory",
     "peak_training_memory",
+    "torch_threads",
 ]

@@ -3,12 +3,14 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import glocal
+from glocal.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "transformers", "onnxruntime", "openvino")
 
@@ -28,7 +30,7 @@ def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "glocal": glocal.__version__,
+        "glocal": __version__,
         **{package: _version(package) for package in PACKAGES},
         "cpu": _cpu_model(),
         "cores": _usable_cores(),
@@ -37,6 +39,17 @@ def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Context with this number of threads of torch; None for as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _version(package: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from glocal.bench.environment import describe_environment
+from glocal.bench.environment import describe_environment, torch_threads
 from glocal.bench.limits import Limits, fastest_product, memory_bandwidth
 from glocal.bench.macs import count_macs, count_params
 from glocal.bench.memory import peak_inference_memory, peak_training_memory
@@ -199,7 +199,7 @@ def run_suite(
     configurations = list(settings.configurations())
     policy = os.environ.get("OMP_WAIT_POLICY")  # passive waiting is slower on idle cores
     with ExitStack() as stack:
-        stack.enter_context(_threads(settings.threads))
+        stack.enter_context(torch_threads(settings.threads))
         if "compile" in settings.runtimes:
             stack.enter_context(many_compiled())
         contenders: list[Contender] = []
@@ -408,16 +408,6 @@ def _on_torch(model: nn.Module, runtime: str) -> nn.Module:
         return model
     compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     return compiled
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from glocal.bench import count_macs, count_params, describe_environment
+from glocal.bench import count_macs, count_params, describe_environment, torch_threads
 from glocal.comparison import Observer, Run, Settings
 from glocal.comparison.processes import share_cores
 from glocal.comparison.run_tasks import RunTasks
@@ -62,13 +62,9 @@ def measure_costs(settings: Settings, tasks: RunTasks, store: Store, side_by_sid
             "peak_memory_mib": tasks.training_memory(task, model),
         }
     jobs, threads = (known.jobs, known.threads) if known else _share(by_model, settings, tasks, side_by_side)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for name in missing:
             by_model[name]["step_seconds"] = step_seconds(tasks.of_model(name).create_model(), settings)
-    finally:
-        torch.set_num_threads(before)
     costs = Costs(by_model, jobs, threads)
     store.save_costs(asdict(costs))
     return costs

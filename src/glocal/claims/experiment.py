@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import glocal
 from glocal.bench import describe_environment
 from glocal.claims.catalogue import CLAIMS, words
 from glocal.claims.claim import Claim
@@ -30,6 +29,7 @@ from glocal.models.micro import MICRO_MODELS
 from glocal.report.claims import write_claims
 from glocal.training import Budget, Progress
 from glocal.training.loader import num_batches
+from glocal.version import __version__
 
 SCHEMA = "glocal.claims/1"
 FILE = "claims.json"
@@ -208,7 +208,7 @@ class Experiment:
         return {
             "schema": SCHEMA,
             "created": now,
-            "glocal": glocal.__version__,
+            "glocal": __version__,
             "command": command,
             "settings": {key: value for key, value in settings.items() if key not in GROWS}
             | {"confidence": CONFIDENCE, "jobs": costs.jobs, "seeds": list(self.settings.seeds)},

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from glocal.files import printable
-from glocal.formatting import clock
+from glocal.formatting import clock, percent
 
 if TYPE_CHECKING:
     from glocal.comparison import Run, Settings
@@ -69,11 +69,11 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def summary(results: Mapping[str, Any]) -> str:
     """The scores of a detector or segmenter in a few words."""
     if "miou" in results:
-        return f"mIoU {100 * results['miou']:.1f} %, pixel accuracy {100 * results['pixel_accuracy']:.1f} %"
-    text = f"box AP {100 * results['map']:.1f} % (AP50 {100 * results['map50']:.1f} %)"
+        return f"mIoU {percent(results['miou'])}, pixel accuracy {percent(results['pixel_accuracy'])}"
+    text = f"box AP {percent(results['map'])} (AP50 {percent(results['map50'])})"
     if "mask" in results:
         mask = results["mask"]
-        text += f", mask AP {100 * mask['map']:.1f} % (AP50 {100 * mask['map50']:.1f} %)"
+        text += f", mask AP {percent(mask['map'])} (AP50 {percent(mask['map50'])})"
     return text
 
 
@@ -122,7 +122,7 @@ class Watcher:
 
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
-        score = f"{100 * point.val_score:.1f} %" if point else "..."
+        score = percent(point.val_score) if point else "..."
         state = f"loss {progress.loss:.2f}, {self.metric.name} {score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = clock(progress.seconds_left)
@@ -151,7 +151,7 @@ class Watcher:
         else:
             scores: Mapping[str, Any] = entry
             took = clock(entry["budget"]["seconds_to_budget"])
-            self.console.print(f"{run.id}: {self.metric.name} {100 * scores[self.metric.key]:.1f} % after {took}")
+            self.console.print(f"{run.id}: {self.metric.name} {percent(scores[self.metric.key])} after {took}")
 
     def publish(self, results: Any) -> None:
         self.finished = sum(run["status"] == "ok" for run in results["runs"])
@@ -189,7 +189,7 @@ class TrainWatcher:
 
     def update(self, progress: "TrainingProgress") -> None:
         point = progress.point
-        score = f", {self.score} {100 * point.val_score:.1f} %" if point else ""
+        score = f", {self.score} {percent(point.val_score)}" if point else ""
         state = f"step {progress.step}, loss {progress.loss:.3f}{score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             if self.bar_id is None:
@@ -211,17 +211,17 @@ class TrainWatcher:
             plan = results["plan"]
             self.out.print(
                 f"[bold]{plan['head']['head']}[/] on [bold]{plan['model']}[/]: {summary(results)} after "
-                f"{results['epochs']:g} epochs ({results['seconds']:,.0f} s, {results['images_per_s']:,.1f} images/s)"
+                f"{results['epochs']:g} epochs ({clock(results['seconds'])}, {results['images_per_s']:,.1f} images/s)"
             )
         if results["nan_skips"]:
             self.out.print(f"[yellow]{results['nan_skips']} steps were skipped: loss or gradient not finite.[/]")
         self.out.print(f"Model: {escape(printable(out / 'model.safetensors'))}")
 
     def _conclude_classifier(self, results: "RunResults") -> None:
-        top5 = f", top-5 {100 * results['top5']:.1f} %" if results["top5"] is not None else ""
+        top5 = f", top-5 {percent(results['top5'])}" if results["top5"] is not None else ""
         self.out.print(
-            f"[bold]{results['plan']['model']}[/]: top-1 {100 * results['top1']:.1f} %{top5}, calibration error "
-            f"{100 * results['ece']:.1f} % after {results['epochs']:g} epochs ({clock(results['seconds'])}, "
+            f"[bold]{results['plan']['model']}[/]: top-1 {percent(results['top1'])}{top5}, calibration error "
+            f"{percent(results['ece'])} after {results['epochs']:g} epochs ({clock(results['seconds'])}, "
             f"{results['images_per_s']:,.0f} images/s)"
         )
         worst = sorted(
@@ -229,7 +229,7 @@ class TrainWatcher:
             for rate, name in zip(results["per_class"], results["classes"], strict=True)
             if rate is not None
         )[:3]
-        self.out.print("Weakest classes: " + ", ".join(f"{escape(printable(n))} {100 * r:.1f} %" for r, n in worst))
+        self.out.print("Weakest classes: " + ", ".join(f"{escape(printable(n))} {percent(r)}" for r, n in worst))
 
 
 def conclude(console: Console, results: "CompareResults", out: Path, metric: "Metric") -> None:

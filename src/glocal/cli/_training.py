@@ -61,10 +61,6 @@ def train_config(task: "TaskName", options: Mapping[str, Any]) -> "TrainConfig":
     from glocal.training import HardwareConfig, resolve_device
 
     head = None if task == "classification" else head_config(task, options["head"], options)
-    for name, choices in (
-        ("strategy", ("ddp", "fsdp")), ("precision", ("32", "bf16", "fp16")), ("on_error", ("stop", "skip")),
-    ):  # fmt: skip
-        check_choice(name.replace("_", "-"), options.get(name, choices[0]), choices)
     model = options["model"]
     check_model(model, with_keywords=task == "classification")
     weights = _weights(task, model, options["weights"])

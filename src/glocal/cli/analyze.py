@@ -1,7 +1,7 @@
 """`glocal analyze`: analyze a trained or untrained model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,25 @@ KINDS = {
     "position": "position information in features, by padding",
     "robustness": "robustness to noise, occlusion, shuffled patches, texture",
 }
+
+
+def functions() -> dict[str, Callable[..., Any]]:
+    """The function of each of `KINDS`."""
+    from glocal import analysis
+
+    return {
+        "fourier": analysis.fourier,
+        "attention": analysis.attention,
+        "receptive-field": analysis.receptive_field,
+        "locality": analysis.locality,
+        "features": analysis.features,
+        "cam": analysis.cam,
+        "similarity": analysis.similarity,
+        "position": analysis.position,
+        "robustness": analysis.robustness,
+    }
+
+
 VERSUS = ("fourier", "receptive-field", "similarity")
 NUM_IMAGES = {
     "attention": 16, "features": 4, "cam": 8, "receptive-field": 32, "locality": 128, "similarity": 128,
@@ -250,9 +269,7 @@ def _run(
 ) -> tuple[Any, Any]:
     import torch
 
-    from glocal import analysis
-
-    function = getattr(analysis, kind.replace("-", "_"))
+    function = functions()[kind]
     module, images = model.module.to(device), chosen.tensors(model, device)
     if kind in ("locality", "robustness"):
         labels = None if chosen.labels is None else torch.tensor(chosen.labels, device=device)

@@ -9,6 +9,7 @@ import glocal.cli._options as opt
 from glocal.cli import app
 from glocal.cli._command_line import check_file, write_json
 from glocal.files import printable
+from glocal.formatting import few
 
 EPILOG = f"""\
 \b
@@ -105,8 +106,7 @@ def _show(results: Mapping[str, Any]) -> None:
             pairs.add_row(shown(pair["true"]), shown(pair["predicted"]), f"{pair['count']:,}")
         console.print(pairs)
     if missing := results["missing_classes"]:
-        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        console.print(f"Classes of the model without images: {', '.join(map(shown, missing[:10]))}{more}")
+        console.print(f"Classes of the model without images: {few(missing, 10, show=shown)}")
     if skipped := results["skipped"]:
         console.print(f"[yellow]Unreadable images skipped: {len(skipped)}[/]")
         for bad in skipped[:10]:

@@ -12,7 +12,7 @@ from glocal.cli import app
 from glocal.cli._command_line import resume_command
 from glocal.errors import GlocalError
 from glocal.files import printable
-from glocal.formatting import clock
+from glocal.formatting import clock, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,7 +129,7 @@ def _table(predictions: "list[Prediction]") -> "Table":
 
     table = simple_table("image", "classes")
     for prediction in predictions:
-        classes = ", ".join(f"{printable(name)} {100 * share:.1f} %" for name, share in prediction.top)
+        classes = ", ".join(f"{printable(name)} {percent(share)}" for name, share in prediction.top)
         error = f"[red]{escape(printable(prediction.error or ''))}[/]"
         table.add_row(escape(printable(prediction.path)), escape(classes) if prediction.top else error)
     return table

@@ -25,6 +25,7 @@ from glocal.comparison.store import Store
 from glocal.data import DataSource, ImageError, ImageSet
 from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
+from glocal.files import printable
 from glocal.models.io import load_model
 from glocal.schema import CompareExtras, CompareResults, ModelAnalysis
 from glocal.training import ImageBatches
@@ -65,6 +66,8 @@ def analyze(runs: Sequence[Run], source: DataSource, settings: Settings, store: 
         observer: receives progress.
     """
     missing = [run for run in runs if _is_missing(store.analysis(run.id))]
+    for run_id, reason in store.damaged_analyses.items():
+        observer.say(f"The analysis of {run_id} is damaged ({printable(reason)}): it is repeated.")
     if not missing:
         return
     batch = _read(source.val, settings)

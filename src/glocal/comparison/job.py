@@ -1,8 +1,7 @@
 """Run a comparison: measure costs, train and evaluate all runs, write results and report."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 
-import glocal
-from glocal.bench import describe_environment
+from glocal.bench import describe_environment, torch_threads
 from glocal.comparison import analysis
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
@@ -28,6 +26,7 @@ from glocal.files import atomic_write_text
 from glocal.report import write_csv, write_report
 from glocal.schema import CompareExtras, CompareResults, CompareSettings, RecordedRun, RunEntry, SkippedImage
 from glocal.training import Progress
+from glocal.version import __version__
 
 SCHEMA = "glocal.compare/1"
 Source = DataSource | DetectionSource | SegmentationSource
@@ -119,6 +118,8 @@ def compare(
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         missing = [run for run in job.every if not has_finished(job.entries.get(run.id))]
         results = job.results()
+        for run_id, reason in {} if analyze else store.damaged_analyses.items():
+            observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")
 
         def publish(results: CompareResults) -> None:
             write_results(results, data, out)
@@ -142,7 +143,7 @@ def compare(
         if missing:
             job.execute(missing, side_by_side, tell)
         if analyze:
-            with _threads(measured.threads):
+            with torch_threads(measured.threads):
                 analysis.analyze(job.analyzed(), data, settings, store, observer)  # type: ignore[arg-type]
             results = job.results()
             publish(results)
@@ -184,7 +185,7 @@ def _measure(
         run_mib = max(cost["peak_memory_mib"] for cost in costs.values()) + tasks.kept_bytes / 2**20
         num_runs = len(list(settings.runs()))
         jobs, threads = share_cores(num_runs, machine["cores"], machine["memory_gib"] * 1024, run_mib)
-    with _threads(threads):
+    with torch_threads(threads):
         for name, times in time_inference(models, settings, settings.metric.batch).items():
             costs[name] |= times
     measured = _Measured(costs, jobs, threads)
@@ -206,21 +207,10 @@ def execute_all(
     if side_by_side:
         run_side_by_side(runner, runs, store, jobs, threads, tell)
         return
-    with _threads(threads):
+    with torch_threads(threads):
         for run in runs:
             tell(run, None)
             tell(run, runner.execute(run, store, partial(tell, run)))
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Context with this number of torch threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Job:
@@ -278,7 +268,7 @@ class _Job:
             "schema": SCHEMA,
             "command": self.command,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "glocal": glocal.__version__,
+            "glocal": __version__,
             "settings": cast(CompareSettings, {**described, "confidence": CONFIDENCE, "jobs": self.measured.jobs}),
             "data": {
                 "name": data.name,

@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, short
 from glocal.files import atomic_write_text, sha256
 from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing, replacing
 from glocal.schema import ModelAnalysis, Record, RecordedRun
@@ -37,6 +37,8 @@ class Store:
         self.runs = out / "runs"
         self.damaged: dict[str, str] = {}
         """Runs with a damaged record, with the reason."""
+        self.damaged_analyses: dict[str, str] = {}
+        """Likewise, with a damaged analysis."""
 
     def record(self, run_id: str) -> RecordedRun | None:
         """The record of a run; None if it is missing or damaged."""
@@ -75,10 +77,16 @@ class Store:
 
     def analysis(self, run_id: str) -> ModelAnalysis | None:
         """The saved analysis of a run; None if it is missing or damaged."""
+        file = self.runs / run_id / ANALYSIS
+        if not file.exists():
+            return None
         try:
-            kept = json.loads((self.runs / run_id / ANALYSIS).read_text())
-            return kept["analysis"] if kept["schema"] == ANALYSIS_SCHEMA else None
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(file.read_text())
+            if kept["schema"] != ANALYSIS_SCHEMA:
+                raise ValueError(f"expected schema {ANALYSIS_SCHEMA}, got {short(kept['schema'])}")
+            return kept["analysis"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.damaged_analyses[run_id] = str(error)
             return None
 
     def save_analysis(self, run_id: str, analysis: ModelAnalysis) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.statistics import Evidence, score_difference, score_interval
-from glocal.formatting import percent
+from glocal.formatting import listed, percent
 from glocal.schema import CompareVerdict, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
@@ -117,7 +117,7 @@ def _sentence(
         )
     elif ties:
         text = (
-            f"Take {best['model']}: at {accuracy} {name} it is the most accurate; {_list(ties)} "
+            f"Take {best['model']}: at {accuracy} {name} it is the most accurate; {listed(ties)} "
             f"{'is' if len(ties) == 1 else 'are'} within the noise of it but no cheaper"
         )
     else:
@@ -153,7 +153,3 @@ def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_im
 
 def _mean(values: Any) -> float:
     return float(np.mean(list(values)))
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -29,6 +29,7 @@ from glocal.data.shard_names import is_shards
 from glocal.data.shards import CheckedShards, check_shards, shuffled, split_shards
 from glocal.errors import GlocalError, nearest
 from glocal.files import printable
+from glocal.formatting import few
 
 __all__ = [
     "IGNORE",
@@ -207,11 +208,8 @@ def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]
 
 
 def _unreadable(name: str, skipped: tuple[Skipped, ...]) -> str:
-    lines = [f"  {printable(bad.path)}: {printable(bad.reason)}" for bad in skipped[:5]]
-    if len(skipped) > 5:
-        lines.append(f"  and {len(skipped) - 5} more")
+    shown = few(skipped, 5, "\n  ", show=lambda bad: f"{printable(bad.path)}: {printable(bad.reason)}")
     return (
-        f"data: expected only readable images in {printable(name)}, got {len(skipped)} unreadable\n"
-        + "\n".join(lines)
-        + f"\n`glocal check {printable(shlex.quote(name))}` lists all; --on-error skip leaves them out"
+        f"data: expected only readable images in {printable(name)}, got {len(skipped)} unreadable\n  {shown}"
+        f"\n`glocal check {printable(shlex.quote(name))}` lists all; --on-error skip leaves them out"
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from glocal.data.sets import Skipped
 from glocal.data.walk import inode_of, list_folder, walk_folder
 from glocal.errors import GlocalError
 from glocal.files import printable
+from glocal.formatting import few
 
 PARTS = ("train", "val")
 OTHER_PARTS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
@@ -94,7 +95,7 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
     walker = _Walker(root, follow_links)
     try:
         folders = walker.folders(root)
-        if "train" in folders and _has_folders(folders["train"]):  # not if train is a class, beside bus and car
+        if "train" in folders and walker.has_folders(folders["train"]):  # not if train is a class, beside bus and car
             others = [name for name in folders if name not in PARTS]
             if "val" not in folders and others:
                 raise GlocalError(
@@ -107,7 +108,8 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
             if found == ["train"]:
                 parts = {"": parts["train"]}
         else:
-            if likely := [name for name in folders if name.casefold() in OTHER_PARTS and _has_folders(folders[name])]:
+            others = [name for name in folders if name.casefold() in OTHER_PARTS]
+            if likely := [name for name in others if walker.has_folders(folders[name])]:
                 raise GlocalError(
                     f"data: expected {printable(root)}/train and val, or class folders, got {_names(likely)}; "
                     f"rename the training folder to train and the validation folder to val"
@@ -193,6 +195,10 @@ class _Walker:
         self.repeats: dict[str, str] = {}
         self.files: dict[tuple[int, int], str] = {}
 
+    def has_folders(self, folder: Path) -> bool:
+        """Whether a folder holds others, so that it is a part and no class."""
+        return bool(list_folder(folder, follow_links=self.follow_links).folders)
+
     def folders(self, folder: Path) -> dict[str, Path]:
         """Name -> path of the subfolders; files beside them are recorded as unused."""
         listing = list_folder(folder, follow_links=self.follow_links)
@@ -221,11 +227,5 @@ class _Walker:
         return [os.path.relpath(entry.path, self.root) for entry in entries]
 
 
-def _has_folders(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(os.path.isdir(entry.path) for entry in entries)
-
-
-def _names(names: list[str] | dict[str, list[str]]) -> str:
-    shown = [printable(name) for name in list(names)[:10]]
-    return ", ".join(shown) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def _names(names: Iterable[str]) -> str:
+    return few([*names], 10, show=printable)

@@ -13,6 +13,7 @@ from glocal.data.sets import Skipped
 from glocal.data.walk import walk_folder
 from glocal.errors import GlocalError
 from glocal.files import printable
+from glocal.formatting import few
 
 MOST_BYTES = 2 * 2**30  # of an annotation file; COCO's largest has 0.5 GB
 LONGEST_PATH, LONGEST_PART = 4095, 255  # bytes of a path and of each name in it: the limits of Linux
@@ -190,8 +191,8 @@ def empty_part_error(name: str, part: str, skipped: Sequence[Skipped]) -> Glocal
 
 
 def _first_lines(skipped: Sequence[Skipped]) -> str:
-    lines = [f"\n  {_short(where(bad))}: {_short(bad.reason)}" for bad in skipped[:5]]
-    return "".join(lines) + f"\n  and {len(skipped) - 5} more" * (len(skipped) > 5)
+    lines = few(skipped, 5, "\n  ", show=lambda bad: f"{_short(where(bad))}: {_short(bad.reason)}")
+    return f"\n  {lines}" if skipped else ""
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,5 @@
 """Decode many files once, in parallel, to find unreadable ones before any work."""
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -9,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TypeVar
 import PIL
 
 from glocal.data.images import LOADER_VERSION, ImageError, ImageLimits, open_image
-from glocal.files import atomic_write_text
+from glocal.files import atomic_write_text, lock
 
 FEW = 64  # files decoded in this process; starting workers would take longer
 CHUNK = 16
@@ -213,22 +212,16 @@ def scan_lock(file: Path, *, shown: bool) -> Iterator[None]:
         file: of the cache; the lock is on a file beside it and is released when its process ends.
         shown: show a status on standard error, if it is a terminal, while waiting.
     """
-    lock = None
-    try:
+    with ExitStack() as held:
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+            beside = held.enter_context(open(file.with_suffix(".lock"), "ab"))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(beside)
             except BlockingIOError:
                 with _waiting(shown=shown):
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    lock(beside, wait=True)
         yield
-    finally:
-        if lock is not None:
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough if a forked process has the file open too
-            os.close(lock)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from glocal.data.images import ImageError, ImageLimits
 from glocal.data.scan import stamp
 from glocal.data.tar import DamagedError, Member, read_at, read_members
 from glocal.files import printable
+from glocal.formatting import few
 
 INDEX_VERSION = 2  # raise it when the same shard gives other samples or reasons: they are cached under it
 IMAGES = frozenset(
@@ -155,8 +156,7 @@ def _kind(member: Member) -> str:
 
 
 def _names(members: list[Member]) -> str:
-    more = f" and {len(members) - 3} more" if len(members) > 3 else ""
-    return ", ".join(printable(os.path.basename(member.name)) for member in members[:3]) + more
+    return few(members, 3, show=lambda member: printable(os.path.basename(member.name)))
 
 
 # Labels

@@ -1,13 +1,12 @@
 """Output paths of an export: checked before any work, and moved into place only when complete."""
 
-import os
 from pathlib import Path
 
 from glocal.errors import CheckpointError, GlocalError
 from glocal.export.description import Format, InvalidFileError
 from glocal.export.formats import ENDS, companion
 from glocal.export.reading import read_file
-from glocal.files import printable, sync
+from glocal.files import printable, publish, sync
 from glocal.models.io import WEIGHTS, load_model
 
 
@@ -66,12 +65,9 @@ def move_into_place(made: Path, path: Path) -> int:
         files = [(file, path.parent / file.name) for file in made.parent.iterdir()]
         files.sort(key=lambda pair: pair[1] == path)
     num_bytes = sum(file.stat().st_size for file, _ in files)
-    for file, _ in files:
-        sync(file)
+    publish(*files)
     stale = companion(path)
-    for file, target in files:
-        os.replace(file, target)
     if stale is not None and stale not in [target for _, target in files]:
         stale.unlink(missing_ok=True)  # of the replaced file
-    sync(files[-1][1].parent)
+        sync(stale.parent)
     return num_bytes

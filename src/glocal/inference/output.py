@@ -8,7 +8,6 @@ A resumed job writes the same bytes as an uninterrupted one.
 """
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.files import printable, sync
+from glocal.files import lock, printable, sync
 from glocal.run_dir import agree_on_plan
 
 SYNC_SECONDS = 2.0
@@ -257,7 +256,7 @@ def _completed(path: Path, side: Path, job: Mapping[str, Any], paths: tuple[str,
 
 def _hold(file: FileIO, part: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except BlockingIOError as error:
         raise GlocalError(
             f"out: another process is writing {printable(part)}; wait for it or choose another --out"

@@ -9,6 +9,7 @@ from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError, nearest
+from glocal.formatting import few
 from glocal.models.botnet import BoTNet
 from glocal.models.cat import CAT
 from glocal.models.conformer import Conformer
@@ -111,5 +112,5 @@ def _check_complete(name: str, expected: Mapping[str, Tensor], got: Mapping[str,
         if key in got and got[key].shape != tensor.shape
     ]
     if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        shown = few(problems, 20, "\n  ")
         raise GlocalError(f"the checkpoint is not one of {name}: {len(problems)} entries differ\n  {shown}")

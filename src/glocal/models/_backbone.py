@@ -29,6 +29,8 @@ class Backbone(nn.Module):
         feature_info: one dict per stage: `num_chs`, `reduction` (its stride in pixels), `module`.
         output_norm: whether every stage has an output norm, which its map always passes.
         norm: the final norm, between the last stage and the head; the identity in families without one.
+        token_path: in a model of `glocal.optimize`: gives (B, 1, dim) class tokens of (model, images), without the rest
+            of the last block's output; else None.
     """
 
     default_out_indices: ClassVar[int | tuple[int, ...]] = (0, 1, 2, 3)
@@ -46,6 +48,7 @@ class Backbone(nn.Module):
         self.grad_checkpointing = False
         self.output_norm = False
         self.norm: nn.Module = nn.Identity()
+        self.token_path: nn.Module | None = None
 
     # Implemented by each family.
 
@@ -114,6 +117,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_classes) logits."""
+        if self.token_path is not None and self.global_pool == "token":
+            return self.forward_head(self.norm(self.token_path(self, x)))
         return self.forward_head(self.forward_features(x))
 
     def training_loss(self, x: Tensor, target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

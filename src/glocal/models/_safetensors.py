@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from glocal.errors import GlocalError, first_line, short
+from glocal.formatting import few
 from glocal.models._config import CONFIG, FileError, json_object
 
 WEIGHTS = "model.safetensors"
@@ -182,7 +183,7 @@ def layout_differences(expected: Layout, got: Layout) -> str:
         for name, layout in expected.items()
         if name in got and got[name] != layout
     ]
-    return "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+    return few(problems, 3, "; ")
 
 
 def _check_layout(name: str, expected: Layout, got: Layout) -> None:

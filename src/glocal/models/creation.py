@@ -12,6 +12,7 @@ from torch import nn
 
 from glocal.bench import count_macs
 from glocal.errors import GlocalError, first_line, nearest
+from glocal.formatting import few
 from glocal.models._config import known_keywords
 from glocal.models.names import parse_model
 from glocal.rng import isolated_rng
@@ -188,7 +189,6 @@ def _check_all_loaded(model: Any, other: Any, path: Path) -> None:
     others = dict(other.named_parameters())
     left = [n for n, p in model.named_parameters() if id(p) not in fresh and not torch.equal(p, others[n])]
     if left:
-        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         raise GlocalError(
-            f"{path} does not hold all weights of {model.pretrained_cfg['architecture']}: {shown} missing"
+            f"{path} does not hold all weights of {model.pretrained_cfg['architecture']}: {few(left, 3)} missing"
         )

@@ -24,6 +24,7 @@ from torch import nn
 
 from glocal.errors import CheckpointError, GlocalError, first_line
 from glocal.files import atomic_write_bytes, printable
+from glocal.formatting import few
 from glocal.heads import create_detector, create_segmenter
 from glocal.heads.detection import DETECTORS
 from glocal.heads.settings import PUBLISHED
@@ -334,10 +335,9 @@ def find_model(path: Path) -> Path:
         file.parent for pattern in ("runs/*", "checkpoints/*") for file in sorted(path.glob(f"{pattern}/{WEIGHTS}"))
     ]
     if found:
-        names = "".join(f"\n  {printable(folder)}" for folder in found[:20])
-        more = f"\n  and {len(found) - 20} more" if len(found) > 20 else ""
+        names = few(found, 20, "\n  ", show=printable)
         raise CheckpointError(
-            f"{printable(path)}: expected one model, got a folder of {len(found)}; choose one:{names}{more}"
+            f"{printable(path)}: expected one model, got a folder of {len(found)}; choose one:\n  {names}"
         )
     raise CheckpointError(
         f"{printable(path)}: expected a folder with {WEIGHTS}, got one without; give the folder of a run or the file"

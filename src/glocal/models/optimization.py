@@ -11,6 +11,7 @@ The rewrites depend on the types of modules, never on the name of a model:
 
 import copy
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from timm.layers import Mlp as TimmMlp
 from timm.layers import QuickGELU as TimmQuickGELU
 from torch import Tensor, fx, nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, first_line
 from glocal.layers import FCUUp, Linear, MHSA2d, Mlp, NonLocal2d, QuickGELU, SelfAttention
 from glocal.models._backbone import Backbone
 from glocal.models._conformer_blocks import ConvBlock
@@ -81,7 +82,8 @@ def optimize(model: nn.Module) -> nn.Module:
                 _fold_quick_gelu(module)
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
-        return _with_token_block(model)
+        _add_token_path(model)
+    return model.eval()
 
 
 # BatchNorm
@@ -90,7 +92,8 @@ def optimize(model: nn.Module) -> nn.Module:
 def _fold_norms(model: nn.Module) -> None:
     """Fold each BatchNorm into the module before it; modules used in several places are skipped."""
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    for first, second in [*_declared(model), *_traced(model)]:
+    traced, reason = _traced(model)
+    for first, second in [*_declared(model), *traced]:
         before, norm = model.get_submodule(first), model.get_submodule(second)
         if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
             continue
@@ -107,17 +110,40 @@ def _fold_norms(model: nn.Module) -> None:
         else:
             continue
         model.set_submodule(second, nn.Identity())
+    if reason and any(type(module) is nn.BatchNorm2d for module in model.modules()):
+        warnings.warn(
+            f"optimize: BatchNorm is folded only within nn.Sequential, as torch.fx cannot trace {type(model).__name__} "
+            f"({reason}); outputs are equal all the same",
+            stacklevel=3,
+        )
 
 
 def _scaled(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
     """The convolution whose output is scale x output + shift, channel by channel."""
     bias = 0.0 if conv.bias is None else conv.bias.double()
-    folded = copy.copy(conv)
-    folded._parameters = {
-        "weight": _frozen((conv.weight.double() * scale[:, None, None, None]).to(conv.weight)),
-        "bias": _frozen((bias * scale + shift).to(conv.weight)),
-    }
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        padding_mode=conv.padding_mode,
+        device="meta",
+    )
+    folded.weight = _frozen((conv.weight.double() * scale[:, None, None, None]).to(conv.weight))
+    folded.bias = _frozen((bias * scale + shift).to(conv.weight))
     return folded
+
+
+def _linear(like: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Of the same type, with other parameters."""
+    made = type(like)(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = _frozen(weight)
+    if bias is not None:
+        made.bias = _frozen(bias)
+    return made
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
@@ -142,16 +168,19 @@ class _Tracer(fx.Tracer):
         return type(m).__module__.startswith("glocal.") or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of (module, following module), each called once, the output of the first used only by the second."""
+def _traced(model: nn.Module) -> tuple[list[tuple[str, str]], str]:
+    """Names of (module, following module), each called once, the output of the first used only by the second.
+
+    If the model cannot be traced, there are none, and the second value says why.
+    """
     if isinstance(model, Backbone):
-        return []
+        return [], ""
     try:
         nodes = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
-    except Exception:  # foreign code may raise anything on fx proxies; nothing is folded then
-        return []
+    except Exception as error:  # foreign code may raise anything on fx proxies
+        return [], first_line(error)
     calls = Counter(node.target for node in nodes)
-    return [
+    pairs = [
         (str(node.args[0].target), str(node.target))
         for node in nodes
         if len(node.args) == 1
@@ -160,6 +189,7 @@ def _traced(model: nn.Module) -> list[tuple[str, str]]:
         and len(node.args[0].users) == 1
         and calls[node.target] == calls[node.args[0].target] == 1
     ]
+    return pairs, ""
 
 
 # QuickGELU
@@ -174,12 +204,9 @@ def _fold_quick_gelu(mlp: Any) -> None:
         return
     if type(getattr(mlp, "norm", nn.Identity())) is not nn.Identity:  # timm's has one
         return
-    mlp.fc1, mlp.fc2 = (copy.copy(layer) for layer in layers)
-    for layer in (mlp.fc1, mlp.fc2):
-        layer._parameters = dict(layer._parameters)
-    mlp.fc1.weight = _frozen(mlp.fc1.weight * 1.702)
-    mlp.fc1.bias = None if mlp.fc1.bias is None else _frozen(mlp.fc1.bias * 1.702)
-    mlp.fc2.weight = _frozen(mlp.fc2.weight / 1.702)
+    fc1, fc2 = layers
+    mlp.fc1 = _linear(fc1, fc1.weight * 1.702, None if fc1.bias is None else fc1.bias * 1.702)
+    mlp.fc2 = _linear(fc2, fc2.weight / 1.702, fc2.bias)
     mlp.act = nn.SiLU(inplace=True)
 
 
@@ -196,10 +223,8 @@ class TokenBlock(nn.Module):
         self.attend, self.proj = attn.attend, attn.proj
         self.num_heads, self.head_dim = attn.num_heads, attn.head_dim
         weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.qkv.in_features
-        self.q, self.kv = (Linear(dim, width, bias=bias is not None) for width in (dim, 2 * dim))
-        self.q.weight, self.kv.weight = _frozen(weight[:dim]), _frozen(weight[dim:])
-        if bias is not None:
-            self.q.bias, self.kv.bias = _frozen(bias[:dim]), _frozen(bias[dim:])
+        self.q = _linear(attn.qkv, weight[:dim], None if bias is None else bias[:dim])
+        self.kv = _linear(attn.qkv, weight[dim:], None if bias is None else bias[dim:])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1 + N, dim) -> (B, 1, dim)."""
@@ -223,50 +248,38 @@ class ConvTokenBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class _TokenModel(Backbone):
-    """A backbone whose logits come from `last`; features and other poolings are those of its family.
+class TokenPath(nn.Module):
+    """The class token of a ViT or T2T-ViT after its last block.
 
     Args:
-        model: a backbone, whose modules and settings it shares.
         last: the last block, computed only for the class token.
     """
 
-    def __init__(self, model: Backbone, last: nn.Module):
-        nn.Module.__init__(self)  # not the family's: the modules are built already
-        vars(self).update(vars(model))
+    def __init__(self, last: nn.Module):
+        super().__init__()
         self.last = last
 
-    def before_last(self, x: Tensor) -> Tensor:
+    def before_last(self, model: Backbone, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the output of the last stage but one."""
-        for index, stage in enumerate(self.forward_stages(x)):
+        for index, stage in enumerate(model.forward_stages(x)):
             x = stage
-            if index == len(self.feature_info) - 2:
+            if index == len(model.feature_info) - 2:
                 break
         return x
 
-    def token(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, 1, dim), the class token after the last block."""
-        return self.last(self.before_last(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.norm(self.token(x))) if self.global_pool == "token" else super().forward(x)
+    def forward(self, model: Backbone, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, 1, dim)."""
+        return self.last(self.before_last(model, x))
 
 
-class TokenVisionTransformer(_TokenModel, VisionTransformer):
-    """A Vision Transformer whose logits come from a `TokenBlock`."""
+class ConvTokenPath(TokenPath):
+    """The class token of a CvT after its last block."""
 
-
-class TokenT2TViT(_TokenModel, T2TViT):
-    """A T2T-ViT whose logits come from a `TokenBlock`."""
-
-
-class TokenCvT(_TokenModel, CvT):
-    """A CvT whose logits come from a `ConvTokenBlock`."""
-
-    def token(self, x: Tensor) -> Tensor:
+    def forward(self, model: Any, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, 1, dim)."""
         height, width = x.shape[-2:]
-        stage = self.stages[-1]
-        x = stage.embed(self.to_map(self.before_last(x), len(self.stages) - 2, height, width))
+        stage = model.stages[-1]
+        x = stage.embed(model.to_map(self.before_last(model, x), len(model.stages) - 2, height, width))
         height, width = x.shape[-2:]
         x = stage.tokens(x)
         for block in stage.blocks[:-1]:
@@ -274,15 +287,15 @@ class TokenCvT(_TokenModel, CvT):
         return self.last(x, height, width)
 
 
-def _with_token_block(model: nn.Module) -> nn.Module:
-    """A model whose last block computes only the class token, if its logits come from that; else the model."""
-    if not isinstance(model, Backbone) or model.global_pool != "token" or len(model.feature_info) < 2:
-        return model
+def _add_token_path(model: nn.Module) -> None:
+    """Let the last block compute only the class token, if logits come from that alone."""
+    if not isinstance(model, Backbone) or model.token_path is not None:
+        return
+    if model.global_pool != "token" or len(model.feature_info) < 2:
+        return
     if type(model) is CvT:
-        return TokenCvT(model, ConvTokenBlock(model.stages[-1].blocks[-1]))
-    block: Any = model.get_submodule(model.feature_info[-1]["module"])
-    if type(block) not in (ViTBlock, T2TBlock) or type(block.attn) is not SelfAttention:
-        return model
-    if type(model) is VisionTransformer:
-        return TokenVisionTransformer(model, TokenBlock(block))
-    return TokenT2TViT(model, TokenBlock(block)) if type(model) is T2TViT else model
+        model.token_path = ConvTokenPath(ConvTokenBlock(model.stages[-1].blocks[-1]))
+    elif type(model) in (VisionTransformer, T2TViT):
+        block: Any = model.get_submodule(model.feature_info[-1]["module"])
+        if type(block) in (ViTBlock, T2TBlock) and type(block.attn) is SelfAttention:
+            model.token_path = TokenPath(TokenBlock(block))

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from glocal.analysis.robustness import shuffle
 from glocal.training import ImageBatches, TrainingBatches
-from glocal.training.loader import Batch, BatchIndices
+from glocal.training.loader import Batch, BatchDataset, BatchIndices
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def disturb(images: Tensor, condition: Condition, generator: torch.Generator) ->
     return images
 
 
-class DisturbedTrainSet(Dataset[Batch]):
+class DisturbedTrainSet(BatchDataset, Dataset[Batch]):
     """A training set with a random condition per image and epoch.
 
     A model trained on every disturbance loses only the removed information under it; any other would also suffer from
@@ -99,7 +99,7 @@ class DisturbedTrainSet(Dataset[Batch]):
         return batch._replace(inputs=images)
 
 
-class DisturbedValSet(Dataset[Batch]):
+class DisturbedValSet(BatchDataset, Dataset[Batch]):
     """A validation set under one condition, with fixed orders of patches."""
 
     def __init__(self, source: ImageBatches, condition: Condition) -> None:

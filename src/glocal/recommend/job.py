@@ -6,7 +6,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import glocal
 from glocal.bench import count_macs, count_params, describe_environment, measure_together, peak_training_memory
 from glocal.data import DataSource
 from glocal.errors import GlocalError
@@ -24,6 +23,7 @@ from glocal.recommend.need import (
 )
 from glocal.recommend.rule import advise, find
 from glocal.training import Budget, load_recipe, resolve_device
+from glocal.version import __version__
 
 SCHEMA = "glocal.recommend/1"
 DEFAULT_BUDGET = "5ep"
@@ -88,7 +88,7 @@ def recommend(
         "schema": SCHEMA,
         "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "glocal": glocal.__version__,
+        "glocal": __version__,
         "settings": {
             "budget": str(parsed),
             "seeds": list(range(seeds)),

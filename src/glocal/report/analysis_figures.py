@@ -124,21 +124,24 @@ def lines(
         return svg(figure, name, description)
 
 
-def heads(name: str, description: str, points: Sequence[Any], values: str, label: str, *, level: str = "") -> Markup:
-    """A dot for each head of each attention layer, and a dash for uniform attention."""
+def heads(
+    name: str,
+    description: str,
+    values: Sequence[np.ndarray | None],
+    label: str,
+    *,
+    level: Sequence[Any] = (),
+) -> Markup:
+    """A dot for each head of each attention layer, and a dash for uniform attention, its ``level`` by layer."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.5)
-        for i, point in enumerate(points, start=1):
-            found = getattr(point, values)
+        for i, found in enumerate(values, start=1):
             if found is None:
                 continue
-            found = np.asarray(found) / (math.log(point.keys) if values == "entropy" else 1)
             axes.plot(np.full(len(found), i), found, "o", color=COLOURS[0][0], markersize=5, alpha=0.75)
             axes.plot([i - 0.3, i + 0.3], [found.mean()] * 2, color=COLOURS[1][0], linewidth=2.4)
             if level:
-                axes.plot(
-                    [i - 0.4, i + 0.4], [getattr(point, level)] * 2, color=INK, linewidth=1, linestyle=(0, (2, 2))
-                )
+                axes.plot([i - 0.4, i + 0.4], [level[i - 1]] * 2, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         marks = [
             Line2D([], [], color=COLOURS[0][0], marker="o", linestyle="", label="head"),
             Line2D([], [], color=COLOURS[1][0], linewidth=2.4, label="mean over heads"),

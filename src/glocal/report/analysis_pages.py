@@ -3,6 +3,7 @@
 A page has a finding in a sentence, captioned figures and a table, from the fields of a result of `glocal.analysis`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from glocal.files import printable
+from glocal.formatting import percent
 from glocal.report.analysis_figures import DEPTH, KINDS, Bar, bars, by_depth, heads, lines, matrix, over, pictures
 
 MOST_PICTURES = 8
@@ -165,16 +167,16 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
                 "distance", "Attention distance",
                 "Low dots are local heads, as in a convolution; dots at the dashed line attend "
                 "uniformly.",
-                heads("distance", "Mean attention distance by head and depth", points, "distance",
-                      "mean distance, px of the image", level="uniform_distance"),
+                heads("distance", "Mean attention distance by head and depth", [p.distance for p in points],
+                      "mean distance, px of the image", level=[p.uniform_distance for p in points]),
             )
         )  # fmt: skip
     panels.append(
         Panel(
             "entropy", "Attention entropy",
             "1 is uniform over all keys, 0 a single key.",
-            heads("entropy", "Entropy of the attention maps by head and depth", points, "entropy",
-                  "entropy / log(number of keys)"),
+            heads("entropy", "Entropy of the attention maps by head and depth",
+                  [p.entropy / math.log(p.keys) for p in points], "entropy / log(number of keys)"),
         )
     )  # fmt: skip
     if any(p.bias_share is not None for p in points):
@@ -183,8 +185,8 @@ def _attention(result: Any, subject: Subject, other: Any) -> Page:
                 "bias", "Position bias",
                 "Fraction of the logits' variance due to the position of a key, not its content: 1 is position "
                 "alone.",
-                heads("bias", "Fraction of the logits' variance from the position bias", points, "bias_share",
-                      "fraction of the logits' variance"),
+                heads("bias", "Fraction of the logits' variance from the position bias",
+                      [p.bias_share for p in points], "fraction of the logits' variance"),
             )
         )  # fmt: skip
     shown = len(result.rollout) if result.rollout is not None else len(next(iter(result.focus.values()), ()))
@@ -419,7 +421,9 @@ def _similarity(result: Any, subject: Subject, other: Any) -> Page:
 def _position(result: Any, subject: Subject, other: Any) -> Page:
     points, names = result.points, {"zeros": "zero padding", "reflect": "reflection", "circular": "wrapping around"}
     last = points[-1]
-    said = ", ".join(f"{_percent(last.r2[padding])} with {names.get(padding, padding)}" for padding in result.paddings)
+    said = ", ".join(
+        f"{percent(max(0.0, last.r2[padding]), 0)} with {names.get(padding, padding)}" for padding in result.paddings
+    )
     return Page(
         f"A linear probe of position on the last features explains {said} of the variance.",
         "Do the features encode position? A CNN can only learn it from zero padding, a Transformer from "
@@ -580,10 +584,6 @@ def _effect(change: float) -> str:
 
 def _signed(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
-
-
-def _percent(r2: float) -> str:
-    return f"{100 * max(0.0, r2):.0f} %"
 
 
 def _some(points: Sequence[Any], count: int) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from glocal.formatting import listed
 from glocal.report.figures import Looks
 from glocal.report.insides_figures import (
     ablations,
@@ -139,7 +140,7 @@ def _lead(models: Sequence[Json], best: str, analysis: Json) -> str:
         name = max(losses, key=lambda name: abs(losses[name][best] - sum(losses[name].values()) / len(losses[name])))
         words = DISTURBED[name].words(_level(name, analysis))
         said.append(f"loses {_beside(losses[name], best)} points with {words}")
-    return f"{best}, the most accurate, {_and(said)}." if said else ""
+    return f"{best}, the most accurate, {listed(said)}." if said else ""
 
 
 def _beside(values: Mapping[str, float], one: str, unit: str = "") -> str:
@@ -181,7 +182,7 @@ def _rests_on(having: Sequence[Json], models: Sequence[Json], looks: Looks, imag
         if found := _leaning(model, images):
             sorts.setdefault(found.kind, {})[model["model"]] = found.shares
     said = "; ".join(
-        f"{kind}: {_and([name + (shares if len(names) <= FEW else '') for name, shares in names.items()])}"
+        f"{kind}: {listed([name + (shares if len(names) <= FEW else '') for name, shares in names.items()])}"
         for kind, names in sorts.items()
     )
     return {
@@ -204,9 +205,9 @@ def _far(having: Sequence[Json], models: Sequence[Json], looks: Looks, images: i
         else:
             said.append(f"{model['model']}: {min(far):.1f} to {max(far):.1f} px")
     if everywhere:
-        said.insert(0, f"{_and(everywhere)}: about the distance of uniform attention")
+        said.insert(0, f"{listed(everywhere)}: about the distance of uniform attention")
     without = [model["model"] for model in models if model["parts"].get("attention") == []]
-    rest = f"; no spatial attention in {_and(without)}" if without else ""
+    rest = f"; no spatial attention in {listed(without)}" if without else ""
     return {
         "title": "Attention distance",
         "means": "Each mark is the mean attention distance of a layer. Low marks are local, as a "
@@ -229,7 +230,7 @@ def _detail(having: Sequence[Json], models: Sequence[Json], looks: Looks, images
         "means": "Change of the highest frequency of the features by a block, relative to their mean level: "
         "blocks left of the line blur, blocks right of it sharpen. Park and Kim (2022) found that attention blurs and "
         "convolution sharpens.",
-        "found": f"Here {_and(said)}." if said else "",
+        "found": f"Here {listed(said)}." if said else "",
         "figure": changes(having, looks),
     }
 
@@ -351,7 +352,3 @@ def _table(models: Sequence[Json], analysis: Json) -> dict[str, Any]:
         cells.append(f"{model['seconds']:.1f}")
         rows.append((model["model"], cells))
     return {"heads": heads, "rows": rows}
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -11,10 +11,10 @@ from glocal.data import DetectionSet, ImageError, SegmentationSet, Skipped
 from glocal.data.pasted import Pasted
 from glocal.data.transforms import draws
 from glocal.training.config import TrainConfig
-from glocal.training.loader import Batch, BatchIndices
+from glocal.training.loader import Batch, BatchDataset, BatchIndices
 
 
-class SampleBatches(Dataset[Batch]):
+class SampleBatches(BatchDataset, Dataset[Batch]):
     """Samples of a detection or segmentation set, a batch at a time.
 
     Args:

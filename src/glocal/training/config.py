@@ -20,6 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glocal.errors import GlocalError, nearest
 from glocal.models.creation import Weights, default_image_size
+from glocal.training.checks import check_types, check_values
 from glocal.training.hardware import HardwareConfig
 
 Mode = Literal["scratch", "finetune", "probe"]
@@ -30,12 +31,6 @@ _RECIPES = Path(__file__).with_name("recipes")
 RENAMED = {"repeats": "aug_repeats", "accumulate": "grad_accum_steps"}
 """Settings by the name they had until 0.1; it is understood for one version more."""
 _FRACTION, _RATE = "from 0 to below 1", "0 or more"
-
-
-def _check(part: Any, *rules: tuple[str, bool, str]) -> None:
-    for name, holds, expected in rules:
-        if not holds:
-            raise GlocalError(f"recipe: {name} must be {expected}, got {getattr(part, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,14 @@ class ModelInit:
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "freeze", tuple(self.freeze))
-        _check(self, ("drop_path", 0 <= self.drop_path < 1, _FRACTION))
+        if not (self.weights in (None, "pretrained") or isinstance(self.weights, Path)):
+            raise GlocalError(
+                f"weights: expected 'pretrained', None or the path of a file, such as Path('model.pth'); got "
+                f"{self.weights!r}"
+            )
+        check_values(self, ("drop_path", 0 <= self.drop_path < 1, _FRACTION))
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class HeadConfig:
     frozen_norm: bool = False
     frozen_stages: int = 0
     options: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_values(self, ("frozen_stages", self.frozen_stages >= 0, _RATE))
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        _check(
+        check_types(self)
+        check_values(
             self,
             ("image_size", self.image_size == 0 or 8 <= self.image_size <= 1024, "8 to 1024, or 0"),
             ("batch_size", self.batch_size >= 2, "at least 2"),
@@ -128,6 +134,7 @@ class DataConfig:
             ("random_erasing", 0 <= self.random_erasing <= 1, "from 0 to 1"),
             ("aug_repeats", self.aug_repeats >= 1, "at least 1"),
             ("crop_pct", 0 < self.crop_pct <= 1, "above 0, at most 1"),
+            ("num_workers", self.num_workers is None or self.num_workers >= 0, f"{_RATE}, or None"),
         )
 
 
@@ -149,7 +156,8 @@ class LossConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(
+        check_types(self)
+        check_values(
             self,
             ("label_smoothing", 0 <= self.label_smoothing < 1, _FRACTION),
             ("class_balance", 0 <= self.class_balance <= 1, "from 0 to 1"),
@@ -190,7 +198,8 @@ class OptimizerConfig:
     nan_skips: int = 0
 
     def __post_init__(self) -> None:
-        _check(
+        check_types(self)
+        check_values(
             self,
             ("lr", self.lr > 0, "above 0"),
             ("lr_batch_size", self.lr_batch_size >= 0, _RATE),
@@ -228,9 +237,10 @@ class ScheduleConfig:
     min_lr: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "milestones", tuple(self.milestones))
         rising = all(low < high for low, high in pairwise((self.warmup, *self.milestones, 1)))
-        _check(
+        check_values(
             self,
             ("epochs", 0 < self.epochs < 1e9, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
@@ -262,7 +272,8 @@ class CheckpointConfig:
     allow_changed: bool = False
 
     def __post_init__(self) -> None:
-        _check(
+        check_types(self)
+        check_values(
             self,
             ("checkpoint_every_steps", self.checkpoint_every_steps >= 0, _RATE),
             ("log_every_steps", self.log_every_steps >= 1, "at least 1"),
@@ -299,9 +310,11 @@ class TrainConfig:
     command: str = ""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_values(self, ("seed", self.seed >= 0, _RATE))
         accum = self.optimizer.grad_accum_steps
-        _check(self.schedule, ("min_lr", 0 <= self.schedule.min_lr <= self.optimizer.lr, "from 0 to lr"))
-        _check(self.optimizer, ("grad_accum_steps", 1 <= accum <= self.data.batch_size, "from 1 to batch_size"))
+        check_values(self.schedule, ("min_lr", 0 <= self.schedule.min_lr <= self.optimizer.lr, "from 0 to lr"))
+        check_values(self.optimizer, ("grad_accum_steps", 1 <= accum <= self.data.batch_size, "from 1 to batch_size"))
 
     @classmethod
     def of(cls, **settings: Any) -> "TrainConfig":

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from glocal.errors import GlocalError
+from glocal.training.checks import check_types
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,22 @@ class HardwareConfig:
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    precision: str = "32"
+    precision: Literal["32", "bf16", "fp16"] = "32"
     sync_batchnorm: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        kind = self.device.partition(":")[0]
+        if kind not in ("cpu", "cuda", "mps"):
+            raise GlocalError(
+                f"device: expected cpu, cuda, cuda:1 or mps, got {self.device!r}; resolve_device finds this machine's"
+            )
+        if self.devices < 1 or self.num_nodes < 1:
+            raise GlocalError(f"devices: expected at least 1 of 1 node, got {self.devices} of {self.num_nodes}")
+        if kind == "mps" and self.world_size > 1:
+            raise GlocalError("devices: expected 1 with mps; mps does not support several devices")
+        if self.precision == "fp16" and kind != "cuda":
+            raise GlocalError(f"precision: fp16 needs a CUDA device, got {self.device}; bf16 and 32 work everywhere")
 
     @property
     def world_size(self) -> int:
@@ -47,22 +62,15 @@ class HardwareConfig:
         return replace(self, devices=local, num_nodes=int(os.environ["WORLD_SIZE"]) // local)
 
     def check(self) -> None:
-        """Reject what this machine does not support.
+        """Reject more devices than this machine has.
 
         Raises:
             GlocalError: naming the option.
         """
-        kind = torch.device(self.device).type
-        if self.devices < 1 or self.num_nodes < 1:
-            raise GlocalError(f"devices: expected at least 1 device on 1 node, got {self.devices} on {self.num_nodes}")
-        if kind == "cuda" and self.devices > torch.cuda.device_count():
+        if self.device.startswith("cuda") and self.devices > torch.cuda.device_count():
             raise GlocalError(
                 f"devices: expected at most {torch.cuda.device_count()} (this machine's), got {self.devices}"
             )
-        if kind == "mps" and self.world_size > 1:
-            raise GlocalError("devices: expected 1 with mps; mps does not support several devices")
-        if self.precision == "fp16" and kind != "cuda":
-            raise GlocalError(f"precision: fp16 needs a CUDA device, got {self.device}; bf16 and 32 work everywhere")
 
 
 def is_first_process() -> bool:

@@ -59,16 +59,30 @@ class Batch(NamedTuple):
 
 
 class BatchDataset(Protocol):
-    """A torch Dataset that returns a whole batch per index."""
+    """A torch Dataset that returns a whole batch per index; inherit from it for the defaults.
+
+    Attributes:
+        labels: (N,) int64.
+        num_classes: number of classes of the labels.
+        groups: (N,) int64, the shard of each image, if reading by shard is faster (`shards.shuffled`); else None.
+        evaluation_batch: batch size without gradients.
+    """
 
     labels: np.ndarray
     num_classes: int
+    groups: np.ndarray | None = None
+    evaluation_batch: int = EVALUATION_BATCH
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether images are decoded when they are asked for, which is worth data-loading workers."""
+        return False
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: BatchIndices, /) -> Batch: ...
 
 
-class ImageBatches(Dataset[Batch]):
+class ImageBatches(BatchDataset, Dataset[Batch]):
     """An image set at one size, without augmentation, for evaluation.
 
     Args:
@@ -125,7 +139,7 @@ class ImageBatches(Dataset[Batch]):
         return ImageBatches(self.images.subset(positions), self.size, pixels, self.crop_pct)
 
 
-class TrainingBatches(Dataset[Batch]):
+class TrainingBatches(BatchDataset, Dataset[Batch]):
     """An image set with the augmentation of a recipe.
 
     Args:
@@ -175,7 +189,7 @@ def rand_augment(size: int, recipe: TrainConfig) -> RandAugment:
     )
 
 
-class FeatureBatches(Dataset[Batch]):
+class FeatureBatches(BatchDataset, Dataset[Batch]):
     """(N, D) features and their labels: the training set of a linear probe."""
 
     def __init__(self, features: torch.Tensor, labels: np.ndarray, num_classes: int) -> None:
@@ -225,8 +239,7 @@ def epoch_order(data: BatchDataset, seed: int, epoch: int, repeats: int = 1) -> 
     """
     rng = np.random.default_rng((seed, epoch, 0))
     num_images = len(data)
-    groups = getattr(data, "groups", None)
-    order = rng.permutation(num_images) if groups is None else shuffled(groups, rng)
+    order = rng.permutation(num_images) if data.groups is None else shuffled(data.groups, rng)
     if repeats > 1:
         order = (order[:, None] + num_images * np.arange(repeats)).reshape(-1)[:num_images]
     return order
@@ -291,19 +304,14 @@ def evaluation_loader(
 
     All processes get equally many batches, the last one possibly empty: sharded parameters are gathered by all of them.
     """
-    indices = np.array_split(np.arange(len(data)), num_batches(len(data), evaluation_batch(data)))
+    indices = np.array_split(np.arange(len(data)), num_batches(len(data), data.evaluation_batch))
     indices += [np.arange(0)] * (-len(indices) % world_size)
     return _loader(data, [BatchIndices(0, part) for part in indices[rank::world_size]], num_workers)
 
 
-def evaluation_batch(data: BatchDataset) -> int:
-    """Batch size without gradients: `EVALUATION_BATCH`, unless the data set has its own."""
-    return getattr(data, "evaluation_batch", EVALUATION_BATCH)
-
-
-def _loader(data: Any, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
-    if num_workers is None:  # to decode is worth processes of its own
-        num_workers = default_workers() if getattr(data, "reads_files", False) else 0
+def _loader(data: BatchDataset, sampler: Any, num_workers: int | None) -> DataLoader[Batch]:
+    if num_workers is None:
+        num_workers = default_workers() if data.reads_files else 0
     return read_in_order(data, sampler, num_workers)
 
 

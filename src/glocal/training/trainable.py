@@ -1,10 +1,10 @@
 """The interface between the training loop and a task; `glocal.tasks.Task` implements it."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -109,3 +109,25 @@ class Trainable(Protocol):
     @abstractmethod
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write a model of this task, as `glocal.models.io.load_model` reads it."""
+
+
+@runtime_checkable
+class TrainsItself(Protocol):
+    """A classifier with a loss of its own, such as that of two heads."""
+
+    def training_loss(
+        self, x: torch.Tensor, target: torch.Tensor, criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """From (B, C, H, W) images, (B,) labels or (B, K) mixed targets, and the loss of (B, K) logits."""
+
+
+def training_loss(
+    model: nn.Module,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The model's own loss where it has one, else that of its logits; arguments as in `TrainsItself`."""
+    if isinstance(model, TrainsItself):
+        return model.training_loss(x, target, criterion)
+    return criterion(model(x), target)

@@ -1,6 +1,6 @@
 """The training loop: `Trainer.fit`, on Lightning Fabric, which handles devices, processes and precision.
 
-Fabric is imported only here: it takes most of Lightning's import time.
+Lightning is imported as Fabric alone, here and in `glocal.training.lightning`, which is for users of its Trainer.
 """
 
 import copy
@@ -45,10 +45,12 @@ from glocal.training.loader import (
 from glocal.training.nan_guard import NaNGuard
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
-from glocal.training.trainable import Score, Trainable
+from glocal.training.trainable import Score, Trainable, TrainsItself
 
 CURVE_POINTS = 10
 """Maximum number of evaluations within the budget of a comparison, otherwise one per epoch."""
+PRECISIONS: dict[str, Any] = {"32": None, "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Precision -> Fabric's name of it."""
 TIMEOUT = timedelta(minutes=10)
 """Timeout of collectives; a process that dies is noticed at once, by its closed connections."""
 
@@ -146,12 +148,13 @@ class Trainer:
                     loss += part_loss.item()
                     images += len(batch.labels)
                 self.grad_norm = self._clip_gradients()
-                if self.scaler is not None or math.isfinite(self.grad_norm):
+                stepped = self.nan_guard.allows_step(self.grad_norm)
+                if stepped:
                     self.optimizer.step()
                 self.optimizer.zero_grad()
                 loss, images, stop_votes, seconds = self._all_reduce(loss, images)
                 state.add_step(round(images), seconds)
-                if self._took_step(loss):
+                if self._took_step(loss, stepped):
                     state.add_loss(loss)
                     if self.ema is not None:
                         self.ema.update(self.model, state.step)
@@ -226,7 +229,9 @@ class Trainer:
         if self.resume is not None:
             restore(self.resume, *self._trained())
         self.schedule = LRSchedule(optimizer, config)
-        self.nan_guard = NaNGuard(self.model, config.optimizer.nan_skips, self.state.nan_skips)
+        self.nan_guard = NaNGuard(
+            self.model, config.optimizer.nan_skips, self.state.nan_skips, has_scaler=self.scaler is not None
+        )
         self.state.start_clock()
 
     def _batches(self, train_set: BatchDataset) -> Generator[Batch]:
@@ -281,12 +286,12 @@ class Trainer:
         loss, images, votes, seconds = mine.tolist()
         return loss, images, votes, seconds
 
-    def _took_step(self, loss: float) -> bool:
-        """Whether loss and gradient were finite."""
+    def _took_step(self, loss: float, stepped: bool) -> bool:
+        """Whether the step counts: its loss is finite, and the optimizer took it."""
         took = self.nan_guard.is_finite(
             loss,
             self.grad_norm,
-            has_scaler=self.scaler is not None,
+            stepped=stepped,
             when=f"step {self.state.step} (epoch {self.epoch:.2f})",
             advice=self.last_good(),
         )
@@ -476,13 +481,13 @@ def make_fabric(
             strategy = ModelParallelStrategy(parallelize, hardware.world_size, tensor_parallel_size=1, **group)
         else:
             strategy = DDPStrategy(find_unused_parameters=find_unused(), gradient_as_bucket_view=True, **group)
-    precision = {"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(hardware.precision)
+    precision = PRECISIONS[hardware.precision]
     return Fabric(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=devices,
         num_nodes=hardware.num_nodes,
         strategy=strategy,
-        plugins=[] if precision is None else [Autocast(precision, device.type)],  # type: ignore[arg-type]
+        plugins=[] if precision is None else [Autocast(precision, device.type)],
     )
 
 
@@ -506,5 +511,5 @@ def shard(model: nn.Module, mesh: Any) -> None:
                 if len(list(block.modules())) > 1 and any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    if hasattr(model, "training_loss"):
+    if isinstance(model, TrainsItself):
         register_fsdp_forward_method(model, "training_loss")
