@@ -282,9 +282,19 @@ PRIVATE_WORDS = {
 
 @pytest.mark.parametrize("module", FILES)
 def test_names_are_the_fields(module):
-    tree = tree_of(FILES[module])
-    names = {name.rpartition(".")[2] for name, _ in definitions(tree)} | constants(tree)
-    assert {name.lstrip("_") for name in names} & PRIVATE_WORDS == set()
+    assert {name.lstrip("_") for name in names_of(tree_of(FILES[module]))} & PRIVATE_WORDS == set()
+
+
+def names_of(tree: ast.Module) -> set[str]:
+    """Classes, functions and methods, and the constants of the module."""
+    return {name.rpartition(".")[2] for name, _ in definitions(tree)} | constants(tree)
+
+
+@pytest.mark.parametrize("word", ["Results", "Progress", "Observer", "Layout", "Settings", "Engine", "Prediction"])
+def test_a_name_means_one_thing(word):
+    """These once had several meanings each: one may keep the short name, others say of what they are."""
+    defined = [module for module, path in FILES.items() if word in names_of(tree_of(path))]
+    assert len(defined) <= 1, defined
 
 
 PARAPHRASES = (

@@ -11,7 +11,7 @@ from torch import nn
 from glocal.bench import limits, peers, speed, suite
 from glocal.bench.limits import Limits, Product, matrix_products, measure_limits
 from glocal.bench.peers import Peer
-from glocal.bench.suite import Settings, run_suite
+from glocal.bench.suite import BenchSettings, run_suite
 from glocal.errors import GlocalError
 
 SECONDS = {"small": 0.010, "large": 0.030, "peer": 0.012, "other": 0.002, "slow peer": 0.020, "exported": 0.005}
@@ -73,7 +73,7 @@ def load(model, runtime, image_size, batch_size):
 
 
 def run(*models, **kwargs):
-    settings = Settings(models=models, **{"image_sizes": (32,), "seconds": 0.1, **kwargs})
+    settings = BenchSettings(models=models, **{"image_sizes": (32,), "seconds": 0.1, **kwargs})
     return run_suite(settings, create=create, load=load)
 
 
@@ -151,7 +151,7 @@ def test_what_fails_has_its_reason_and_the_others_go_on(monkeypatch):
     def no_load(model, runtime, image_size, batch_size):
         raise RuntimeError("cannot be exported")
 
-    settings = Settings(models=("broken", "small"), image_sizes=(32,), seconds=0.1, runtimes=("openvino", "eager"))
+    settings = BenchSettings(models=("broken", "small"), image_sizes=(32,), seconds=0.1, runtimes=("openvino", "eager"))
     results = run_suite(settings, create=create, load=no_load)
     assert cells(results, "model", "runtime", "error", "ratio") == [
         ("broken", "eager", "broken cannot be made", None),
@@ -179,7 +179,7 @@ def test_memory_on_request():
 
 def test_results_are_published_after_each_configuration():
     published = []
-    settings = Settings(models=("small",), image_sizes=(32, 64), batch_sizes=(1, 2), seconds=0.1)
+    settings = BenchSettings(models=("small",), image_sizes=(32, 64), batch_sizes=(1, 2), seconds=0.1)
     told = []
     run_suite(
         settings,
@@ -200,7 +200,7 @@ def test_threads_are_set_and_put_back():
         seen.append(torch.get_num_threads())
         return Timed(name)
 
-    settings = Settings(models=("small",), image_sizes=(32,), seconds=0.1, threads=before + 1)
+    settings = BenchSettings(models=("small",), image_sizes=(32,), seconds=0.1, threads=before + 1)
     results = run_suite(settings, create=create, load=load)
     assert seen == [before + 1]
     assert results["environment"]["threads"] == before + 1
@@ -226,13 +226,13 @@ def test_threads_are_set_and_put_back():
 def test_bad_settings(monkeypatch, kwargs, message):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(GlocalError, match=message):
-        Settings(**{"models": ("a",), **kwargs})
+        BenchSettings(**{"models": ("a",), **kwargs})
 
 
 def test_a_missing_runtime_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else object())
     with pytest.raises(GlocalError, match="openvino is not installed; pip install openvino"):
-        Settings(models=("a",), runtimes=("eager", "openvino"))
+        BenchSettings(models=("a",), runtimes=("eager", "openvino"))
 
 
 def test_a_share_does_not_drift_with_the_machine(monkeypatch):

@@ -8,7 +8,7 @@ from glocal.comparison import Run
 from glocal.comparison.processes import run_side_by_side, share_cores
 from glocal.comparison.store import open_store
 from glocal.errors import GlocalError
-from glocal.training import Progress
+from glocal.training import TrainingProgress
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ class Pretender:
     """In the place of a Runner: reports and ends as the run's model says."""
 
     def execute(self, run, store, progress):
-        progress(Progress(0.5, 1.0, run.seed, 0.1, 1.0, 1.0, None))
+        progress(TrainingProgress(0.5, 1.0, run.seed, 0.1, 1.0, 1.0, None))
         if run.model == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if run.model == "lasts":
@@ -48,7 +48,7 @@ def test_each_run_has_a_process_and_one_that_dies_has_failed(tmp_path):
         run_side_by_side(Pretender(), runs, store, 2, 1, lambda run, event: told.append((run, event)))
         records = [store.record(run.id) for run in runs]
     assert [run for run, event in told if event is None] == runs
-    assert sorted(event.step for _, event in told if isinstance(event, Progress)) == [0, 0, 1, 1]
+    assert sorted(event.step for _, event in told if isinstance(event, TrainingProgress)) == [0, 0, 1, 1]
     entries = {run: event for run, event in told if isinstance(event, dict)}
     assert [entries[run] for run in runs] == records
     assert [record["status"] for record in records] == ["ok", "failed", "ok", "failed"]

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from glocal.data import Prediction, load_detection, open_label_map, write_coco_results, write_label_map
+from glocal.data import ImageDetections, load_detection, open_label_map, write_coco_results, write_label_map
 from glocal.data.predictions import voc_palette
 from glocal.errors import GlocalError
 from tests.data.annotating import coco_folder
@@ -34,7 +34,9 @@ def test_the_truth_written_as_predictions_is_perfect(tmp_path, monkeypatch, kind
     root = coco_folder(tmp_path / "data", [2], [3, 0, 5, 1], kinds=kinds)
     source = load_detection(root, progress=False)
     predictions = [
-        Prediction(sample.image_id, sample.boxes, np.linspace(0.9, 0.8, len(sample.boxes)), sample.labels, sample.masks)
+        ImageDetections(
+            sample.image_id, sample.boxes, np.linspace(0.9, 0.8, len(sample.boxes)), sample.labels, sample.masks
+        )
         for sample in source.val
     ]
     write_coco_results(tmp_path / "results.json", predictions, source.category_ids)
@@ -50,7 +52,7 @@ def test_the_truth_written_as_predictions_is_perfect(tmp_path, monkeypatch, kind
 
 
 def test_no_predictions_are_an_empty_list(tmp_path):
-    nothing = Prediction("a", np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
+    nothing = ImageDetections("a", np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
     write_coco_results(tmp_path / "results.json", [nothing], [1])
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
@@ -70,7 +72,7 @@ def test_no_predictions_are_an_empty_list(tmp_path):
 def test_predictions_that_do_not_fit_are_named(tmp_path, changes, message):
     values = {"boxes": np.ones((1, 4)), "scores": np.ones(1), "labels": np.zeros(1, dtype=np.int64)} | changes
     with pytest.raises(GlocalError, match=message):
-        write_coco_results(tmp_path / "results.json", [Prediction(7, **values)], [1, 2, 3])
+        write_coco_results(tmp_path / "results.json", [ImageDetections(7, **values)], [1, 2, 3])
     assert not (tmp_path / "results.json").exists()
 
 
@@ -144,5 +146,5 @@ def test_what_has_colours_or_loss_is_no_label_map():
 
 
 def test_predictions_can_be_sent_between_processes():
-    one = Prediction(1, np.ones((1, 4)), np.ones(1), np.zeros(1, dtype=np.int64))
+    one = ImageDetections(1, np.ones((1, 4)), np.ones(1), np.zeros(1, dtype=np.int64))
     assert np.array_equal(pickle.loads(pickle.dumps(one)).boxes, one.boxes)

@@ -7,15 +7,15 @@ import os
 import pytest
 
 from glocal.errors import GlocalError
-from glocal.inference import Prediction, output
+from glocal.inference import ClassPrediction, output
 from glocal.inference.output import CsvLines, JsonLines, open_output, safe_cell
 
 PATHS = ("a.png", "=b\n\udcff.png", 'c", "d".png')
 JOB = {"model": "m", "inputs": "i", "top_k": 2}
 PREDICTIONS = (
-    Prediction(PATHS[0], (("+ant", 0.75), ("bee, or not", 0.25))),
-    Prediction(PATHS[1], (), '@broken "error": null}'),
-    Prediction(PATHS[2], (("bee, or not", 1.0), ("+ant", 1e-08))),
+    ClassPrediction(PATHS[0], (("+ant", 0.75), ("bee, or not", 0.25))),
+    ClassPrediction(PATHS[1], (), '@broken "error": null}'),
+    ClassPrediction(PATHS[2], (("bee, or not", 1.0), ("+ant", 1e-08))),
 )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from glocal.data.transforms import Normalize, resize_crop
 from glocal.errors import GlocalError
-from glocal.inference import Progress, list_inputs, predict_files
+from glocal.inference import PredictProgress, list_inputs, predict_files
 from glocal.inference.answers import most_probable
 from tests.inference.making import saved_model, write_images
 
@@ -102,7 +102,7 @@ def test_another_job_is_not_gone_on_with(job, tmp_path):
 
 def test_progress_counts_up(job):
     saved, inputs = job
-    seen: list[Progress] = []
+    seen: list[PredictProgress] = []
     predict(saved, inputs, progress=seen.append)
     assert [(p.done, p.total, p.failed) for p in seen] == [(8, 20, 2), (16, 20, 2), (20, 20, 2)]
     assert all(p.images_per_s > 0 for p in seen)

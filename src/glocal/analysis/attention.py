@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.attention_maps import AttentionCall, attention_calls
-from glocal.analysis.watch import Progress, silent
+from glocal.analysis.watch import OnProgress, silent
 from glocal.errors import GlocalError
 
 
@@ -65,7 +65,7 @@ class Attention:
 
 
 def attention(
-    model: nn.Module, images: Tensor, *, shown: int = 4, batch_size: int = 8, progress: Progress = silent
+    model: nn.Module, images: Tensor, *, shown: int = 4, batch_size: int = 8, progress: OnProgress = silent
 ) -> Attention:
     """Statistics of all attention layers of a model.
 

@@ -45,11 +45,11 @@ class AttentionCall:
     bias: Tensor | None
     output: Tensor
     recomputed: Tensor
-    layout: "Layout | None"
+    layout: "TokenLayout | None"
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """Positions of the tokens of an attention.
 
     Attributes:
@@ -178,7 +178,7 @@ def _multi_head(call: FunctionCall) -> dict[str, Any]:
     return {"weights": weights, "content": None, "bias": None, "output": call.output[0], "recomputed": recomputed}
 
 
-def _layout(weights: Tensor, frames: Sequence[Frame], images: Tensor) -> Layout | None:
+def _layout(weights: Tensor, frames: Sequence[Frame], images: Tensor) -> TokenLayout | None:
     """Positions of the tokens of (B', n, N, M) maps: in windows of the map of an enclosing module, or over the image.
 
     Windows contain neighbours, or a grid of distant tokens (`_is_spread`).
@@ -198,13 +198,13 @@ def _layout(weights: Tensor, frames: Sequence[Frame], images: Tensor) -> Layout 
                 tokens = (tensor for frame in reversed(frames) for tensor in frame.tensors[:1] if len(tensor) == batch)
                 if _is_spread(next(tokens, None), features, side):
                     step = (height / side, width / side)
-                return Layout(window, window, step, step, whole=times == 1)
+                return TokenLayout(window, window, step, step, whole=times == 1)
             break
     queries, keys = grid_of(num_queries, height, width), grid_of(num_keys, height, width)
     if queries is None or keys is None or min(queries[1:]) < 2:
         return None
     steps = [(height / grid.rows, width / grid.columns) for grid in (queries, keys)]
-    return Layout(queries, keys, steps[0], steps[1], whole=True)
+    return TokenLayout(queries, keys, steps[0], steps[1], whole=True)
 
 
 def _is_spread(tokens: Tensor | None, features: Tensor, side: int) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import walk
-from glocal.analysis.watch import Progress, silent
+from glocal.analysis.watch import OnProgress, silent
 from glocal.errors import GlocalError
 
 
@@ -42,7 +42,7 @@ def cam(
     *,
     layers: Sequence[str] = (),
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Cam:
     """Grad-CAM at the deepest point from which the logit depends on every place.
 

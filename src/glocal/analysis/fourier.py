@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import Point, walk
-from glocal.analysis.watch import Progress, silent
+from glocal.analysis.watch import OnProgress, silent
 from glocal.errors import GlocalError, check_choice
 
 FLOOR = 1e-6  # of a map's amplitudes relative to its largest: below is rounding noise
@@ -149,7 +149,7 @@ def fourier(
     definition: str = "rings",
     layers: Sequence[str] = (),
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Fourier:
     """Relative log-amplitude of the feature maps of a model by depth, and its change by each operation.
 

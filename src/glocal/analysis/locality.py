@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import ADDS, Point, walk
-from glocal.analysis.watch import FunctionCall, Progress, predict, silent, watching
+from glocal.analysis.watch import FunctionCall, OnProgress, predict, silent, watching
 from glocal.errors import GlocalError, check_choice, nearest
 
 WAYS = ("mean", "zero")
@@ -92,7 +92,7 @@ def locality(
     modules: Sequence[str] = (),
     each: bool = True,
     batch_size: int = 32,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Locality:
     """Contributions and ablations of the operations of a model.
 

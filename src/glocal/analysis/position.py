@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import Point, walk
-from glocal.analysis.watch import Progress, silent
+from glocal.analysis.watch import OnProgress, silent
 from glocal.errors import GlocalError, check_choice
 
 PADDINGS = ("zeros", "reflect", "circular")
@@ -62,7 +62,7 @@ def position(
     roll: bool = True,
     seed: int = 0,
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Position:
     """R^2 of a linear probe of row and column at each point.
 

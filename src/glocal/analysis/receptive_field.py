@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import Point, walk
-from glocal.analysis.watch import Progress, silent
+from glocal.analysis.watch import OnProgress, silent
 
 MASS = 0.95  # of the gradient, in the definition of the area
 NEGLIGIBLE = 1e-6  # of the largest gradient: rounding noise
@@ -70,7 +70,7 @@ def receptive_field(
     probes: int = 1,
     seed: int = 0,
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> ReceptiveField:
     """Effective receptive field of the centre unit by depth, averaged over images.
 

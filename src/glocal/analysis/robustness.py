@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glocal.analysis.watch import Progress, predict, silent
+from glocal.analysis.watch import OnProgress, predict, silent
 from glocal.errors import GlocalError
 
 STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # of noise, relative to the std of the image
@@ -88,7 +88,7 @@ def robustness(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Robustness:
     """Predictions of a model under disturbances.
 

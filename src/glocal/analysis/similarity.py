@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.analysis.depth import Point, walk
-from glocal.analysis.watch import Progress, silent
+from glocal.analysis.watch import OnProgress, silent
 from glocal.errors import GlocalError
 
 LEAST = 4  # images for which the unbiased HSIC is defined
@@ -48,7 +48,7 @@ def similarity(
     other_images: Tensor | None = None,
     layers: Sequence[str] = (),
     batch_size: int = 32,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Similarity:
     """Linear CKA between all points of a model, or between those of two models on the same images.
 

@@ -132,9 +132,9 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
         return torch.cat([logits_of(model(batch)) for batch in images.split(batch_size)])
 
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Callback with the amount done and the total."""
 
 
 def silent(done: int, total: int) -> None:
-    """A `Progress` that does nothing."""
+    """An `OnProgress` that does nothing."""

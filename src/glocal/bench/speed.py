@@ -34,7 +34,7 @@ Model = nn.Module | Callable[[Tensor], Any]
 TimedPass = AbstractContextManager[Callable[[], float]]
 """Context of a function that runs the pass once and returns its seconds."""
 
-Observer = Callable[[str, float], None]
+OnTiming = Callable[[str, float], None]
 """Callback with the current activity and the fraction done."""
 
 
@@ -151,7 +151,7 @@ def compare(
     precision: str = "32",
     loss: Loss | None = None,
     yardstick: Callable[[], object] | None = None,
-    observer: Observer | None = None,
+    observer: OnTiming | None = None,
 ) -> list[Row]:
     """Time models in interleaved rounds and compare each with a reference, round by round.
 
@@ -319,7 +319,7 @@ def _take_rounds(
     seconds: float,
     *,
     errors: dict[str, str] | None,
-    observer: Observer | None = None,
+    observer: OnTiming | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each pass by round; fewer for one that fails.
 
@@ -356,7 +356,7 @@ def _interleave(
     passes: Mapping[str, Callable[[], float]],
     seconds: float,
     noting_failure: Callable[[str], AbstractContextManager[None]],
-    observer: Observer | None,
+    observer: OnTiming | None,
 ) -> dict[str, list[float]]:
     order, shuffle = list(passes), random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in passes}

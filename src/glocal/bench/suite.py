@@ -20,7 +20,7 @@ from glocal.bench.macs import count_macs, count_params
 from glocal.bench.memory import peak_inference_memory, peak_training_memory
 from glocal.bench.passes import PRECISIONS
 from glocal.bench.peers import is_installed, make_peer, peers_of, randomize_weights, relative_difference
-from glocal.bench.speed import Model, Observer, Row, compare, describe_failure
+from glocal.bench.speed import Model, OnTiming, Row, compare, describe_failure
 from glocal.errors import GlocalError, check_choice
 
 RUNTIMES = {"eager": "torch", "compile": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
@@ -34,11 +34,11 @@ Create = Callable[[str, int], nn.Module]
 """Name and image size -> the model for it."""
 Load = Callable[[nn.Module, str, int, int], Callable[[torch.Tensor], torch.Tensor]]
 """Model, runtime, image and batch size -> a function of (B, 3, H, W) images in this runtime."""
-Results = dict[str, Any]
+BenchResults = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """Settings of a benchmark.
 
     Attributes:
@@ -172,13 +172,13 @@ class Yardstick:
 
 
 def run_suite(
-    settings: Settings,
+    settings: BenchSettings,
     *,
     create: Create,
     load: Load,
-    observer: Observer | None = None,
-    publish: Callable[[Results], None] | None = None,
-) -> Results:
+    observer: OnTiming | None = None,
+    publish: Callable[[BenchResults], None] | None = None,
+) -> BenchResults:
     """Measure each configuration (image size, batch size, mode).
 
     All models of a configuration are timed in interleaved rounds. A failure, out of memory or otherwise, is an error in
@@ -195,7 +195,7 @@ def run_suite(
         JSON-serialisable results (docs/bench.md): ``environment``, ``settings``, ``limits``, ``rows``, ``notes``.
     """
     rows: list[dict[str, Any]] = []
-    results: Results = {}
+    results: BenchResults = {}
     configurations = list(settings.configurations())
     policy = os.environ.get("OMP_WAIT_POLICY")  # passive waiting is slower on idle cores
     with ExitStack() as stack:
@@ -230,7 +230,7 @@ def run_suite(
     return results
 
 
-def notes_on(settings: Settings) -> list[str]:
+def notes_on(settings: BenchSettings) -> list[str]:
     """Requested measurements that are not available, one line each."""
     notes = []
     if settings.train and not set(settings.runtimes) <= set(OF_TORCH):
@@ -248,7 +248,7 @@ def notes_on(settings: Settings) -> list[str]:
 
 
 def make_contenders(
-    settings: Settings, image_size: int, create: Create, load: Load, observer: Observer
+    settings: BenchSettings, image_size: int, create: Create, load: Load, observer: OnTiming
 ) -> Iterator[Contender]:
     """The models for one image size, each in its runtimes and followed by its peers."""
     for name in settings.models:
@@ -276,7 +276,7 @@ def _load(load: Load, ours: nn.Module, runtime: str, image_size: int, batch_size
     return run, relative_difference(ours, run, image_size)
 
 
-def _ready(contender: Contender, batch_size: int, observer: Observer) -> Contender:
+def _ready(contender: Contender, batch_size: int, observer: OnTiming) -> Contender:
     """The contender with its timed function; other runtimes are loaded for a fixed batch size, which is fastest."""
     if contender.load is None:
         return contender
@@ -289,7 +289,7 @@ def _ready(contender: Contender, batch_size: int, observer: Observer) -> Contend
 
 
 def _peers(
-    first: Contender, settings: Settings, ours: nn.Module, image_size: int, observer: Observer
+    first: Contender, settings: BenchSettings, ours: nn.Module, image_size: int, observer: OnTiming
 ) -> Iterator[Contender]:
     for peer in filter(is_installed, peers_of(first.model)):
         observer(f"making {first.model} of {peer.package}", 0.0)
@@ -313,12 +313,12 @@ def _peers(
 
 def measure(
     contenders: Sequence[Contender],
-    settings: Settings,
+    settings: BenchSettings,
     image_size: int,
     batch_size: int,
     mode: str,
     yardstick: Yardstick,
-    observer: Observer,
+    observer: OnTiming,
 ) -> list[dict[str, Any]]:
     """One row per contender: time, ratio to its reference, memory."""
     train = mode == "training"
@@ -387,7 +387,9 @@ def _references(contenders: Sequence[Contender], reference: str | None) -> dict[
     return {c.label: firsts.get(reference or c.model, firsts[c.model]) for c in contenders}
 
 
-def _memory(contender: Contender, settings: Settings, shape: tuple[int, int, int, int], train: bool) -> float | None:
+def _memory(
+    contender: Contender, settings: BenchSettings, shape: tuple[int, int, int, int], train: bool
+) -> float | None:
     """Peak memory, for eager torch models only."""
     if contender.runtime != "eager" or not isinstance(contender.run, nn.Module):
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glocal.bench import count_macs, count_params, describe_environment, torch_threads
-from glocal.comparison import Observer, Run, Settings
+from glocal.comparison import ComparisonObserver, ComparisonSettings, Run
 from glocal.comparison.processes import share_cores
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.store import Store
@@ -41,7 +41,9 @@ class Costs:
         return {model: costs["macs"] for model, costs in self.costs.items()}
 
 
-def measure_costs(settings: Settings, tasks: RunTasks, store: Store, side_by_side: bool, observer: Observer) -> Costs:
+def measure_costs(
+    settings: ComparisonSettings, tasks: RunTasks, store: Store, side_by_side: bool, observer: ComparisonObserver
+) -> Costs:
     """Measure the models without costs in a folder.
 
     The division of the cores stays that of the first call: a resumed run is identical only with the same number of
@@ -71,7 +73,7 @@ def measure_costs(settings: Settings, tasks: RunTasks, store: Store, side_by_sid
 
 
 def _share(
-    by_model: dict[str, dict[str, Any]], settings: Settings, tasks: RunTasks, side_by_side: bool
+    by_model: dict[str, dict[str, Any]], settings: ComparisonSettings, tasks: RunTasks, side_by_side: bool
 ) -> tuple[int, int]:
     if not side_by_side:
         return 1, torch.get_num_threads()
@@ -80,7 +82,7 @@ def _share(
     return share_cores(machine["cores"], machine["cores"], machine["memory_gib"] * 1024, run_mib)
 
 
-def step_seconds(model: Any, settings: Settings) -> float:
+def step_seconds(model: Any, settings: ComparisonSettings) -> float:
     """Seconds of the fastest of a few training steps, without the optimizer."""
     size, device = settings.image_size, torch.device(settings.device)
     model = model.to(device=device, memory_format=torch.channels_last).train()
@@ -95,7 +97,7 @@ def step_seconds(model: Any, settings: Settings) -> float:
     return min(seconds[1:])
 
 
-def seconds_needed(runs: Iterable[Run], settings: Settings, data: DataSource, costs: Costs) -> float:
+def seconds_needed(runs: Iterable[Run], settings: ComparisonSettings, data: DataSource, costs: Costs) -> float:
     """Expected wall-clock seconds of runs.
 
     Args:

@@ -15,7 +15,7 @@ from glocal.claims.measures import CLAIM_METRICS
 from glocal.claims.results import macs_of, tested, untested
 from glocal.claims.trials import Trials
 from glocal.claims.verdict import decide
-from glocal.comparison import Observer, Run, Settings, make_settings
+from glocal.comparison import ComparisonObserver, ComparisonSettings, Run, make_settings
 from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.job import SILENT, execute_all
 from glocal.comparison.run_tasks import SPLIT_SEED, RunTasks
@@ -27,7 +27,7 @@ from glocal.files import atomic_write_text
 from glocal.formatting import duration
 from glocal.models.micro import MICRO_MODELS
 from glocal.report.claims import write_claims
-from glocal.training import Budget, Progress
+from glocal.training import Budget, TrainingProgress
 from glocal.training.loader import num_batches
 from glocal.version import __version__
 
@@ -50,7 +50,7 @@ def run_claims(
     device: str = "auto",
     side_by_side: bool = False,
     command: str = "glocal.claims.run_claims",
-    observer: Observer | None = None,
+    observer: ComparisonObserver | None = None,
 ) -> dict[str, Any]:
     """Train the models of the claims, measure them, and decide each claim.
 
@@ -109,7 +109,7 @@ def read_results(out: Path) -> dict[str, Any]:
 
 
 class Experiment:
-    """Settings and runs for some claims.
+    """ComparisonSettings and runs for some claims.
 
     Args:
         claims: to test.
@@ -148,7 +148,7 @@ class Experiment:
         settings = {key: value for key, value in self.settings.describe().items() if key not in GROWS}
         return {"schema": "glocal.claims-plan/1", "data": self.data.fingerprint, **settings}
 
-    def of_fraction(self, fraction: float) -> Settings:
+    def of_fraction(self, fraction: float) -> ComparisonSettings:
         """Settings of runs on a fraction of the training set: as many steps and evaluations as on all of it."""
         budget, recipe = self.settings.budget, self.settings.recipe
         if budget.unit == "ep" and fraction < 1:
@@ -161,7 +161,7 @@ class Experiment:
             self.settings, models=self.words[fraction], fractions=(fraction,), budget=budget, recipe=recipe
         )
 
-    def train(self, store: Store, costs: Costs, side_by_side: bool, observer: Observer) -> Trials:
+    def train(self, store: Store, costs: Costs, side_by_side: bool, observer: ComparisonObserver) -> Trials:
         """Execute all runs without a record or with a failed one."""
         groups = [self.of_fraction(fraction) for fraction in self.words]
         every = [run for settings in groups for run in settings.runs()]
@@ -179,7 +179,7 @@ class Experiment:
         def tell(run: Run, event: Any) -> None:
             if event is None:
                 observer.start(run, len(every) - len(missing) + missing.index(run) + 1, len(every))
-            elif isinstance(event, Progress):
+            elif isinstance(event, TrainingProgress):
                 observer.update(run, event)
             else:
                 entries[run] = event

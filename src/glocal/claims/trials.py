@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glocal.claims.claim import Claim
-from glocal.comparison import Run, Settings
+from glocal.comparison import ComparisonSettings, Run
 from glocal.comparison.store import Store
 from glocal.data import DataSource
 from glocal.schema import RecordedRun
@@ -27,7 +27,7 @@ class Trials:
     """
 
     data: DataSource
-    settings: Settings
+    settings: ComparisonSettings
     store: Store
     entries: Mapping[Run, RecordedRun]
 

@@ -24,12 +24,11 @@ from glocal.files import printable
 from glocal.formatting import clock, percent
 
 if TYPE_CHECKING:
-    from glocal.comparison import Run, Settings
+    from glocal.comparison import ComparisonSettings, Run
     from glocal.comparison.metric import Metric
     from glocal.data import DataSource
     from glocal.schema import CompareResults, RecordedRun, RunResults
-    from glocal.training import CurvePoint, TrainConfig
-    from glocal.training import Progress as TrainingProgress
+    from glocal.training import CurvePoint, TrainConfig, TrainingProgress
 
 STATE = TextColumn("{task.fields[state]}")
 
@@ -88,7 +87,7 @@ def introduce_data(console: Console, source: "DataSource") -> None:
         console.print(f"[yellow]{escape(printable(warning))}[/]")
 
 
-def introduce(console: Console, source: "DataSource", settings: "Settings", out: Path) -> None:
+def introduce(console: Console, source: "DataSource", settings: "ComparisonSettings", out: Path) -> None:
     introduce_data(console, source)
     runs = f"{len(list(settings.runs()))} runs of {settings.budget} each"
     head = "" if settings.head is None else f"{settings.head.head}, "

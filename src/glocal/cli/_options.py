@@ -18,7 +18,7 @@ Recipe = Annotated[
     ),
 ]
 HeadRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="Name of a recipe, or a YAML file.")]
-Settings = Annotated[
+RecipeSettings = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override a setting of the recipe: -s lr=0.001."),
 ]

@@ -14,7 +14,7 @@ from glocal.errors import GlocalError
 from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
-    from glocal.bench.suite import Load, Settings
+    from glocal.bench.suite import BenchSettings, Load
     from glocal.cli._bench_display import Watcher
 
 DEFAULT_MODELS = ["glocal_resnet50", "botnet50", "glocal_vit_small_patch16_224", "t2t_vit_14", "cvt_13"]
@@ -84,7 +84,7 @@ def bench(
     A ratio is a row's time over that of its reference in the same round: the median of all rounds, with a 90 %
     interval. It also holds on a shared machine, where absolute times do not.
     """
-    from glocal.bench.suite import Settings, run_suite
+    from glocal.bench.suite import BenchSettings, run_suite
     from glocal.cli._bench_display import Watcher, conclude
     from glocal.cli._display import table_console, text_console
     from glocal.models.creation import check_model, create
@@ -93,7 +93,7 @@ def bench(
     names = [name.strip() for item in models or DEFAULT_MODELS for name in item.split(",") if name.strip()]
     for name in names:
         check_model(name)
-    settings = Settings(
+    settings = BenchSettings(
         models=tuple(dict.fromkeys(names)),
         batch_sizes=_numbers("batch", batch),
         image_sizes=_numbers("size", size),
@@ -146,7 +146,7 @@ def _numbers(what: str, text: str) -> tuple[int, ...]:
         raise GlocalError(f"{what}: expected whole numbers such as 1,8,32; got {text!r}") from None
 
 
-def _loader(settings: "Settings") -> "Load":
+def _loader(settings: "BenchSettings") -> "Load":
     """A function that loads a model into a runtime by export."""
 
     def load(model: Any, runtime: str, image_size: int, batch_size: int) -> Any:

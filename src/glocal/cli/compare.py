@@ -14,7 +14,7 @@ from glocal.errors import GlocalError, check_choice
 from glocal.run_dir import check_writable
 
 if TYPE_CHECKING:
-    from glocal.comparison import Settings
+    from glocal.comparison import ComparisonSettings
     from glocal.models.io import TaskName
     from glocal.schema import CompareResults
     from glocal.training import HeadConfig, TrainConfig
@@ -159,7 +159,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _settings(task: str, options: Mapping[str, Any]) -> "Settings":
+def _settings(task: str, options: Mapping[str, Any]) -> "ComparisonSettings":
     """The settings of the options, checked.
 
     Raises:
@@ -204,7 +204,7 @@ def _head(task: str, options: Mapping[str, Any]) -> "HeadConfig | None":
     return head_config(TASKS[task], head, options)
 
 
-def _run(source: Any, settings: "Settings", out: Path, *, resume: bool, analyze: bool) -> "CompareResults":
+def _run(source: Any, settings: "ComparisonSettings", out: Path, *, resume: bool, analyze: bool) -> "CompareResults":
     """Compare, with progress on standard error."""
     from rich.markup import escape
 

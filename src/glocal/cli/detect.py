@@ -68,7 +68,7 @@ def train_detector(
     detector: Detector = "faster_rcnn",
     preset: Preset = "",
     recipe: opt.HeadRecipe = "detect_micro",
-    settings: opt.Settings = None,
+    settings: opt.RecipeSettings = None,
     weights: opt.BackboneWeights = None,
     freeze: opt.Freeze = None,
     frozen_norm: opt.FrozenNorm = False,

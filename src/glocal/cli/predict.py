@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from glocal.inference import Prediction, Progress
+    from glocal.inference import ClassPrediction, PredictProgress
 
 EPILOG = f"""\
 \b
@@ -72,7 +72,7 @@ def predict(
     saved = open_model(model, runtime, trust=trust)  # type: ignore[arg-type]
     device = device_for(saved, device)
     console = text_console(stderr=True)
-    shown: list[Prediction] = []
+    shown: list[ClassPrediction] = []
     try:
         with _progress_bar(console, len(listed)) as update:
             summary = predict_files(
@@ -102,7 +102,7 @@ def predict(
 
 
 @contextmanager
-def _progress_bar(console: "Console", total: int) -> "Iterator[Callable[[Progress], None]]":
+def _progress_bar(console: "Console", total: int) -> "Iterator[Callable[[PredictProgress], None]]":
     from rich.progress import BarColumn, MofNCompleteColumn
 
     from glocal.cli._display import STATE, progress_bars
@@ -110,7 +110,7 @@ def _progress_bar(console: "Console", total: int) -> "Iterator[Callable[[Progres
     with progress_bars(console, BarColumn(), MofNCompleteColumn(), STATE) as bars:
         task = bars.add_task("Predicting", total=total, state="")
 
-        def update(progress: "Progress") -> None:
+        def update(progress: "PredictProgress") -> None:
             left = (progress.total - progress.done) / progress.images_per_s
             state = f"{progress.images_per_s:,.0f} images/s, {clock(left)} left{_bad(progress.failed)}"
             bars.update(task, completed=progress.done, state=state)
@@ -122,7 +122,7 @@ def _bad(failed: int) -> str:
     return f", {failed:,} unreadable" if failed else ""
 
 
-def _table(predictions: "list[Prediction]") -> "Table":
+def _table(predictions: "list[ClassPrediction]") -> "Table":
     from rich.markup import escape
 
     from glocal.cli._display import simple_table

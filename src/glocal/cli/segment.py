@@ -61,7 +61,7 @@ def train_segmenter(
     segmenter: Segmenter = "semantic_fpn",
     preset: Preset = "",
     recipe: opt.HeadRecipe = "segment_micro",
-    settings: opt.Settings = None,
+    settings: opt.RecipeSettings = None,
     weights: opt.BackboneWeights = None,
     freeze: opt.Freeze = None,
     frozen_norm: opt.FrozenNorm = False,

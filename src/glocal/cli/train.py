@@ -24,7 +24,7 @@ def train(
     data: opt.Data,
     model: opt.Model,
     recipe: opt.Recipe = None,
-    settings: opt.Settings = None,
+    settings: opt.RecipeSettings = None,
     weights: opt.Weights = None,
     freeze: opt.Freeze = None,
     out: opt.RunFolder = None,

@@ -1,16 +1,16 @@
 """Comparison of models under one recipe and budget: runs, records, statistics, verdict."""
 
-from glocal.comparison.job import Observer, compare
+from glocal.comparison.job import ComparisonObserver, compare
 from glocal.comparison.pictures import pictures, pictures_of_mistakes
-from glocal.comparison.settings import Run, Settings, make_settings
+from glocal.comparison.settings import ComparisonSettings, Run, make_settings
 from glocal.comparison.statistics import Interval, accuracy_interval, paired_difference
 from glocal.comparison.verdict import judge, summarise
 
 __all__ = [
+    "ComparisonObserver",
+    "ComparisonSettings",
     "Interval",
-    "Observer",
     "Run",
-    "Settings",
     "accuracy_interval",
     "compare",
     "judge",

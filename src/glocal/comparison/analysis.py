@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from glocal.analysis import attention, fourier, locality, receptive_field, robustness, to_json
 from glocal.analysis.attention_maps import attention_calls
 from glocal.analysis.robustness import DISTURBANCES
-from glocal.analysis.watch import Progress
+from glocal.analysis.watch import OnProgress
 from glocal.comparison.execution import reason_of
-from glocal.comparison.settings import Run, Settings
+from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.store import Store
 from glocal.data import DataSource, ImageError, ImageSet
 from glocal.data.transforms import Normalize, resize_crop
@@ -42,10 +42,10 @@ DEPTHS = 3
 FIELD = 16
 """Side of a receptive field in results."""
 
-Part = Callable[[nn.Module, Tensor, Tensor, Progress], Any]
+Part = Callable[[nn.Module, Tensor, Tensor, OnProgress], Any]
 
 
-class Observer(Protocol):
+class AnalysisObserver(Protocol):
     """Receives the progress of the analysis."""
 
     def say(self, text: str) -> None:
@@ -55,7 +55,9 @@ class Observer(Protocol):
         """Progress of the analysis of the run's model, from 0 to 1."""
 
 
-def analyze(runs: Sequence[Run], source: DataSource, settings: Settings, store: Store, observer: Observer) -> None:
+def analyze(
+    runs: Sequence[Run], source: DataSource, settings: ComparisonSettings, store: Store, observer: AnalysisObserver
+) -> None:
     """Analyze the models of runs and save the results; failures are saved with their reason and do not stop the rest.
 
     Args:
@@ -178,7 +180,7 @@ def _chosen(images: ImageSet) -> np.ndarray:
     return np.random.default_rng(SEED).permutation(len(images))[:IMAGES]
 
 
-def _read(images: ImageSet, settings: Settings) -> Batch:
+def _read(images: ImageSet, settings: ComparisonSettings) -> Batch:
     """The images, without those that have become unreadable since the check."""
     rows = _chosen(images)
     batches = ImageBatches(images.subset(rows), settings.image_size, crop_pct=settings.recipe.data.crop_pct)
@@ -193,7 +195,7 @@ def _shown_level(levels: Sequence[float]) -> float:
 # The parts.
 
 
-def _locality(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
+def _locality(model: nn.Module, images: Tensor, labels: Tensor, progress: OnProgress) -> Any:
     """Ablation of all operations of a kind."""
     return [
         {
@@ -207,7 +209,7 @@ def _locality(model: nn.Module, images: Tensor, labels: Tensor, progress: Progre
     ]
 
 
-def _receptive_field(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
+def _receptive_field(model: nn.Module, images: Tensor, labels: Tensor, progress: OnProgress) -> Any:
     """Receptive fields at a few depths."""
     found = receptive_field(model, images[:INSIDE], most=DEPTHS, seed=SEED, progress=progress).points
     return [
@@ -224,7 +226,7 @@ def _small(field: np.ndarray) -> list[list[float]]:
     return (pooled / pooled.max().clamp(min=1e-30)).numpy().round(3).tolist()
 
 
-def _attention(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
+def _attention(model: nn.Module, images: Tensor, labels: Tensor, progress: OnProgress) -> Any:
     """Attention distance of each layer with known token positions; [] for a model without attention."""
     if not attention_calls(model, images[:1]):
         return []
@@ -236,7 +238,7 @@ def _attention(model: nn.Module, images: Tensor, labels: Tensor, progress: Progr
     ]
 
 
-def _fourier(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
+def _fourier(model: nn.Module, images: Tensor, labels: Tensor, progress: OnProgress) -> Any:
     """Amplitude at the highest frequency along the depth, and how operations change it."""
     return [
         {"name": p.name, "kind": p.kind, "stream": p.layout, "high": p.high, "change": p.high_change}
@@ -244,7 +246,7 @@ def _fourier(model: nn.Module, images: Tensor, labels: Tensor, progress: Progres
     ]
 
 
-def _robustness(model: nn.Module, images: Tensor, labels: Tensor, progress: Progress) -> Any:
+def _robustness(model: nn.Module, images: Tensor, labels: Tensor, progress: OnProgress) -> Any:
     """Accuracy under disturbances."""
     return robustness(model, images, labels, seed=SEED, progress=progress)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from glocal.bench import count_params, measure_together
 from glocal.comparison.run_tasks import RunTasks
-from glocal.comparison.settings import Settings
+from glocal.comparison.settings import ComparisonSettings
 
 TIMING_SECONDS = 1.0
 """Per model and batch size, without warm-up."""
@@ -26,7 +26,7 @@ def count_costs(models: Mapping[str, Any], tasks: RunTasks) -> Costs:
     return costs
 
 
-def time_inference(models: Mapping[str, Any], settings: Settings, batch_size: int) -> Costs:
+def time_inference(models: Mapping[str, Any], settings: ComparisonSettings, batch_size: int) -> Costs:
     """Inference at batch 1 and at a larger batch size, by model.
 
     An untrained model is as fast as a trained one, except that an untrained detector has fewer detections for NMS.

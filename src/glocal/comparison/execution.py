@@ -8,12 +8,12 @@ from typing import cast
 import torch
 
 from glocal.comparison.run_tasks import RunTasks
-from glocal.comparison.settings import Run, Settings
+from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.store import Store
 from glocal.errors import GlocalError
 from glocal.schema import CurveRow, RecordedRun, RunIdentity, RunScores, SkippedImage
 from glocal.tasks import Task
-from glocal.training import Progress
+from glocal.training import TrainingProgress
 from glocal.training.trainer import Trainer, TrainResult
 
 
@@ -26,10 +26,10 @@ class Runner:
         macs: by model, of a forward pass for one image.
     """
 
-    def __init__(self, settings: Settings, tasks: RunTasks, macs: Mapping[str, int]) -> None:
+    def __init__(self, settings: ComparisonSettings, tasks: RunTasks, macs: Mapping[str, int]) -> None:
         self.settings, self.tasks, self.macs = settings, tasks, macs
 
-    def execute(self, run: Run, store: Store, progress: Callable[[Progress], None]) -> RecordedRun:
+    def execute(self, run: Run, store: Store, progress: Callable[[TrainingProgress], None]) -> RecordedRun:
         """Train and evaluate a model and write its record; a failed run has a record with the reason.
 
         Returns:
@@ -52,7 +52,7 @@ class Runner:
         store.write(run.id, entry, write_files)
         return entry
 
-    def _train(self, run: Run, task: Task, progress: Callable[[Progress], None]) -> TrainResult:
+    def _train(self, run: Run, task: Task, progress: Callable[[TrainingProgress], None]) -> TrainResult:
         model = task.create_model()
         macs = task.count_macs(model) if self.settings.mode == "probe" else self.macs[run.model]
         trainer = Trainer(task, task.config, self.settings.budget, macs=macs, progress=progress)

@@ -16,7 +16,7 @@ from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.run_tasks import RunTasks
-from glocal.comparison.settings import Run, Settings
+from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import Store, open_store
 from glocal.comparison.verdict import judge, summarise
@@ -25,14 +25,14 @@ from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
 from glocal.report import write_csv, write_report
 from glocal.schema import CompareExtras, CompareResults, CompareSettings, RecordedRun, RunEntry, SkippedImage
-from glocal.training import Progress
+from glocal.training import TrainingProgress
 from glocal.version import __version__
 
 SCHEMA = "glocal.compare/1"
 Source = DataSource | DetectionSource | SegmentationSource
 
 
-class Observer(Protocol):
+class ComparisonObserver(Protocol):
     """Receives the progress of a comparison."""
 
     def say(self, text: str) -> None:
@@ -41,7 +41,7 @@ class Observer(Protocol):
     def start(self, run: Run, number: int, total: int) -> None:
         """Start of run ``number`` of ``total``, counted from 1; others may be running."""
 
-    def update(self, run: Run, progress: Progress) -> None:
+    def update(self, run: Run, progress: TrainingProgress) -> None:
         """After steps of the run."""
 
     def look(self, run: Run, share: float) -> None:
@@ -59,25 +59,25 @@ class _Silent:
 
     def say(self, text: str) -> None: ...
     def start(self, run: Run, number: int, total: int) -> None: ...
-    def update(self, run: Run, progress: Progress) -> None: ...
+    def update(self, run: Run, progress: TrainingProgress) -> None: ...
     def look(self, run: Run, share: float) -> None: ...
     def finish(self, run: Run, entry: RecordedRun) -> None: ...
     def publish(self, results: Any) -> None: ...
 
 
-SILENT: Observer = _Silent()
+SILENT: ComparisonObserver = _Silent()
 
 
 def compare(
     data: Source,
-    settings: Settings,
+    settings: ComparisonSettings,
     out: Path,
     *,
     resume: bool = False,
     side_by_side: bool = False,
     analyze: bool = False,
     command: str = "glocal.comparison.compare",
-    observer: Observer | None = None,
+    observer: ComparisonObserver | None = None,
 ) -> CompareResults:
     """Train and evaluate models under one recipe and budget, and decide which to take.
 
@@ -132,7 +132,7 @@ def compare(
             nonlocal results
             if event is None:
                 observer.start(run, len(job.every) - len(missing) + missing.index(run) + 1, len(job.every))
-            elif isinstance(event, Progress):
+            elif isinstance(event, TrainingProgress):
                 observer.update(run, event)
             else:
                 job.entries[run.id] = event
@@ -167,11 +167,11 @@ class _Measured(NamedTuple):
 
 def _measure(
     models: Mapping[str, Any],
-    settings: Settings,
+    settings: ComparisonSettings,
     tasks: RunTasks,
     store: Store,
     side_by_side: bool,
-    observer: Observer,
+    observer: ComparisonObserver,
 ) -> _Measured:
     """Measure costs, or read them: a resumed run is identical only with the same number of threads."""
     saved = store.costs()
@@ -217,7 +217,13 @@ class _Job:
     """A comparison with its folder: runs and their records."""
 
     def __init__(
-        self, data: Source, settings: Settings, tasks: RunTasks, store: Store, measured: _Measured, command: str
+        self,
+        data: Source,
+        settings: ComparisonSettings,
+        tasks: RunTasks,
+        store: Store,
+        measured: _Measured,
+        command: str,
     ) -> None:
         self.data, self.settings, self.tasks, self.store = data, settings, tasks, store
         self.measured, self.command = measured, command

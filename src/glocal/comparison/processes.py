@@ -20,7 +20,7 @@ from glocal.comparison.settings import Run
 from glocal.comparison.store import Store
 from glocal.errors import GlocalError
 from glocal.schema import RecordedRun
-from glocal.training import Progress
+from glocal.training import TrainingProgress
 
 PROCESS_MIB = 1024
 """Memory of a process without a model: libraries and images."""
@@ -29,7 +29,7 @@ MEMORY_SHARE = 0.5
 REPORT_EVERY = 0.2
 """Seconds between two reports of a run's progress."""
 
-Event = Progress | RecordedRun | None
+Event = TrainingProgress | RecordedRun | None
 """None at the start of a run, then its progress, finally its entry in the results."""
 
 
@@ -95,7 +95,7 @@ def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Conne
     last = 0.0
     point = None
 
-    def report(progress: Progress) -> None:
+    def report(progress: TrainingProgress) -> None:
         nonlocal last, point
         if progress.point is not point or time.monotonic() - last >= REPORT_EVERY:
             last, point = time.monotonic(), progress.point

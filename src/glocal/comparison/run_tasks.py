@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from glocal.bench import peak_training_memory
 from glocal.comparison.classification import Features, ProbeTask
-from glocal.comparison.settings import Run, Settings
+from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.models.creation import heads
 from glocal.tasks import TASKS, ClassificationTask, Task
 from glocal.training import ImageBatches, TrainConfig, load_pixels
@@ -28,7 +28,7 @@ class RunTasks:
         source: its data.
     """
 
-    def __init__(self, settings: Settings, source: Any) -> None:
+    def __init__(self, settings: ComparisonSettings, source: Any) -> None:
         self.settings, self.source = settings, source
         self.pixels: tuple[ImageBatches, ImageBatches] | None = None
         self.features: Features = {}

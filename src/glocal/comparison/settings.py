@@ -42,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComparisonSettings:
     """Checked settings of a comparison, see `make_settings`.
 
     Attributes:
@@ -121,14 +121,14 @@ def make_settings(
     on_error: Literal["stop", "skip"] = "stop",
     task: TaskName = "classification",
     head: HeadConfig | None = None,
-) -> Settings:
+) -> ComparisonSettings:
     """Check a request and fill in its defaults.
 
     Args:
         models: names in ``timm.list_models()``; with a head, its backbones.
         budget: of each run, see `glocal.training.Budget`; by default the epochs of ``recipe``, else 5 epochs.
         seeds: number of seeds; 3 means 0, 1 and 2.
-        mode: see `Settings`.
+        mode: see `ComparisonSettings`.
         weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
         image_size: side in pixels; by default the recipe's, else the largest default of the models. With a head,
             the shorter side of the resized images.
@@ -136,7 +136,7 @@ def make_settings(
         recipe: by default that of the mode, or of the task.
         device: ``auto`` for CUDA, else Apple's MPS, else the CPU.
         on_error: on unreadable images, ``stop``, or ``skip`` and list them.
-        task: see `Settings`.
+        task: see `ComparisonSettings`.
         head: for detection and segmentation; by default Faster R-CNN or Semantic FPN.
 
     Raises:
@@ -173,7 +173,7 @@ def make_settings(
     if image_size not in sizes:
         low, high = sizes[0], sizes[-1]
         raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
-    return Settings(
+    return ComparisonSettings(
         models=tuple(models),
         budget=Budget.parse(budget),
         seeds=tuple(range(seeds)),

@@ -22,7 +22,7 @@ from glocal.data.folder import (
 from glocal.data.images import ImageError, ImageLimits, open_image, open_label_map
 from glocal.data.label_maps import IGNORE, SegmentationSample, SegmentationSet, SegmentationSource
 from glocal.data.objects import DetectionSample, DetectionSet, DetectionSource, SkippedObject
-from glocal.data.predictions import Prediction, write_coco_results, write_label_map
+from glocal.data.predictions import ImageDetections, write_coco_results, write_label_map
 from glocal.data.segmentation import load_segmentation
 from glocal.data.sets import DataSource, Folder, ImageSet, Skipped, some, warn_of_duplicates
 from glocal.data.shard_names import is_shards
@@ -39,10 +39,10 @@ __all__ = [
     "DetectionSample",
     "DetectionSet",
     "DetectionSource",
+    "ImageDetections",
     "ImageError",
     "ImageLimits",
     "ImageSet",
-    "Prediction",
     "SegmentationSample",
     "SegmentationSet",
     "SegmentationSource",

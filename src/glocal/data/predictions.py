@@ -15,7 +15,7 @@ from glocal.files import atomic_write_bytes, atomic_write_text
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class ImageDetections:
     """Predicted objects of an image.
 
     Attributes:
@@ -33,7 +33,7 @@ class Prediction:
     masks: np.ndarray | None = None
 
 
-def write_coco_results(path: str | Path, predictions: Iterable[Prediction], category_ids: Sequence[int]) -> None:
+def write_coco_results(path: str | Path, predictions: Iterable[ImageDetections], category_ids: Sequence[int]) -> None:
     """Write predictions as COCO results JSON (https://cocodataset.org/#format-results), one object per line.
 
     Args:
@@ -52,7 +52,7 @@ def write_entries(path: str | Path, entries: Iterable[Mapping[str, object]]) -> 
     atomic_write_text(path, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
 
 
-def coco_results(prediction: Prediction, category_ids: Sequence[int]) -> list[dict[str, object]]:
+def coco_results(prediction: ImageDetections, category_ids: Sequence[int]) -> list[dict[str, object]]:
     """The entries of one image; arguments and errors as of `write_coco_results`."""
     boxes, scores = (np.asarray(values, dtype=np.float64) for values in (prediction.boxes, prediction.scores))
     labels, masks = np.asarray(prediction.labels), prediction.masks

@@ -72,7 +72,7 @@ VOC_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """Pairs of images and label maps, and the meaning of their values.
 
     Attributes:
@@ -131,7 +131,7 @@ def load_segmentation(
     return _check(name, layout, reading, on_error, split_seed, val_fraction)
 
 
-def read_layout(root: Path, *, follow_links: bool = False) -> Layout:
+def read_layout(root: Path, *, follow_links: bool = False) -> FolderLayout:
     """Find the label map of each image of a folder.
 
     Raises:
@@ -163,7 +163,7 @@ def read_layout(root: Path, *, follow_links: bool = False) -> Layout:
 # Layouts
 
 
-def _ade(root: Path, follow_links: bool) -> Layout:
+def _ade(root: Path, follow_links: bool) -> FolderLayout:
     """0 is ignored; 1 to 150 are the classes."""
     parts = {"train": "training", "val": "validation"}
     if not (root / "images" / "validation").is_dir():
@@ -181,7 +181,7 @@ def _ade(root: Path, follow_links: bool) -> Layout:
     return _layout(root, folders, _stem, _stem, classes, labels, follow_links)
 
 
-def _cityscapes(root: Path, follow_links: bool) -> Layout:
+def _cityscapes(root: Path, follow_links: bool) -> FolderLayout:
     parts = ("train", "val") if (root / "leftImg8bit/val").is_dir() else ("train",)
     folders = {part if "val" in parts else "": (f"leftImg8bit/{part}", f"gtFine/{part}") for part in parts}
 
@@ -201,7 +201,7 @@ def _cityscapes(root: Path, follow_links: bool) -> Layout:
     return min(by_id, layout, key=lambda one: len(one.skipped))
 
 
-def _voc(root: Path, follow_links: bool) -> Layout:
+def _voc(root: Path, follow_links: bool) -> FolderLayout:
     check_no_link(root, root / "SegmentationClass", follow_links=follow_links)
     images = voc.find_images(root, follow_links=follow_links)
     lists = voc.list_parts(root, "Segmentation", "SegmentationClass", ".png", follow_links=follow_links)
@@ -222,10 +222,10 @@ def _voc(root: Path, follow_links: bool) -> Layout:
                 pairs[part][images[stem]] = maps[stem]
     classes = _read_class_file(root, follow_links) or VOC_CLASSES
     links = [os.path.join("SegmentationClass", link) for link in links]
-    return Layout(root, pairs, classes, _labels(root, classes), tuple(skipped), tuple(links))
+    return FolderLayout(root, pairs, classes, _labels(root, classes), tuple(skipped), tuple(links))
 
 
-def _plain(root: Path, follow_links: bool) -> Layout:
+def _plain(root: Path, follow_links: bool) -> FolderLayout:
     folders = {"": ("images", "masks")}
     if (root / "images/train").is_dir():
         folders = {"": ("images/train", "masks/train")}
@@ -244,7 +244,7 @@ def _layout(
     classes: tuple[str, ...] | None,
     labels: np.ndarray | None,
     follow_links: bool,
-) -> Layout:
+) -> FolderLayout:
     """Pair what has the same key in the two folders of each part; names without a key are ignored."""
     pairs, skipped, unfollowed = {}, [], []
     for part, of_part in folders.items():
@@ -266,7 +266,7 @@ def _layout(
         skipped += [
             Skipped(maps[name], f"no image of this name in {of_part[0]}") for name in maps if name not in images
         ]
-    return Layout(root, pairs, classes, labels, tuple(skipped), tuple(unfollowed))
+    return FolderLayout(root, pairs, classes, labels, tuple(skipped), tuple(unfollowed))
 
 
 def _stem(name: str) -> str:
@@ -299,7 +299,7 @@ def _labels(root: Path, classes: tuple[str, ...], first: int = 0) -> np.ndarray:
 
 
 def _check(
-    name: str, layout: Layout, reading: Reading, on_error: str, split_seed: int, val_fraction: float
+    name: str, layout: FolderLayout, reading: Reading, on_error: str, split_seed: int, val_fraction: float
 ) -> SegmentationSource:
     images = [image for pairs in layout.pairs.values() for image in pairs]
     maps = [label_map for pairs in layout.pairs.values() for label_map in pairs.values()]
@@ -378,7 +378,7 @@ def _hold_out(pairs: dict[str, str], seed: int, fraction: float) -> tuple[dict[s
 
 def _source(
     name: str,
-    layout: Layout,
+    layout: FolderLayout,
     reading: Reading,
     classes: tuple[str, ...],
     labels: np.ndarray,

@@ -4,13 +4,13 @@ from glocal.inference.evaluate import evaluate, evaluation_sets
 from glocal.inference.images import predict_images
 from glocal.inference.inputs import Inputs, list_inputs
 from glocal.inference.models import device_for, open_model
-from glocal.inference.output import Prediction, check_output
-from glocal.inference.predict import Progress, predict_files
+from glocal.inference.output import ClassPrediction, check_output
+from glocal.inference.predict import PredictProgress, predict_files
 
 __all__ = [
+    "ClassPrediction",
     "Inputs",
-    "Prediction",
-    "Progress",
+    "PredictProgress",
     "check_output",
     "device_for",
     "evaluate",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import softmax
 
-from glocal.inference.output import Prediction
+from glocal.inference.output import ClassPrediction
 
 DIGITS = 8
 """Of a probability that are written: more would tell apart what float32 cannot."""
@@ -29,11 +29,11 @@ def described(
     best: np.ndarray,
     probabilities: np.ndarray,
     classes: tuple[str, ...],
-) -> list[Prediction]:
+) -> list[ClassPrediction]:
     """The predictions of a batch."""
     found = []
     rows = zip(paths, errors, best.tolist(), probabilities.tolist(), strict=True)
     for path, error, of_image, with_probability in rows:
         top = [(classes[k], round(p, DIGITS)) for k, p in zip(of_image, with_probability, strict=True)]
-        found.append(Prediction(path, tuple(top) if error is None else (), error))
+        found.append(ClassPrediction(path, tuple(top) if error is None else (), error))
     return found

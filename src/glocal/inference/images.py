@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glocal.data import Prediction, write_label_map
+from glocal.data import ImageDetections, write_label_map
 from glocal.data.predictions import coco_results, png, write_entries
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_bytes, printable
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.output import ImagePrediction, JsonLines, OutputFile, continue_lines, writing
-from glocal.inference.predict import Progress, Summary, run_batches
+from glocal.inference.predict import PredictProgress, Summary, run_batches
 from glocal.models.io import SavedModel, TaskName
 from glocal.run_dir import agree_on_plan, hold_folder, refuse_existing
 from glocal.tasks import Task, task_of
@@ -52,7 +52,7 @@ def predict_images(
     device: str = "cpu",
     workers: int | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[PredictProgress], None] = lambda _: None,
 ) -> Summary:
     """Predict every image; an unreadable one has a line that says why, and the others go on.
 
@@ -138,7 +138,7 @@ def _objects(
 ) -> dict[str, Any]:
     sure = detected["scores"] >= job["threshold"]
     detected = {name: value[sure] for name, value in detected.items()}
-    prediction = Prediction(path, detected["boxes"], detected["scores"], detected["labels"], detected.get("masks"))
+    prediction = ImageDetections(path, detected["boxes"], detected["scores"], detected["labels"], detected.get("masks"))
     fields: dict[str, Any] = {
         "size": [image.shape[1], image.shape[0]],
         "classes": [task.classes[label] for label in detected["labels"].tolist()],

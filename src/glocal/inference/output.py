@@ -30,7 +30,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
-class Prediction:
+class ClassPrediction:
     """What a model says of an image.
 
     Attributes:
@@ -73,7 +73,7 @@ class JsonLines:
 
     header = b""
 
-    def line(self, prediction: Prediction | ImagePrediction) -> bytes:
+    def line(self, prediction: ClassPrediction | ImagePrediction) -> bytes:
         """A prediction, with the end of its line."""
         return json.dumps(prediction.entry()).encode() + b"\n"
 
@@ -93,7 +93,7 @@ class CsvLines:
         names = [f"{name}{i}" for i in range(1, top_k + 1) for name in ("class", "probability")]
         self.top_k, self.header = top_k, _row(["path", *names, "error"])
 
-    def line(self, prediction: Prediction) -> bytes:
+    def line(self, prediction: ClassPrediction) -> bytes:
         """A prediction, with the end of its line."""
         cells = [cell for name, probability in prediction.top for cell in (safe_cell(name), str(probability))]
         cells += [""] * (2 * self.top_k - len(cells))

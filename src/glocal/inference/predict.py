@@ -14,17 +14,17 @@ from glocal.export import ExportedModel
 from glocal.inference.answers import described, most_probable
 from glocal.inference.inputs import Inputs, Reader, read_batches
 from glocal.inference.models import Model, reader_for, task_and_model
-from glocal.inference.output import ImagePrediction, OutputFile, Prediction, open_output
+from glocal.inference.output import ClassPrediction, ImagePrediction, OutputFile, open_output
 
 BATCH_SIZE = 64
 PredictEngine = Literal["local", "ray"]
 
 
-P = TypeVar("P", Prediction, ImagePrediction)
+P = TypeVar("P", ClassPrediction, ImagePrediction)
 
 
 @dataclass(frozen=True)
-class Progress:
+class PredictProgress:
     """Where a job stands: images that have a result, of how many, unreadable ones, and the speed."""
 
     done: int
@@ -53,8 +53,8 @@ def predict_files(
     device: str = "cpu",
     engine: PredictEngine = "local",
     resume: bool = False,
-    progress: Callable[[Progress], None] = lambda _: None,
-    take: Callable[[Prediction], None] = lambda _: None,
+    progress: Callable[[PredictProgress], None] = lambda _: None,
+    take: Callable[[ClassPrediction], None] = lambda _: None,
 ) -> Summary:
     """Predict every image; an unreadable one has a line that says why, and the others go on.
 
@@ -97,7 +97,7 @@ def run_batches(
     batches: Iterable[list[P]],
     total: int,
     output: OutputFile | None,
-    progress: Callable[[Progress], None],
+    progress: Callable[[PredictProgress], None],
     take: Callable[[P], None] = lambda _: None,
 ) -> Summary:
     """The loop of every prediction job: write each prediction, hand it on, report.
@@ -118,13 +118,13 @@ def run_batches(
             take(prediction)
             done += 1
             failed += prediction.error is not None
-        progress(Progress(done, total, failed, (done - before) / (time.perf_counter() - began)))
+        progress(PredictProgress(done, total, failed, (done - before) / (time.perf_counter() - began)))
     return Summary(total, failed, before)
 
 
 def _predictions(
     saved: Model, inputs: Inputs, before: int, job: dict[str, Any], device: str, workers: int | None
-) -> Iterator[list[Prediction]]:
+) -> Iterator[list[ClassPrediction]]:
     """Predictions in order from number ``before`` on, a list at a time."""
     if before == len(inputs):
         return
@@ -143,7 +143,7 @@ def _predictions(
 
 def _local_batches(
     saved: Model, reader: Reader, start: int, top_k: int, device: str, workers: int | None
-) -> Iterator[list[Prediction]]:
+) -> Iterator[list[ClassPrediction]]:
     task, model = task_and_model(saved, device)
     for read in read_batches(reader, start, workers):
         paths = reader.inputs.paths[read.start : read.start + len(read.errors)]

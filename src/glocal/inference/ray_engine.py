@@ -23,7 +23,7 @@ from glocal.errors import GlocalError
 from glocal.inference.answers import described, most_probable
 from glocal.inference.inputs import Inputs, Read, Reader
 from glocal.inference.models import Model, reader_for, task_and_model
-from glocal.inference.output import Prediction
+from glocal.inference.output import ClassPrediction
 
 
 class _Actor:
@@ -59,7 +59,7 @@ class _Actor:
 
 def run_batches(
     saved: Model, reader: Reader, start: int, *, top_k: int, device: str, actors: int | None
-) -> Iterator[list[Prediction]]:
+) -> Iterator[list[ClassPrediction]]:
     """Predictions in the order of the inputs, from batch number ``start`` on, as they come.
 
     Args:
@@ -113,9 +113,9 @@ def _without_restarts(rows: Any) -> dict[str, Any]:
 
 def _in_order(
     blocks: Iterator[dict[str, np.ndarray]], inputs: Inputs, saved: Model, first: int
-) -> Iterator[list[Prediction]]:
+) -> Iterator[list[ClassPrediction]]:
     """Lists of predictions without a gap: one that comes early waits."""
-    waiting: dict[int, Prediction] = {}
+    waiting: dict[int, ClassPrediction] = {}
     for block in blocks:
         numbers = block["index"].tolist()
         errors = [bytes(error).decode() or None for error in block["error"]]

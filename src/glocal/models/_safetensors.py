@@ -32,7 +32,7 @@ _DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 
-Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+TensorLayout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """Type and shape of each tensor, by its name."""
 
 
@@ -95,7 +95,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     return Header(config, digest, header, prefix + text, size)
 
 
-def read_tensors(file: BinaryIO, header: Header, expected: Layout, name: str) -> dict[str, torch.Tensor]:
+def read_tensors(file: BinaryIO, header: Header, expected: TensorLayout, name: str) -> dict[str, torch.Tensor]:
     """The tensors that follow a header.
 
     Args:
@@ -169,12 +169,12 @@ def _read_config(path: Path) -> str:
 # Layouts.
 
 
-def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:
+def layout_of(tensors: Mapping[str, torch.Tensor]) -> TensorLayout:
     """Type and shape of each tensor."""
     return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def layout_differences(expected: Layout, got: Layout) -> str:
+def layout_differences(expected: TensorLayout, got: TensorLayout) -> str:
     """Missing, unexpected and differing tensors, three at most; empty if none."""
     problems = [f"missing: {name}" for name in expected if name not in got]
     problems += [f"left over: {short(name)}" for name in got if name not in expected]
@@ -186,12 +186,12 @@ def layout_differences(expected: Layout, got: Layout) -> str:
     return few(problems, 3, "; ")
 
 
-def _check_layout(name: str, expected: Layout, got: Layout) -> None:
+def _check_layout(name: str, expected: TensorLayout, got: TensorLayout) -> None:
     if problems := layout_differences(expected, got):
         raise FileError(f"is not of the {name} it describes ({problems})")
 
 
-def _layout_in(tensors: Mapping[str, Any]) -> Layout:
+def _layout_in(tensors: Mapping[str, Any]) -> TensorLayout:
     """Type and shape of each tensor, from the header of a safetensors file."""
     layout = {}
     for name, entry in tensors.items():

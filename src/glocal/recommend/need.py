@@ -19,9 +19,9 @@ from glocal.recommend.disturb import CLEAN, CONDITIONS, Condition, DisturbedTrai
 from glocal.tasks import ClassificationTask
 from glocal.training import (
     Budget,
-    Progress,
     TrainConfig,
     TrainingBatches,
+    TrainingProgress,
     load_pixels,
     predict,
 )
@@ -140,7 +140,7 @@ def train_references(
         task = ClassificationTask(of, config, labels=train_set.labels)
         batches = DisturbedTrainSet(TrainingBatches(train_set, config, seed))
 
-        def on_step(step: Progress, update: ProgressCallback = update) -> None:
+        def on_step(step: TrainingProgress, update: ProgressCallback = update) -> None:
             update(TRAINING_PROGRESS * step.done, f"training, loss {step.loss:.2f}")
 
         macs = count_macs(model, image_size)

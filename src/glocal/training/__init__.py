@@ -13,7 +13,7 @@ from glocal.training.loader import (
     load_pixels,
     training_loader,
 )
-from glocal.training.train_state import CurvePoint, Progress
+from glocal.training.train_state import CurvePoint, TrainingProgress
 
 __all__ = [
     "DEFAULT_RECIPES",
@@ -25,11 +25,11 @@ __all__ = [
     "HeadConfig",
     "ImageBatches",
     "Mode",
-    "Progress",
     "Stopped",
     "TrainConfig",
     "TrainingBatches",
     "TrainingError",
+    "TrainingProgress",
     "load_pixels",
     "load_recipe",
     "predict",

@@ -33,7 +33,7 @@ from glocal.signals import LAUNCHER, StopRequest, end_with_parent
 from glocal.training.checkpoint import Checkpointer
 from glocal.training.config import TrainConfig, upgraded
 from glocal.training.hardware import is_first_process
-from glocal.training.train_state import Progress
+from glocal.training.train_state import TrainingProgress
 from glocal.training.trainable import Trainable
 from glocal.training.trainer import Trainer, TrainResult
 
@@ -50,7 +50,7 @@ def train_run(
     *,
     stop: StopRequest | None = None,
     say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> RunResults:
     """Train a model for a task, with everything about the run in a folder.
 
@@ -140,7 +140,7 @@ def _train(
     first: bool,
     stop: StopRequest | None,
     say: Callable[[str], None],
-    progress: Callable[[Progress], None],
+    progress: Callable[[TrainingProgress], None],
 ) -> RunResults:
     config = task.config
     model = task.create_model()

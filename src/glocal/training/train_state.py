@@ -26,7 +26,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """What a progress bar shows: ``done`` of the budget (0 to 1), smoothed loss, the last evaluation."""
 
     done: float

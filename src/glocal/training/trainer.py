@@ -44,7 +44,7 @@ from glocal.training.loader import (
 )
 from glocal.training.nan_guard import NaNGuard
 from glocal.training.schedule import LRSchedule
-from glocal.training.train_state import Progress, TrainState, capture, restore, whole_state_dict
+from glocal.training.train_state import TrainingProgress, TrainState, capture, restore, whole_state_dict
 from glocal.training.trainable import Score, Trainable, TrainsItself
 
 CURVE_POINTS = 10
@@ -107,7 +107,7 @@ class Trainer:
         log: Callable[[Mapping[str, float | None]], None] = lambda _: None,
         stop: StopRequest | None = None,
         curve_points: int | None = CURVE_POINTS,
-        progress: Callable[[Progress], None] = lambda _: None,
+        progress: Callable[[TrainingProgress], None] = lambda _: None,
     ) -> None:
         self.task, self.config, self.macs, self.stop = task, config, macs, stop
         self.budget = budget or Budget(config.schedule.epochs, "ep")
@@ -383,7 +383,7 @@ class Trainer:
             return
         state, done = self.state, self.done
         self.progress(
-            Progress(
+            TrainingProgress(
                 done=done,
                 epoch=self.epoch,
                 step=state.step,
