@@ -389,7 +389,7 @@ def test_private_attributes_are_stated(module):
     assert private_attributes(tree_of(FILES[module])) == {name for of, name in PRIVATE if of == module}
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if package_of(module) == "training"])
+@pytest.mark.parametrize("module", [module for module in FILES if package_of(module) in ("training", "tasks")])
 def test_the_loop_guesses_no_attribute(module):
     """What a task, a data set or a model may have is declared; a default would hide a misspelt name."""
     calls = [node for node in ast.walk(tree_of(FILES[module])) if isinstance(node, ast.Call)]

@@ -23,7 +23,7 @@ from glocal.schema import Scores
 from glocal.tasks.base import Task, labels_in_model
 from glocal.training.config import TrainConfig
 from glocal.training.loader import Batch, BatchDataset, ImageBatches, TrainingBatches, load_pixels
-from glocal.training.trainable import Score
+from glocal.training.trainable import Score, training_loss
 
 
 class ClassificationTask(Task):
@@ -136,8 +136,7 @@ class ClassificationTask(Task):
     ) -> torch.Tensor:
         """Of (B, ...) inputs and their (B,) labels or (B, K) mixed targets."""
         criterion = partial(_cross_entropy, label_smoothing=label_smoothing, weights=self.class_weights)
-        own: Any = getattr(model, "training_loss", None)
-        return criterion(model(inputs), targets) if own is None else own(inputs, targets, criterion)
+        return training_loss(model, inputs, targets, criterion)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, images: torch.Tensor, device: str | torch.device) -> np.ndarray:
@@ -172,9 +171,7 @@ class ClassificationTask(Task):
             shell: Any = copy_on_meta(model).train()
             image = torch.empty((2, *batch.inputs.shape[1:]), device="meta")
             target = torch.zeros(2, dtype=torch.long, device="meta")
-            own = getattr(shell, "training_loss", None)
-            loss = F.cross_entropy(shell(image), target) if own is None else own(image, target, F.cross_entropy)
-            loss.backward()
+            training_loss(shell, image, target, F.cross_entropy).backward()
             return any(p.requires_grad and p.grad is None for p in shell.parameters())
         except (RuntimeError, NotImplementedError):  # an operator that asks for values
             return True
