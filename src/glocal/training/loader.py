@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their loss takes.
-        labels: (B,) int64; likewise, of length B.
+        labels: (B,) int64; likewise. Fewer than inputs where black images stand at the end for unreadable ones.
         seeds: (B,) int64, of each image's random augmentation on the device.
         weight: see `BatchIndices`.
         skipped: images that became unreadable.
