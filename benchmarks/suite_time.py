@@ -75,9 +75,13 @@ def summary(total: float, times: Times) -> str:
     ordered = sorted((seconds for seconds, _ in times), reverse=True)
     return (
         f"{len(times):,} tests, {total:,.0f} s of processor time, {total - sum(ordered):.0f} s of it outside of tests;"
-        f" the 100 longest tests {sum(ordered[:100]):.0f} s, the other {max(0, len(times) - 100):,}"
-        f" {sum(ordered[100:]):.0f} s"
+        f" the 100 longest tests {sum(ordered[:100]):.0f} s, the other {max(0, len(times) - 100):,} {rest(times):.0f} s"
     )
+
+
+def rest(times: Times, count: int = 100) -> float:
+    """Seconds of all but the longest tests."""
+    return sum(sorted((seconds for seconds, _ in times), reverse=True)[count:])
 
 
 def longest(times: Times, count: int = 25) -> list[str]:
@@ -99,6 +103,8 @@ def page(names: tuple[str, str], measured: list[tuple[float, Times]], processor:
         f"* {names[0]}: {summary(base_total, base)}",
         f"* {names[1]}: {summary(total, times)}",
         f"* ratio: {total / base_total:.2f}; of the mean of a test: {total / len(times) / base_total * len(base):.2f}",
+        f"* half of {names[0]} is {base_total / 2:.0f} s; without its 100 longest tests, {names[1]} takes "
+        f"{total - sum(seconds for seconds, _ in times) + rest(times):.0f} s",
         f"* {processor}, {date.today()}",
         "",
         f"| seconds | {names[0]} | {names[1]} |", "| --- | --- | --- |", *rows,
