@@ -302,7 +302,7 @@ PARAPHRASES = (
     "through the gate", "the image gate", "the gate alone", "by heart", "in the same room", "is whole; start anew",
     "looking into it", "taken for each other", "steps that were left out", "as coco has it", "share of the budget",
     "shares of the budget", "beside the truth", "the bits of the run", "that has less to do", "presses what is longer",
-    "nothing to normalise with",
+    "nothing to normalise with", "run at once", "a folder that is there", "one a processor", "what was found on",
 )  # fmt: skip
 """Sentences that paraphrased words of torch, timm, Lightning or COCO, in lower case (CONTRIBUTING.md)."""
 

@@ -91,7 +91,7 @@ def test_all_bad_is_exit_code_1(call, tmp_path):
         (("cut.safetensors", "photos"), "is damaged or not a safetensors file"),
         (("run", "nothing"), "got nothing, which is not there"),
         (("run", "photos", "--out", "o.txt"), "expected a name that ends in .jsonl or .csv"),
-        (("run", "photos", "--out", "no/o.csv"), "expected a folder that is there, got no; make it, or choose another"),
+        (("run", "photos", "--out", "no/o.csv"), "expected an existing folder, got no; make it, or choose another"),
         (("run", "photos", "--resume"), "--resume needs --out"),
         (("run", "photos", "--top-k", "0"), "top-k: expected at least 1"),
         (("run", "photos", "--engine", "spark"), "engine: expected one of local, ray"),

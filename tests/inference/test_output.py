@@ -179,7 +179,7 @@ def test_a_full_disk_is_named_and_gone_on_after(tmp_path, monkeypatch):
     ("name", "message"),
     [
         ("o.txt", r"ends in \.jsonl or \.csv, got .*o\.txt"),
-        ("no/o.csv", "a folder that is there"),
+        ("no/o.csv", "an existing folder"),
         ("d.csv", "a file, got the folder"),
     ],
 )

@@ -129,7 +129,7 @@ def evaluate(
         saved: the model.
         data: labelled images; their classes are found among the model's by name.
         on_error: ``stop`` at an image that became unreadable since it was checked, or ``skip`` and list it.
-        batch_size: images that are run at once.
+        batch_size: images per forward pass.
         workers: data-loading workers; by default one per processor.
         device: where the model runs.
         progress: called after each batch with the images done and all.

@@ -64,7 +64,7 @@ def predict_images(
         threshold: smallest score of a detection that is written.
         draw_threshold: smallest score of a detection that is drawn.
         device: where the model runs.
-        workers: data-loading workers; by default one a processor.
+        workers: data-loading workers; by default one per processor.
         resume: continue an earlier job, or begin if there was none.
         progress: called after each image.
 

@@ -169,9 +169,7 @@ def check_output(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise GlocalError(f"out: expected a name that ends in .jsonl or .csv, got {printable(path)}")
     if not path.parent.is_dir():
-        raise GlocalError(
-            f"out: expected a folder that is there, got {printable(path.parent)}; make it, or choose another"
-        )
+        raise GlocalError(f"out: expected an existing folder, got {printable(path.parent)}; make it, or choose another")
     if path.is_dir():
         raise GlocalError(f"out: expected a file, got the folder {printable(path)}")
 
@@ -190,7 +188,7 @@ def open_output(
         resume: resume an earlier job, or begin if there was none.
 
     Raises:
-        GlocalError: for a file that is there while ``resume`` is not set, or is of another job (the differences are
+        GlocalError: for an existing file without ``resume``, or is of another job (the differences are
             listed), or in use, or cannot be written.
     """
     check_output(path)

@@ -63,7 +63,7 @@ def predict_files(
         inputs: the images.
         out: the file, ``.jsonl`` or ``.csv``; None for none.
         top_k: classes of each image; all of them, where the model has fewer.
-        batch_size: images that are run at once.
+        batch_size: images per forward pass.
         workers: data-loading workers; with ray, actors.
         device: where the model runs.
         engine: ``local`` for this machine, ``ray`` for a cluster.

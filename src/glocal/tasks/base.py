@@ -63,7 +63,7 @@ class Task(nn.Module, Trainable):
 
     @abstractmethod
     def predict(self, model: nn.Module, images: Any, device: str | torch.device) -> Any:
-        """Predictions for uint8 images, one an image, as arrays on the CPU.
+        """Predictions for uint8 images, one per image, as arrays on the CPU.
 
         Args:
             model: in eval mode, on the device, as the task is.
