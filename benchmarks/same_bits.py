@@ -557,6 +557,8 @@ def _json_differences(
             yield from _json_differences(one, other, f"{path}/{number}", ignored, found, name)
     else:
         found.cells += 1
+        if isinstance(before, str) and isinstance(after, str) and " " in before and " " in after:
+            return  # sentences may be reworded; names and classes of these data sets are held by the predictions
         if before != after or type(before) is not type(after):
             yield f"{path}: {before!r} became {after!r}"
 
