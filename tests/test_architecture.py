@@ -96,6 +96,15 @@ FILES = {
 }
 
 
+@pytest.mark.parametrize("package", [name for name in MAY_IMPORT if name != "cli"])  # cli: "every package"
+def test_the_page_allows_no_import_that_is_not_there(package):
+    imported = set()
+    for module in (module for module in FILES if package_of(module) == package):
+        for _, target, name in imports(tree_of(FILES[module])):
+            imported.add(name if target == "glocal" and name in MAY_IMPORT else package_of(target))
+    assert MAY_IMPORT[package] - imported == set()
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_imports_point_one_way(module):
     assert faults(FILES[module].read_text(encoding="utf-8"), module) == []
