@@ -413,7 +413,7 @@ def scoring(num_classes: int) -> dict[str, float]:
     """Scores and their JSON with K classes."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_classes, 50_000)
-    outcomes = Outcomes(labels, labels, rng.random(50_000), rng.random(50_000), np.ones(50_000, bool))
+    outcomes = Outcomes(labels, labels, rng.random(50_000), rng.random(50_000), *np.ones((2, 50_000), bool))
     before, start = resident(), time.process_time()
     metrics = outcomes.score(num_classes)
     scored, scored_peak, start = time.process_time() - start, peak() - before, time.process_time()

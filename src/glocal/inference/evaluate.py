@@ -145,7 +145,7 @@ def evaluate(
     batches = (batch for images in sets for batch in _batches(saved, images, batch_size, workers))
 
     def check(outcomes: Outcomes) -> None:
-        if not np.isfinite(outcomes.nll).all():
+        if not outcomes.finite.all():
             raise GlocalError(f"{saved.name}: its outputs for images of {printable(data.name)} are not finite")
 
     outcomes, skipped = task.evaluate(

@@ -64,6 +64,7 @@ class Outcomes:
         confidence: (N,) float64, its probability.
         nll: (N,) float64, negative log-likelihood of the true class, in nats.
         in_top5: (N,) bool, whether the true class is among the five most probable.
+        finite: (N,) bool, whether all logits of the image are finite.
         logits: (N, K) behind them, if they were to be kept.
     """
 
@@ -72,6 +73,7 @@ class Outcomes:
     confidence: np.ndarray
     nll: np.ndarray
     in_top5: np.ndarray
+    finite: np.ndarray
     logits: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -80,14 +82,17 @@ class Outcomes:
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray, *, keep: bool = False) -> "Outcomes":
         """Outcomes of (N, K) logits and (N,) labels, with ``keep`` the logits too; an image's are its own."""
-        log_probs = log_softmax(logits.astype(np.float64), axis=1)
+        with np.errstate(invalid="ignore"):  # logits that are not finite: `finite` says so
+            log_probs = log_softmax(logits.astype(np.float64), axis=1)
         labels = np.asarray(labels, np.int64)
         in_top5 = np.ones(len(labels), bool)
         if logits.shape[1] > 5:
             five = np.argpartition(-log_probs, 4, axis=1)[:, :5]
             in_top5 = (five == labels[:, None]).any(1)
         nll = -log_probs[np.arange(len(labels)), labels]
-        return cls(labels, log_probs.argmax(1), np.exp(log_probs.max(1)), nll, in_top5, logits if keep else None)
+        finite = np.isfinite(logits).all(1)
+        kept = logits if keep else None
+        return cls(labels, log_probs.argmax(1), np.exp(log_probs.max(1)), nll, in_top5, finite, kept)
 
     @classmethod
     def join(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
