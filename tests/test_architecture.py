@@ -268,7 +268,7 @@ def test_lightning_is_imported_where_it_is_used():
         if "lightning" in target.split(".")[0]
     }
     assert imported == {
-        ("lightning_fabric", "glocal.training.trainer"),
+        ("lightning_fabric", "glocal.training.fabric"),
         ("lightning_fabric", "glocal.training.lightning"),
     }
     assert not [module for module, path in FILES.items() if "pytorch_lightning" in path.read_text("utf-8")]
@@ -358,7 +358,7 @@ PRIVATE = {
     ("glocal.models.optimization", "_forward_hooks"): "read alone: a model with hooks is refused",
     ("glocal.models.optimization", "_forward_pre_hooks"): "likewise",
     ("glocal.signals", "_exit"): "os._exit is documented",
-    ("glocal.training.trainer", "_desired_input_dtype"): "of the class of Fabric that Autocast inherits",
+    ("glocal.training.fabric", "_desired_input_dtype"): "of the class of Fabric that Autocast inherits",
 }
 """Private attributes of other libraries that a module uses, and why."""
 NAMED_TUPLE = ("_replace", "_fields", "_asdict", "_make")

@@ -1,27 +1,17 @@
-"""The training loop: `Trainer.fit`, on Lightning Fabric, which handles devices, processes and precision.
-
-Lightning is imported as Fabric alone, here and in `glocal.training.lightning`, which is for users of its Trainer.
-"""
+"""The training loop: `Trainer.fit`, on Lightning Fabric, which handles devices, processes and precision."""
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from glocal.models.creation import frozen_norms
@@ -32,8 +22,8 @@ from glocal.training.checkpoint import Checkpointer
 from glocal.training.config import TrainConfig
 from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import evaluate_batches, refuse_bad
+from glocal.training.fabric import grad_scaler, make_fabric, quiet_fabric, shard
 from glocal.training.faults import explained
-from glocal.training.hardware import HardwareConfig
 from glocal.training.loader import (
     Batch,
     BatchDataset,
@@ -43,16 +33,13 @@ from glocal.training.loader import (
     training_loader,
 )
 from glocal.training.nan_guard import NaNGuard
+from glocal.training.optimizer import create_optimizer
 from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import TrainingProgress, TrainState, capture, restore, whole_state_dict
-from glocal.training.trainable import Score, Trainable, TrainsItself
+from glocal.training.trainable import Score, Trainable
 
 CURVE_POINTS = 10
 """Maximum number of evaluations within the budget of a comparison, otherwise one per epoch."""
-PRECISIONS: dict[str, Any] = {"32": None, "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Precision -> Fabric's name of it."""
-TIMEOUT = timedelta(minutes=10)
-"""Timeout of collectives; a process that dies is noticed at once, by its closed connections."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +208,7 @@ class Trainer:
         if self.ema is not None and not hardware.is_sharded:
             self.ema.to(self.fabric.device)
         self.criterion = self.fabric.setup_module(Criterion(self.model, self.task))
-        precision = self.fabric.strategy.precision
-        self.scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
+        self.scaler = grad_scaler(self.fabric)
         fused = self.scaler is None and not hardware.is_sharded
         optimizer = create_optimizer(self.model, config, fused=fused)
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
@@ -431,85 +417,3 @@ class Criterion(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Mean over the images of the batch."""
         return self.task.loss(self.model, batch)
-
-
-def create_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
-    """An optimizer of timm, with its rules of weight decay and layer decay; ``fused`` if torch has such a kernel."""
-    options: dict[str, Any] = {"fused": True} if fused and config.optimizer.optimizer == "adamw" else {}
-    if config.optimizer.layer_decay < 1:
-        options["layer_decay"] = config.optimizer.layer_decay
-    return create_optimizer_v2(
-        model,
-        opt=config.optimizer.optimizer,
-        lr=config.optimizer.lr * config.lr_scale,
-        weight_decay=config.optimizer.weight_decay,
-        momentum=config.optimizer.momentum,
-        **options,
-    )
-
-
-class Autocast(MixedPrecision):
-    """Mixed precision by autocast alone: Fabric would also cast float inputs, such as boxes, to 16 bits."""
-
-    def convert_input(self, data: Any) -> Any:
-        """As they are."""
-        return data
-
-    def forward_context(self) -> torch.autocast:
-        """Without autocast's cache: gradients of weights that are used twice are summed in float32."""
-        return torch.autocast(self.device, dtype=self._desired_input_dtype, cache_enabled=False)
-
-
-def make_fabric(
-    hardware: HardwareConfig, find_unused: Callable[[], bool], parallelize: Callable[[Any, Any], nn.Module]
-) -> Fabric:
-    """Lightning Fabric for this hardware.
-
-    Args:
-        hardware: devices, processes, precision.
-        find_unused: whether a step may leave a parameter without a gradient; DDP must know.
-        parallelize: shards a module over a device mesh, for FSDP2.
-    """
-    device = torch.device(hardware.device)
-    devices: Any = hardware.devices
-    if hardware.world_size == 1:
-        devices = 1 if device.index is None or device.type == "cpu" else [device.index]
-    strategy: Any = "auto"
-    if hardware.world_size > 1:
-        group: Any = {"process_group_backend": "nccl" if device.type == "cuda" else "gloo", "timeout": TIMEOUT}
-        if hardware.is_sharded:
-            strategy = ModelParallelStrategy(parallelize, hardware.world_size, tensor_parallel_size=1, **group)
-        else:
-            strategy = DDPStrategy(find_unused_parameters=find_unused(), gradient_as_bucket_view=True, **group)
-    precision = PRECISIONS[hardware.precision]
-    return Fabric(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=devices,
-        num_nodes=hardware.num_nodes,
-        strategy=strategy,
-        plugins=[] if precision is None else [Autocast(precision, device.type)],
-    )
-
-
-@contextmanager
-def quiet_fabric() -> Iterator[None]:
-    """Without Fabric's banners about devices and processes."""
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def shard(model: nn.Module, mesh: Any) -> None:
-    """FSDP2: each block of a container is sharded over the processes, and gathered on use."""
-    for container in model.modules():
-        if isinstance(container, nn.ModuleList | nn.Sequential):
-            for block in container:
-                if len(list(block.modules())) > 1 and any(True for _ in block.parameters()):
-                    fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    if isinstance(model, TrainsItself):
-        register_fsdp_forward_method(model, "training_loss")
