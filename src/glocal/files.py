@@ -1,4 +1,4 @@
-"""Atomic writes, locks, digests, and printable names."""
+"""Atomic writes, locks, digests, and texts that are safe to show."""
 
 import fcntl
 import hashlib
@@ -94,6 +94,11 @@ def printable(name: str | os.PathLike[str]) -> str:
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSEEN else character
         for character in os.fspath(name)
     )
+
+
+def escape_formula(text: str) -> str:
+    """A text as a cell of CSV: with an apostrophe before it if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))

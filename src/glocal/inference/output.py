@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.files import lock, printable, sync
+from glocal.files import escape_formula, lock, printable, sync
 from glocal.run_dir import agree_on_plan
 
 SYNC_SECONDS = 2.0
 """How much work a power cut may cost."""
 SUFFIXES = (".jsonl", ".csv")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ Lines = JsonLines | CsvLines
 
 def safe_cell(text: str) -> str:
     """A text as a cell that no spreadsheet takes for a formula; control characters, line ends among them, escaped."""
-    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+    return printable(escape_formula(text))
 
 
 def _row(cells: list[str]) -> bytes:

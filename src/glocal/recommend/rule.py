@@ -109,8 +109,8 @@ def find(needs: Needs) -> Finding:
         )
     detail, layout = (_is_needed(need) for need in (needs.detail, needs.layout))
     numbers = (
-        f"a small model loses {_percent(needs.layout)} of its accuracy above chance when patches of {SHUFFLED.size} "
-        f"are shuffled and {_percent(needs.detail)} when images are blurred by {BLURRED.size}"
+        f"a small model loses {_with_interval(needs.layout)} of its accuracy above chance when patches of "
+        f"{SHUFFLED.size} are shuffled and {_with_interval(needs.detail)} when images are blurred by {BLURRED.size}"
     )
     if detail is None or layout is None:
         unsure = [name for name, known in (("layout", layout), ("detail", detail)) if known is None]
@@ -145,6 +145,6 @@ def _is_needed(need: Estimate) -> bool | None:
     return False if need.high < NEEDED else None
 
 
-def _percent(need: Estimate) -> str:
+def _with_interval(need: Estimate) -> str:
     mean, low, high = (round(100 * value) for value in (need.mean, need.low, need.high))
     return f"{mean} % ({low} to {high})"

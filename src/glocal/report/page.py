@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from glocal.files import atomic_write_text, printable
+from glocal.files import atomic_write_text, escape_formula, printable
 from glocal.formatting import duration
 from glocal.report import figures
 from glocal.report.insides import insides
@@ -82,12 +82,9 @@ def write_csv(results: CompareResults, path: Path) -> None:
     for run in results["runs"]:
         budget = run.get("budget")
         row = {**run, "budget": budget["asked"] if budget else None}
-        writer.writerow([_cell(row.get(column)) for column in columns])
+        cells = [row.get(column) for column in columns]
+        writer.writerow([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     atomic_write_text(path, buffer.getvalue())
-
-
-def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
