@@ -1,5 +1,6 @@
 """Evaluation: classes by their names, scores that a loop gives too."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -165,6 +166,29 @@ def test_images_that_go_bad_after_they_were_checked(trained, tmp_path):
     results = evaluate(load_model(model), sets, workers=0, on_error="skip")
     assert results["images"] == 11
     assert results["skipped"] == [{"path": "across/009.png", "reason": "empty file"}]
+
+
+def test_no_readable_image(trained, tmp_path):
+    model, _ = trained
+    write_folder(tmp_path / "photos", 12, seed=3)
+    sets = evaluation_sets(tmp_path / "photos", "all", progress=False, workers=1)
+    first = sets.sets[0].paths[0]
+    for path in sets.sets[0].paths:
+        (tmp_path / "photos" / path).write_bytes(b"")
+    with pytest.raises(GlocalError) as error:
+        evaluate(load_model(model), sets, workers=0, on_error="skip")
+    assert str(error.value) == (
+        f"data: expected readable images in {tmp_path / 'photos'}, got 12 unreadable, such as {first}: empty file; "
+        "repair the files, or give others"
+    )
+
+
+def test_no_image(trained):
+    model, data = trained
+    sets = evaluation_sets(data, "all", progress=False, workers=1)
+    empty = dataclasses.replace(sets, sets=(sets.sets[0].subset(np.arange(0)),))
+    with pytest.raises(GlocalError, match=r"expected readable images in .*, got an empty set; repair the files, or"):
+        evaluate(load_model(model), empty, workers=0)
 
 
 def test_the_others_keep_their_outcomes_beside_an_unreadable_image(trained, tmp_path):

@@ -6,10 +6,12 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from glocal.data import IGNORE, DetectionSet, SegmentationSet
 from glocal.data.label_maps import SegmentationSample
 from glocal.data.pasted import items_on_photos, label_maps_of_items
+from glocal.errors import GlocalError
 from glocal.metrics.segmentation import Confusion, confusion_matrix
 from glocal.tasks import SegmentationTask
 from glocal.tasks.detection import DetectionBatches
@@ -92,6 +94,15 @@ def test_images_that_went_bad_are_reported():
     maps = SegmentationSet("train", ("a", "b"), ("0", "1"), Fixed(label_map, bad=(0, 1)), np.arange(2))
     batch = SegmentationBatches(maps, 32, recipe=LIGHT)[BatchIndices(0, np.arange(2))]
     assert (tuple(batch.inputs.shape), len(batch.labels), len(batch.skipped)) == ((0, 3, 32, 32), 0, 2)
+
+
+def test_a_set_without_a_readable_image_is_named():
+    label_map = SegmentationSample(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), np.int64), "")
+    maps = SegmentationSet("val", ("0", "1"), ("0", "1"), Fixed(label_map, bad=(0, 1)), np.arange(2))
+    task = head_task(SegmentationTask, 2)
+    batches = evaluation_loader(task.eval_set(maps), 0)
+    with pytest.raises(GlocalError, match=r"images in ade20k, got 2 unreadable, such as 0: .*; repair the files"):
+        task.evaluate(nn.Identity(), batches, 2, name="ade20k", on_error="skip")
 
 
 def test_whole_images_are_tested():

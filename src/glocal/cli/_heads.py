@@ -49,6 +49,7 @@ def evaluate(
         found = evaluate(
             saved,
             source.val if part == "val" else source.train,
+            name=source.name,
             device=device,
             on_error=on_error,
             progress=update,

@@ -149,7 +149,14 @@ def evaluate(
             raise GlocalError(f"{saved.name}: its outputs for images of {printable(data.name)} are not finite")
 
     outcomes, skipped = task.evaluate(
-        model, batches, sum(map(len, sets)), device=device, on_error=on_error, progress=progress, take=check
+        model,
+        batches,
+        sum(map(len, sets)),
+        name=data.name,
+        device=device,
+        on_error=on_error,
+        progress=progress,
+        take=check,
     )
     bad = {one.path for one in skipped}
     paths = [path for images in data.sets for path in images.paths if path not in bad]

@@ -77,6 +77,7 @@ class Task(nn.Module, Trainable):
         batches: Iterable[Batch],
         num_images: int,
         *,
+        name: str = "the data set",
         device: str | torch.device = "cpu",
         on_error: Literal["stop", "skip"] = "stop",
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -88,6 +89,7 @@ class Task(nn.Module, Trainable):
             model: of this task.
             batches: of the images, with labels of the model.
             num_images: in all batches.
+            name: of the data set, for errors.
             device: where the model runs.
             on_error: what to do with an unreadable image.
             progress: is told how many images are done, of how many.
@@ -100,8 +102,7 @@ class Task(nn.Module, Trainable):
         with torch.no_grad():
             for part, batch in evaluate_batches(self, model, batches, device):
                 if on_error == "stop" and batch.skipped:
-                    bad = batch.skipped[0]
-                    raise GlocalError(f"{printable(bad.path)}: {printable(bad.reason)}; --on-error skip leaves it out")
+                    raise GlocalError(f"{_reason(batch.skipped[0])}; --on-error skip leaves it out")
                 done += len(batch.labels) + len(batch.skipped)
                 progress(done, num_images)
                 skipped += batch.skipped
@@ -109,7 +110,10 @@ class Task(nn.Module, Trainable):
                 take(part)
         outcomes = self.join(parts)
         if not len(outcomes):
-            raise GlocalError("data: expected readable images, got none")
+            got = f"{len(skipped)} unreadable, such as {_reason(skipped[0])}" if skipped else "an empty set"
+            raise GlocalError(
+                f"data: expected readable images in {printable(name)}, got {got}; repair the files, or give others"
+            )
         return outcomes, skipped
 
     @property
@@ -136,6 +140,10 @@ class Task(nn.Module, Trainable):
     def save(self, model: nn.Module, folder: Path) -> None:
         """With its configuration."""
         save_model(model, folder, self.model_config)
+
+
+def _reason(bad: Skipped) -> str:
+    return f"{printable(bad.path)}: {printable(bad.reason)}"
 
 
 def labels_in_model(known: Sequence[str], classes: Sequence[str]) -> list[int]:
