@@ -3,7 +3,11 @@
 Writers return these types and readers take them; docs/results-schema.md and docs/training.md list the same fields.
 """
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, Required, TypedDict
+
+METRIC_NAMES: Mapping[str, str] = {"top1": "top-1", "map": "box AP", "miou": "mIoU"}
+"""The metric of each task, by its field in `Scores`: its name in sentences, after a number."""
 
 
 class SkippedImage(TypedDict):

@@ -74,7 +74,7 @@ def test_results_have_their_schema(whole):
     best = results["summary"][0]
     seeds = [run[metric.key] for run in results["runs"] if run["model"] == best["model"]]
     assert best[f"{metric.key}_mean"] == pytest.approx(np.mean(seeds), abs=1e-6)
-    assert f"% {metric.name} " in results["verdict"]["sentence"]
+    assert f"% {metric.words.name} " in results["verdict"]["sentence"]
     assert any(f"only {VAL} validation images" in caveat for caveat in results["verdict"]["caveats"])
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 

@@ -22,11 +22,13 @@ from rich.table import Column, Table
 
 from glocal.files import printable
 from glocal.formatting import clock, percent
+from glocal.schema import METRIC_NAMES
 
 if TYPE_CHECKING:
     from glocal.comparison import ComparisonSettings, Run
     from glocal.comparison.metric import Metric
     from glocal.data import DataSource
+    from glocal.models.io import TaskName
     from glocal.schema import CompareResults, RecordedRun, RunResults
     from glocal.training import CurvePoint, TrainConfig, TrainingProgress
 
@@ -122,7 +124,7 @@ class Watcher:
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
         score = percent(point.val_score) if point else "..."
-        state = f"loss {progress.loss:.2f}, {self.metric.name} {score}, {progress.images_per_s:,.0f} images/s"
+        state = f"loss {progress.loss:.2f}, {self.metric.words.name} {score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = clock(progress.seconds_left)
             self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}, {left} left")
@@ -150,7 +152,7 @@ class Watcher:
         else:
             scores: Mapping[str, Any] = entry
             took = clock(entry["budget"]["seconds_to_budget"])
-            self.console.print(f"{run.id}: {self.metric.name} {percent(scores[self.metric.key])} after {took}")
+            self.console.print(f"{run.id}: {self.metric.words.name} {percent(scores[self.metric.key])} after {took}")
 
     def publish(self, results: Any) -> None:
         self.finished = sum(run["status"] == "ok" for run in results["runs"])
@@ -162,8 +164,10 @@ class Watcher:
 class TrainWatcher:
     """Shows a bar on a terminal, a line for each evaluation elsewhere; only the first process prints."""
 
-    def __init__(self, task: str, *, shown: bool) -> None:
-        self.task, self.score = task, {"classification": "top-1", "detection": "box AP", "segmentation": "mIoU"}[task]
+    def __init__(self, task: "TaskName", *, shown: bool) -> None:
+        from glocal.tasks import TASKS
+
+        self.task, self.score = task, METRIC_NAMES[TASKS[task].metric]
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
         self.out = Console(highlight=False, soft_wrap=True, quiet=not shown)
         self.point: CurvePoint | None = None
@@ -247,7 +251,7 @@ def conclude(console: Console, results: "CompareResults", out: Path, metric: "Me
 
 def _leaderboard(rows: Sequence[Mapping[str, Any]], fraction: float, several: bool, metric: "Metric") -> Table:
     title = f"trained on {100 * fraction:g} % of the training images" if several else None
-    numbers = (f"{metric.name} %", "95 %", "behind", "M MACs", "ms/image", "train s")
+    numbers = (f"{metric.words.name} %", "95 %", "behind", "M MACs", "ms/image", "train s")
     table = simple_table(
         Column("model", no_wrap=True), numbers=numbers, title=title, title_justify="left", collapse_padding=True
     )

@@ -23,11 +23,8 @@ from glocal.training.loader import BatchDataset
 class Top1(Metric):
     """Accuracy."""
 
-    key, name, others, batch = "top1", "top-1", ("top5", "ece"), 32
-    unscored: Mapping[str, Any] = {
-        **dict.fromkeys(("top1", "top5", "ece", "nll", "train_images_per_s", "budget", "weights")),
-        **{name: [] for name in ("per_class", "confusion", "curve", "mistakes")},
-    }
+    key = ClassificationTask.metric
+    lists = ("per_class", "confusion", "curve", "mistakes")
 
     def entry(self, task: Task, outcomes: Outcomes) -> RunScores:
         """Scores, and the most confident mistakes."""

@@ -18,9 +18,8 @@ MATCHES |= {"matched": "right", "ignored": "neither", "objects": "objects"}
 class BoxAP(HeadMetric):
     """COCO's average precision of boxes."""
 
-    key, name, others = "map", "box AP", ("map50", "map75", "mask_map")
-    numbers = ("map", "map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold")
-    lists = ("per_class",)
+    key = DetectionTask.metric
+    lists = ("per_class", "curve")
 
     def entry(self, task: Task, outcomes: Sequence[Outcome]) -> RunScores:
         """Average precision, and the score threshold for drawn detections, which maximizes F1 at an IoU of 0.5."""

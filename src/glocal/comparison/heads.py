@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,16 +33,6 @@ class Examined:
 
 class HeadMetric(Metric):
     """A score over all images together, with an interval from `RESAMPLES` bootstrap resamples."""
-
-    batch = 8
-    numbers: ClassVar[tuple[str, ...]]
-    lists: ClassVar[tuple[str, ...]]
-
-    def __init__(self) -> None:
-        self.unscored = {
-            **dict.fromkeys((*self.numbers, "train_images_per_s", "budget", "weights")),
-            **{name: [] for name in (*self.lists, "curve")},
-        }
 
     def entry(self, task: Task, outcomes: Any) -> RunScores:
         """Scores, and the source of the backbone's weights."""

@@ -186,7 +186,7 @@ def _measure(
         num_runs = len(list(settings.runs()))
         jobs, threads = share_cores(num_runs, machine["cores"], machine["memory_gib"] * 1024, run_mib)
     with torch_threads(threads):
-        for name, times in time_inference(models, settings, settings.metric.batch).items():
+        for name, times in time_inference(models, settings, settings.metric.words.batch).items():
             costs[name] |= times
     measured = _Measured(costs, jobs, threads)
     store.save_costs(measured._asdict())

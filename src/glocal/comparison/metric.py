@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from glocal.comparison.statistics import Evidence
+from glocal.report.words import WORDS, Words
 from glocal.schema import ClassCounts, CompareExtras, RunScores
 from glocal.tasks import Task
 
@@ -22,22 +23,27 @@ class Metric(ABC):
 
     Attributes:
         key: of the score in a run's entry, such as ``top1``.
-        name: in sentences.
-        others: keys of further scores of a run; the summary has their means over seeds.
-        batch: batch size for throughput.
-        unscored: values of a failed run instead of scores.
+        lists: keys of a run's entry that hold lists, empty for a failed run.
     """
 
     key: ClassVar[str]
-    name: ClassVar[str]
-    others: ClassVar[tuple[str, ...]]
-    batch: ClassVar[int]
-    unscored: Mapping[str, Any]
+    lists: ClassVar[tuple[str, ...]]
+
+    @property
+    def words(self) -> Words:
+        """Its names, its further scores, and the batch size for throughput."""
+        return WORDS[self.key]
+
+    @property
+    def unscored(self) -> dict[str, Any]:
+        """Values of a failed run instead of scores."""
+        missing = (self.key, *self.words.scores, "train_images_per_s", "budget", "weights")
+        return {**dict.fromkeys(missing), **{name: [] for name in self.lists}}
 
     @property
     def costs(self) -> tuple[str, ...]:
         """Keys of the costs of a model."""
-        return ("params", "macs", "latency_ms_b1", f"images_per_s_b{self.batch}", "peak_memory_mib")
+        return ("params", "macs", "latency_ms_b1", f"images_per_s_b{self.words.batch}", "peak_memory_mib")
 
     @abstractmethod
     def entry(self, task: Task, outcomes: Any) -> RunScores:

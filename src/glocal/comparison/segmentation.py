@@ -6,15 +6,14 @@ import numpy as np
 
 from glocal.comparison.heads import Examined, HeadMetric, draws
 from glocal.metrics.segmentation import Confusion, mean_iou
-from glocal.tasks import Task
+from glocal.tasks import SegmentationTask, Task
 
 
 class MeanIoU(HeadMetric):
     """Mean IoU over classes."""
 
-    key, name, others = "miou", "mIoU", ("pixel_accuracy",)
-    numbers = ("miou", "pixel_accuracy", "loss")
-    lists = ("per_class", "confusion")
+    key = SegmentationTask.metric
+    lists = ("per_class", "confusion", "curve")
 
     def predictions(self, task: Task, outcomes: Confusion) -> dict[str, np.ndarray]:
         """Pixels of each image by class, (N, 3, K): true positives, targets, predictions; and label maps as PNGs.

@@ -49,7 +49,10 @@ def _row(group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence 
         f"{metric.key}_mean": score.mean,
         f"{metric.key}_ci": [score.low, score.high],
         "ci_method": score.method,
-        **{f"{key}_mean": None if first[key] is None else _mean(run[key] for run in group) for key in metric.others},
+        **{
+            f"{key}_mean": None if first[key] is None else _mean(run[key] for run in group)
+            for key in metric.words.others
+        },
         **{name: first[name] for name in metric.costs},
         "train_images_per_s": _mean(run["train_images_per_s"] for run in group),
         "seconds_to_budget": _mean(run["budget"]["seconds_to_budget"] for run in group),
@@ -100,7 +103,7 @@ def _sentence(
     fastest: Mapping[str, Any],
     metric: Metric,
 ) -> str:
-    mean, name = f"{metric.key}_mean", metric.name
+    mean, name = f"{metric.key}_mean", metric.words.name
     if len(rows) == 1:
         low, high = best[f"{metric.key}_ci"]
         return (

@@ -225,8 +225,7 @@ def create_detector(
     """A detector on a backbone.
 
     Args:
-        kind: "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos", "atss", "detr",
-            "deformable_detr" or "rt_detr".
+        kind: a key of `DETECTORS`, such as "faster_rcnn".
         backbone: a name of glocal or timm, or a module made with ``features_only=True``. Its configuration gives the
             mean and std that images are normalised with.
         num_classes: of objects, without background.

@@ -75,7 +75,7 @@ def write_csv(results: CompareResults, path: Path) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     words = WORDS[results.get("metric", "top1")]
     columns = (
-        "id", "model", "seed", "fraction", "status", "error", words.key, *words.csv, "params", "macs",
+        "id", "model", "seed", "fraction", "status", "error", words.key, *words.scores, "params", "macs",
         "train_images_per_s", "latency_ms_b1", f"images_per_s_b{words.batch}", "peak_memory_mib", "budget",
     )  # fmt: skip
     writer.writerow(columns)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from glocal.schema import METRIC_NAMES
+
 
 @dataclass(frozen=True)
 class Words:
@@ -10,11 +12,10 @@ class Words:
 
     Attributes:
         key: of the score in a run's entry: ``top1_mean`` and ``top1_ci`` stand in the summary.
-        name: in a sentence, after a number.
         long: on an axis.
         title: at the beginning of a sentence.
-        others: heads of further columns of the leaderboard, by their keys in a run's entry.
-        csv: keys of a run's entry in the table for spreadsheets, beside ``key``.
+        others: heads of further columns of the leaderboard, by their keys in a run's entry; the summary has means.
+        scores: keys of further scores in a run's entry, for the table for spreadsheets; null in a failed run's entry.
         note: explanation of the columns.
         batch: batch size of the throughput.
         by_class: heading of the scores by class.
@@ -23,16 +24,20 @@ class Words:
     """
 
     key: str
-    name: str
     long: str
     title: str
     others: Mapping[str, str]
-    csv: tuple[str, ...]
+    scores: tuple[str, ...]
     note: str
     batch: int
     by_class: str
     counted: str
     of_image: str = ""
+
+    @property
+    def name(self) -> str:
+        """In a sentence, after a number."""
+        return METRIC_NAMES[self.key]
 
 
 WORDS = {
@@ -40,11 +45,10 @@ WORDS = {
     for words in (
         Words(
             key="top1",
-            name="top-1",
             long="top-1 accuracy",
             title="Top-1 accuracy",
             others={"top5": "top\u20115", "ece": "ECE"},
-            csv=("top5", "ece", "nll"),
+            scores=("top5", "ece", "nll"),
             note="ECE: expected calibration error, the difference between confidence and accuracy.",
             batch=32,
             by_class="Accuracy on each class",
@@ -52,11 +56,10 @@ WORDS = {
         ),
         Words(
             key="map",
-            name="box AP",
             long="box AP",
             title="Box AP",
             others={"map50": "AP50", "map75": "AP75", "mask_map": "mask AP"},
-            csv=("map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold"),
+            scores=("map50", "map75", "small", "medium", "large", "recall", "mask_map", "threshold"),
             note="AP: average precision as in COCO, the mean over classes and IoU thresholds of 0.5 to 0.95; AP50 "
             "and AP75 at a single one.",
             batch=8,
@@ -66,11 +69,10 @@ WORDS = {
         ),
         Words(
             key="miou",
-            name="mIoU",
             long="mIoU",
             title="mIoU",
             others={"pixel_accuracy": "pixel accuracy"},
-            csv=("pixel_accuracy", "loss"),
+            scores=("pixel_accuracy", "loss"),
             note="mIoU: intersection over union of predicted and true pixels, the mean over classes.",
             batch=8,
             by_class="IoU of each class",
