@@ -10,38 +10,44 @@ import pytest
 
 from glocal import schema
 from glocal.data.objects import SkippedObject
+from glocal.metrics.classification import Bin
 from glocal.metrics.coco import Precision
 from glocal.training import CurvePoint
 from tests.fields import faults, parts_of
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("results-schema.md", "training.md")}
+SHARED = "results-schema.md"
+NAMES = (SHARED, "training.md", "inference.md")
+PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in NAMES}
 TABLE = re.compile(r"<!-- fields: (\w+) -->\n\| key .*\n\| --- .*\n((?:\|.*\n)+)")
 TABLES = {
-    name: re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in rows.splitlines()))
-    for text in PAGES.values()
+    name: (page, re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in rows.splitlines())))
+    for page, text in PAGES.items()
     for name, rows in TABLE.findall(text)
 }
-FRAGMENTS = {"Scores", "RunScores", "RunIdentity", "ModelCosts", "ClassCounts", "CompareExtras", "TaskDescription"}
+FRAGMENTS = {
+    "Scores", "RunScores", "RunIdentity", "ModelCosts", "ClassCounts", "CompareExtras", "TaskDescription", "Evaluation",
+}  # fmt: skip
 """Types that others extend; their fields are in the tables of those."""
 
 
-def nested(field):
-    """The keys that the pages list for a field, as in ``field: [{a, b}]``."""
-    listed = re.findall(rf"`{field}: \[?{{([\w,\s]+)}}", "".join(PAGES.values()))
+def nested(field, page):
+    """The keys that a page, or else the shared one, lists for a field, as in ``field: [{a, b}]``."""
+    pattern = rf"`{field}: \[?{{([\w,\s]+)}}"
+    listed = re.findall(pattern, PAGES[page]) or re.findall(pattern, PAGES[SHARED])
     return [set(re.split(r",\s*", keys)) for keys in listed]
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_page_lists_the_fields_of_its_type_each_once(name):
-    fields = TABLES[name]
+    page, fields = TABLES[name]
     hints = get_type_hints(getattr(schema, name))
     assert sorted(fields) == sorted(hints)
     for field, hint in hints.items():
         for part in parts_of(hint):
             if part.__name__ not in TABLES and part is not schema.RecordedRun:
-                assert nested(field), field
-                assert all(keys == set(get_type_hints(part)) for keys in nested(field)), field
+                assert nested(field, page), field
+                assert all(keys == set(get_type_hints(part)) for keys in nested(field, page)), field
 
 
 def test_every_type_is_on_a_page():
@@ -61,6 +67,7 @@ def test_a_record_has_its_run_without_costs():
         (schema.CurveRow, CurvePoint),
         (schema.PrecisionScores, Precision),
         (schema.SkippedImage, SkippedObject),
+        (schema.ReliabilityBin, Bin),
     ],
 )
 def test_rows_have_the_fields_of_what_they_are_written_from(row, written):

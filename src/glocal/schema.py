@@ -1,6 +1,6 @@
-"""Fields of the published JSON: results.json of `glocal train` and `glocal compare`, record.json of a run.
+"""Fields of the published JSON: results of the commands, and record.json of a run.
 
-Writers return these types and readers take them; docs/results-schema.md and docs/training.md list the same fields.
+Writers return these types and readers take them; tables in docs/ list the same fields.
 """
 
 from collections.abc import Mapping
@@ -340,3 +340,81 @@ class CompareResults(CompareExtras):
     summary: list[SummaryRow]
     verdict: CompareVerdict
     environment: dict[str, Any]
+
+
+# glocal eval
+
+
+class EvaluatedModel(TypedDict):
+    """The model of an evaluation; its size in pixels, (height, width) if they differ."""
+
+    name: str
+    digest: str
+    runtime: str
+    image_size: int | tuple[int, int]
+    crop_pct: float
+
+
+class EvaluationData(TypedDict):
+    """The images of an evaluation."""
+
+    name: str
+    part: str
+    split: str
+    warnings: list[str]
+
+
+ClassScore = TypedDict("ClassScore", {"class": str, "images": int, "top1": float | None})
+"""Top-1 of a class; null without images."""
+
+
+class ConfusedPair(TypedDict):
+    """Images of one class that are predicted as another."""
+
+    true: str
+    predicted: str
+    count: int
+
+
+class ReliabilityBin(TypedDict):
+    """A bin of the reliability diagram; null without images."""
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float | None
+    top1: float | None
+
+
+class EvaluatedMistake(TypedDict):
+    """A confident mistake, with the names of the classes."""
+
+    path: str
+    true: str
+    predicted: str
+    confidence: float
+
+
+class Evaluation(TypedDict):
+    """What `glocal.inference.evaluate` returns."""
+
+    model: EvaluatedModel
+    data: EvaluationData
+    images: int
+    top1: float
+    top5: float | None
+    ece: float
+    nll: float
+    per_class: list[ClassScore]
+    worst_classes: list[str]
+    missing_classes: list[str]
+    confusions: list[ConfusedPair]
+    reliability: list[ReliabilityBin]
+    mistakes: list[EvaluatedMistake]
+    skipped: list[SkippedImage]
+
+
+class EvalResults(Evaluation):
+    """The file of `glocal eval`."""
+
+    glocal: str

@@ -1,7 +1,6 @@
 """`glocal eval`: evaluate a trained model on labelled images."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,6 +9,7 @@ from glocal.cli import app
 from glocal.cli._command_line import check_file, write_json
 from glocal.files import printable
 from glocal.formatting import few
+from glocal.schema import EvalResults
 
 EPILOG = f"""\
 \b
@@ -61,7 +61,7 @@ def evaluate(
         workers=workers or None,
     )
     with progress_bar("Evaluating") as update:
-        results = measure(
+        evaluation = measure(
             saved,
             sets,
             on_error=on_error,  # type: ignore[arg-type]
@@ -70,13 +70,13 @@ def evaluate(
             device=device,
             progress=update,
         )
-    results = {"glocal": glocal.__version__, **results}
+    results: EvalResults = {"glocal": glocal.__version__, **evaluation}
     if out is not None:
         write_json(out, results)
     _show(results)
 
 
-def _show(results: Mapping[str, Any]) -> None:
+def _show(results: EvalResults) -> None:
     from rich.markup import escape
 
     from glocal.cli._display import simple_table, table_console
@@ -98,7 +98,9 @@ def _show(results: Mapping[str, Any]) -> None:
     by_class = {entry["class"]: entry for entry in results["per_class"]}
     worst = simple_table("worst classes", numbers=("top-1 %", "images"))
     for name in results["worst_classes"][:SHOWN]:
-        worst.add_row(shown(name), f"{100 * by_class[name]['top1']:.1f}", f"{by_class[name]['images']:,}")
+        top1 = by_class[name]["top1"]
+        assert top1 is not None  # a class without images is none of the worst
+        worst.add_row(shown(name), f"{100 * top1:.1f}", f"{by_class[name]['images']:,}")
     console.print(worst)
     if results["confusions"]:
         pairs = simple_table("class", "predicted as", numbers=("images",))

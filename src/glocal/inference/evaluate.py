@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from glocal.inference.inputs import Inputs, read_batches
 from glocal.inference.models import Model, reader_for, task_and_model
 from glocal.inference.predict import BATCH_SIZE
 from glocal.metrics.classification import Outcomes
+from glocal.schema import ClassScore, Evaluation, ReliabilityBin, SkippedImage
 from glocal.training import ImageBatches
 from glocal.training.loader import Batch
 
@@ -122,7 +123,7 @@ def evaluate(
     workers: int | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a model.
 
     Args:
@@ -177,14 +178,14 @@ def _batches(saved: Model, data: ImageBatches, batch_size: int, workers: int | N
 
 def _results(
     saved: Model, data: EvaluationSets, outcomes: Outcomes, paths: list[str], skipped: list[Skipped]
-) -> dict[str, Any]:
+) -> Evaluation:
     metrics = outcomes.score(len(saved.classes))
     counts = outcomes.counts(len(saved.classes))
-    per_class: list[dict[str, Any]] = [
+    per_class: list[ClassScore] = [
         {"class": name, "images": int(count), "top1": None if math.isnan(top1) else float(top1)}
         for name, count, top1 in zip(saved.classes, counts, metrics.per_class, strict=True)
     ]
-    known = [entry for entry in per_class if entry["images"]]
+    known = [(entry["top1"], entry["class"]) for entry in per_class if entry["top1"] is not None]
     return {
         "model": {
             "name": saved.name,
@@ -200,13 +201,13 @@ def _results(
         "ece": metrics.ece,
         "nll": metrics.nll,
         "per_class": per_class,
-        "worst_classes": [entry["class"] for entry in sorted(known, key=lambda entry: entry["top1"])[:WORST]],
+        "worst_classes": [name for _, name in sorted(known, key=lambda entry: entry[0])[:WORST]],
         "missing_classes": [entry["class"] for entry in per_class if not entry["images"]],
         "confusions": [
             {"true": saved.classes[t], "predicted": saved.classes[p], "count": count}
             for count, t, p in outcomes.confusions()
         ],
-        "reliability": [asdict(bin_) for bin_ in outcomes.reliability()],
+        "reliability": [cast(ReliabilityBin, asdict(bin_)) for bin_ in outcomes.reliability()],
         "mistakes": [
             {
                 "path": paths[i],
@@ -216,5 +217,5 @@ def _results(
             }
             for i, predicted, confidence in outcomes.mistakes(MISTAKES)
         ],
-        "skipped": [asdict(bad) for bad in skipped],
+        "skipped": [cast(SkippedImage, asdict(bad)) for bad in skipped],
     }
