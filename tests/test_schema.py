@@ -17,7 +17,7 @@ from tests.fields import faults, parts_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHARED = "results-schema.md"
-NAMES = (SHARED, "training.md", "inference.md")
+NAMES = (SHARED, "training.md", "inference.md", "claims.md")
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in NAMES}
 TABLE = re.compile(r"<!-- fields: (\w+) -->\n\| key .*\n\| --- .*\n((?:\|.*\n)+)")
 TABLES = {
@@ -27,6 +27,7 @@ TABLES = {
 }
 FRAGMENTS = {
     "Scores", "RunScores", "RunIdentity", "ModelCosts", "ClassCounts", "CompareExtras", "TaskDescription", "Evaluation",
+    "ClaimTexts", "DecidedClaim",
 }  # fmt: skip
 """Types that others extend; their fields are in the tables of those."""
 
@@ -79,3 +80,9 @@ def test_a_published_comparison_has_these_fields():
     assert faults(results, schema.CompareResults) == []
     results["runs"][0]["top_1"] = results["runs"][0].pop("model")
     assert faults(results, schema.CompareResults) == [".runs[0].top_1: unknown", ".runs[0].model: missing"]
+
+
+@pytest.mark.parametrize("budget", ["quick", "default"])
+def test_published_claims_have_these_fields(budget):
+    results = json.loads((DOCS / "results" / f"claims-{budget}" / "claims.json").read_text(encoding="utf-8"))
+    assert faults(results, schema.ClaimsResults) == []

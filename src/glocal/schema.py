@@ -230,21 +230,26 @@ class CompareVerdict(TypedDict):
     caveats: list[str]
 
 
-class CompareSettings(TypedDict):
+class ClaimsSettings(TypedDict):
+    """Settings of the runs of claims, and some of a comparison's."""
+
+    budget: str
+    seeds: list[int]
+    mode: str
+    image_size: int
+    device: str
+    recipe: dict[str, Any]
+    confidence: float
+    jobs: int
+
+
+class CompareSettings(ClaimsSettings):
     """Settings of a comparison."""
 
     task: NotRequired[str]
     head: NotRequired[dict[str, Any]]
     models: list[str]
-    budget: str
-    seeds: list[int]
-    mode: str
-    image_size: int
     fractions: list[float]
-    device: str
-    recipe: dict[str, Any]
-    confidence: float
-    jobs: int
 
 
 class ClassCounts(TypedDict):
@@ -418,3 +423,130 @@ class EvalResults(Evaluation):
     """The file of `glocal eval`."""
 
     glocal: str
+
+
+# glocal claims
+
+
+class PublishedFigure(TypedDict):
+    """A published figure, for orientation."""
+
+    text: str
+    second_hand: bool
+
+
+class ClaimMeasure(TypedDict):
+    """The metric of a claim; values are multiplied by ``factor`` to be shown."""
+
+    key: str
+    name: str
+    unit: str
+    factor: float
+    units: str
+
+
+class ClaimTexts(TypedDict):
+    """The texts of a claim, tested or not: `glocal claims list --json`."""
+
+    id: str
+    sentence: str
+    background: str
+    differ: str
+    note: str
+    source: str
+    url: str
+    published: list[PublishedFigure]
+    measure: ClaimMeasure
+
+
+class ClaimComparison(TypedDict):
+    """Effect and verdict of a comparison of two arms, or of an arm with 0."""
+
+    first: str
+    second: str | None
+    expected: str
+    margin: float
+    of: str
+    expected_range: list[float | None]
+    effect: float
+    interval: list[float]
+    method: str
+    verdict: str
+    question: str
+    finding: str
+
+
+class ScorePoint(TypedDict):
+    """A point of a curve of an arm."""
+
+    step: int
+    score: float
+
+
+class ClaimArm(TypedDict):
+    """Values and costs of an arm; null without models."""
+
+    name: str
+    models: list[str]
+    fraction: float
+    mean: float
+    interval: list[float]
+    by_seed: list[float]
+    macs: float | None
+    params: float | None
+    seconds: float | None
+    steps: int | None
+    runs: list[str]
+    curves: list[list[ScorePoint]]
+
+
+class ClaimCost(TypedDict):
+    """The runs that a claim needs."""
+
+    runs: int
+    seconds: float
+
+
+class DecidedClaim(ClaimTexts):
+    """A claim with its verdict, null if it could not be tested."""
+
+    verdict: str | None
+    exact: bool
+    finding: str
+    comparisons: list[ClaimComparison]
+    arms: list[ClaimArm]
+    details: dict[str, Any]
+    seeds: list[int]
+    cost: ClaimCost
+    failures: list[str]
+
+
+class ClaimEntry(DecidedClaim):
+    """A claim in claims.json."""
+
+    created: str
+    command: str
+
+
+class ClaimsData(TypedDict):
+    """The data of claims; the number of classes."""
+
+    name: str
+    classes: int
+    train: int
+    val: int
+    fingerprint: str
+
+
+class ClaimsResults(TypedDict):
+    """claims.json of `glocal claims run`."""
+
+    schema: str
+    created: str
+    glocal: str
+    command: str
+    settings: ClaimsSettings
+    data: ClaimsData
+    environment: dict[str, Any]
+    seconds_of_runs: dict[str, float]
+    claims: list[ClaimEntry]

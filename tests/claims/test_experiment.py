@@ -9,10 +9,12 @@ from glocal.claims import FILE, Comparison, experiment, run_claims
 from glocal.claims.claim import arm
 from glocal.comparison import processes
 from glocal.errors import GlocalError
+from glocal.schema import ClaimsResults
 from glocal.training import TrainingError
 from glocal.training.trainer import Trainer
 from tests.claims.making import claim, swapped
 from tests.comparison.test_job import Watcher
+from tests.fields import faults
 from tests.shapes import data_source
 
 SEES = claim()
@@ -33,7 +35,9 @@ def whole(data, tmp_path_factory):
 
 def run(data, out, claims, watcher=None, *, seeds=2, **asked):
     asked = {"budget": BUDGET, "device": "cpu", **asked}
-    return run_claims(claims, data, out, seeds=seeds, observer=watcher or Watcher(), **asked)
+    results = run_claims(claims, data, out, seeds=seeds, observer=watcher or Watcher(), **asked)
+    assert faults(results, ClaimsResults) == []
+    return results
 
 
 def verdicts(results):

@@ -97,7 +97,9 @@ def test_a_claim_is_its_parts():
 def test_the_interval_of_an_arm_is_around_its_mean(tested):
     found = planted(tested)  # changes of amplitude lie below zero, too
     costs = {model: {"params": 1, "macs": 1} for arm in tested.arms for model in arm.models}
-    arms = described(tested, found, decide(tested, found, macs(tested)), defaultdict(list), costs, [0, 1, 2])["arms"]
+    arms = described(tested, found, decide(tested, found, macs(tested)), defaultdict(list), costs, [0, 1, 2], [])[
+        "arms"
+    ]
     for arm in arms:
         low, high = arm["interval"]
         assert low <= arm["mean"] <= high
@@ -109,20 +111,20 @@ def test_both_parts_of_two_are_said():
     stride = next(c for c in CLAIMS if c.id == "cvt-kv-stride")
     costs = {model: {"params": 1, "macs": 1} for arm in stride.arms for model in arm.models}
     found = planted(stride)
-    said = described(stride, found, decide(stride, found, macs(stride)), defaultdict(list), costs, [0])["finding"]
+    said = described(stride, found, decide(stride, found, macs(stride)), defaultdict(list), costs, [0], [])["finding"]
     assert re.search(r"stride 2 .* points .*; stride 1 takes 100 % more multiply-accumulates than stride 2\.$", said)
 
 
 def test_parts_that_differ_are_counted():
     cost = next(c for c in CLAIMS if c.id == "cost")
     found = planted(cost)
-    whole = described(cost, found, decide(cost, found, {}), {}, {}, [])
+    whole = described(cost, found, decide(cost, found, {}), {}, {}, [], [])
     assert "parts" not in whole["finding"]
     assert whole["finding"].count(" to ") == 1  # of five
     level = found.values["inside windows"]
     values = {**found.values, "between windows": level + 0.5, "between windows, formula": level + 0.5}
     other = dataclasses.replace(found, values=values)
-    part = described(cost, other, decide(cost, other, {}), {}, {}, [])
+    part = described(cost, other, decide(cost, other, {}), {}, {}, [], [])
     assert [row["verdict"] for row in part["comparisons"]].count("contradicted") == 1
     assert part["finding"].endswith(". Of its 5 parts: 4 supported, 1 contradicted.")
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from glocal.bench import describe_environment
 from glocal.claims.catalogue import CLAIMS, words
@@ -27,6 +27,7 @@ from glocal.files import atomic_write_text
 from glocal.formatting import duration
 from glocal.models.micro import MICRO_MODELS
 from glocal.report.claims import write_claims
+from glocal.schema import ClaimsResults, ClaimsSettings, DecidedClaim
 from glocal.training import Budget, TrainingProgress
 from glocal.training.loader import num_batches
 from glocal.version import __version__
@@ -51,7 +52,7 @@ def run_claims(
     side_by_side: bool = False,
     command: str = "glocal.claims.run_claims",
     observer: ComparisonObserver | None = None,
-) -> dict[str, Any]:
+) -> ClaimsResults:
     """Train the models of the claims, measure them, and decide each claim.
 
     A model with the same keywords, images and seed is trained once for all claims of a folder, in this or earlier
@@ -89,7 +90,7 @@ def run_claims(
     return results
 
 
-def read_results(out: Path) -> dict[str, Any]:
+def read_results(out: Path) -> ClaimsResults:
     """The contents of ``claims.json`` in a folder.
 
     Raises:
@@ -97,7 +98,7 @@ def read_results(out: Path) -> dict[str, Any]:
     """
     path = out / FILE
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results: ClaimsResults = json.loads(path.read_text(encoding="utf-8"))
         if results["schema"] != SCHEMA or not all(claim["id"] for claim in results["claims"]):
             raise ValueError(f"schema {results['schema']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -192,10 +193,10 @@ class Experiment:
                 execute_all(runner, runs, store, costs.jobs, costs.threads, side_by_side, tell)
         return Trials(self.data, self.settings, store, entries)
 
-    def results(self, trials: Trials, costs: Costs, earlier: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
+    def results(self, trials: Trials, costs: Costs, earlier: ClaimsResults | None, command: str) -> ClaimsResults:
         """Measure each claim, and merge the results with those of earlier calls in the folder."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        claims = {claim["id"]: claim for claim in (earlier or {}).get("claims", ())}
+        claims = {claim["id"]: claim for claim in earlier["claims"]} if earlier else {}
         for claim in self.claims:
             claims[claim.id] = {**_test(claim, trials, costs), "created": now, "command": command}
         settings = self.settings.describe()
@@ -210,8 +211,11 @@ class Experiment:
             "created": now,
             "glocal": __version__,
             "command": command,
-            "settings": {key: value for key, value in settings.items() if key not in GROWS}
-            | {"confidence": CONFIDENCE, "jobs": costs.jobs, "seeds": list(self.settings.seeds)},
+            "settings": cast(
+                ClaimsSettings,
+                {key: value for key, value in settings.items() if key not in GROWS}
+                | {"confidence": CONFIDENCE, "jobs": costs.jobs, "seeds": list(self.settings.seeds)},
+            ),
             "data": {
                 "name": self.data.name,
                 "classes": len(self.data.classes),
@@ -220,12 +224,12 @@ class Experiment:
                 "fingerprint": self.data.fingerprint,
             },
             "environment": describe_environment(self.settings.device) | {"threads": costs.threads},
-            "seconds_of_runs": {**(earlier or {}).get("seconds_of_runs", {}), **seconds},
+            "seconds_of_runs": {**(earlier.get("seconds_of_runs", {}) if earlier else {}), **seconds},
             "claims": [claims[claim] for claim in sorted(claims, key=_order)],
         }
 
 
-def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
+def _test(claim: Claim, trials: Trials, costs: Costs) -> DecidedClaim:
     """Measure a claim; a failure does not stop the others."""
     seeds, failures = trials.seeds(claim), trials.failures(claim)
     if not seeds:
@@ -236,8 +240,7 @@ def _test(claim: Claim, trials: Trials, costs: Costs) -> dict[str, Any]:
         return untested(claim, str(error))
     macs = {arm.name: value for arm in claim.arms if (value := macs_of(arm, costs.costs)) is not None}
     entries = {key: [trials.entry(*key, seed) for seed in seeds] for key in claim.trained()}
-    result = tested(claim, found, decide(claim, found, macs), entries, costs.costs, seeds)
-    return {**result, "failures": failures}
+    return tested(claim, found, decide(claim, found, macs), entries, costs.costs, seeds, failures)
 
 
 def _order(claim_id: str) -> tuple[int, str]:

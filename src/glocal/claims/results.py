@@ -10,13 +10,13 @@ from glocal.claims.claim import Arm, Claim, Comparison
 from glocal.claims.measures import CLAIM_METRICS, ClaimMetric, Measurement
 from glocal.claims.verdict import Decision, Verdict, expected_range, together
 from glocal.comparison.statistics import Answers, Interval, score_interval
-from glocal.schema import RecordedRun
+from glocal.schema import ClaimArm, ClaimComparison, ClaimTexts, DecidedClaim, RecordedRun
 
 Entries = Mapping[tuple[str, float], Sequence[RecordedRun]]
 """Records of the finished runs by model and fraction, in the order of the seeds."""
 
 
-def describe(claim: Claim) -> dict[str, Any]:
+def describe(claim: Claim) -> ClaimTexts:
     """The texts of a claim, tested or not."""
     metric = CLAIM_METRICS[claim.measure]
     return {
@@ -38,7 +38,7 @@ def describe(claim: Claim) -> dict[str, Any]:
     }
 
 
-def untested(claim: Claim, reason: str) -> dict[str, Any]:
+def untested(claim: Claim, reason: str) -> DecidedClaim:
     """A claim without a verdict."""
     return {
         **describe(claim), "verdict": None, "exact": False, "finding": f"Not tested: {reason}", "comparisons": [],
@@ -53,7 +53,8 @@ def tested(
     entries: Entries,
     costs: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
-) -> dict[str, Any]:
+    failures: Sequence[str],
+) -> DecidedClaim:
     """A claim with its verdict.
 
     Args:
@@ -63,6 +64,7 @@ def tested(
         entries: records of its runs.
         costs: ``params`` and ``macs`` by model.
         seeds: the measured ones.
+        failures: of runs with other seeds.
     """
     metric = CLAIM_METRICS[claim.measure]
     verdict = together([decision.verdict for decision in decisions])
@@ -81,6 +83,7 @@ def tested(
         "details": dict(found.details),
         "seeds": list(seeds),
         "cost": {"runs": len(runs), "seconds": sum(run["budget"]["seconds_to_budget"] for run in runs)},
+        "failures": list(failures),
     }
 
 
@@ -91,7 +94,7 @@ def macs_of(arm: Arm, costs: Mapping[str, Mapping[str, Any]]) -> float | None:
 
 def _arm(
     claim: Claim, arm: Arm, found: Measurement, entries: Entries, costs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+) -> ClaimArm:
     values = found.values[arm.name]
     interval = _range(values) if found.exact else score_interval(Answers(values), CLAIM_METRICS[claim.measure].bounds)
     runs = [run for model in arm.models for run in entries[model, arm.fraction]]
@@ -115,7 +118,7 @@ def _range(values: np.ndarray) -> Interval:
     return Interval(float(values.mean()), float(values.min()), float(values.max()), "smallest to largest")
 
 
-def _comparison(decision: Decision, found: Measurement, metric: ClaimMetric) -> dict[str, Any]:
+def _comparison(decision: Decision, found: Measurement, metric: ClaimMetric) -> ClaimComparison:
     comparison, effect = decision.comparison, decision.effect
     low, high = expected_range(comparison)
     return {

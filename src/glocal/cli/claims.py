@@ -14,6 +14,7 @@ from glocal.cli._pages import PagesOut, ResultsFolder, write
 from glocal.errors import GlocalError
 from glocal.files import printable
 from glocal.run_dir import check_writable
+from glocal.schema import ClaimEntry
 
 claims = command_group("claims", "Test claims of the papers by experiments on your images: list, run, report.")
 app.add_typer(claims)
@@ -147,7 +148,7 @@ def report(folder: ResultsFolder, out: PagesOut = None) -> None:
 _STYLES = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", None: "dim"}
 
 
-def _conclude(console: Any, tested: list[dict[str, Any]], out: Path) -> None:
+def _conclude(console: Any, tested: list[ClaimEntry], out: Path) -> None:
     from rich.markup import escape
 
     for claim in tested:

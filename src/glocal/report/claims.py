@@ -11,11 +11,11 @@ from glocal.files import atomic_write_text
 from glocal.report import claims_figures as figures
 from glocal.report.figures import COLOURS
 from glocal.report.page import environment, shown
+from glocal.schema import ClaimEntry, ClaimMeasure, ClaimsResults
 
-Json = Mapping[str, Any]
 VERDICTS = ("supported", "contradicted", "inconclusive")
 OVERVIEW = "index.html"
-_BESIDE: Mapping[str, tuple[Callable[[Json], Markup], str, str]] = {
+_BESIDE: Mapping[str, tuple[Callable[[ClaimEntry], Markup], str, str]] = {
     "frequencies": (
         figures.blocks, "Block by block",
         "Blocks below the line blur the features, blocks above it sharpen them. Hollow marks: the same models with "
@@ -33,7 +33,7 @@ _BESIDE: Mapping[str, tuple[Callable[[Json], Markup], str, str]] = {
 """By metric: an additional figure, with title and caption."""
 
 
-def write_claims(results: Json, out: Path) -> Path:
+def write_claims(results: ClaimsResults, out: Path) -> Path:
     """Write OUT/ID.html for each claim and OUT/index.html; returns the overview's path.
 
     Args:
@@ -54,7 +54,7 @@ def write_claims(results: Json, out: Path) -> Path:
     return path
 
 
-def render_claim(claim: Json, results: Json) -> str:
+def render_claim(claim: ClaimEntry, results: ClaimsResults) -> str:
     """The page of a claim as HTML: no scripts, no requests, all data escaped."""
     drawn = {}
     if claim["verdict"]:
@@ -68,7 +68,7 @@ def render_claim(claim: Json, results: Json) -> str:
     )  # fmt: skip
 
 
-def render_overview(results: Json) -> str:
+def render_overview(results: ClaimsResults) -> str:
     """The overview as HTML."""
     claims = results["claims"]
     counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
@@ -85,7 +85,7 @@ def _template(name: str) -> Any:
     return made.get_template(name)
 
 
-def _level(value: float | None, measure: Json) -> str:
+def _level(value: float | None, measure: ClaimMeasure) -> str:
     """A value in the unit of its metric, without the unit's name."""
     if value is None:
         return "–"

@@ -1,6 +1,6 @@
 """The figures of `glocal claims`: effects with their intervals, arms by seed, curves, and figures of single claims."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -13,14 +13,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from glocal.report.analysis_figures import COLOUR as COLOUR_OF_KIND
 from glocal.report.figures import COLOURS, GRID, INK, MARKERS, PAPER, STYLE, new_figure, svg
+from glocal.schema import ClaimEntry
 
 SERIES = [light for light, _ in COLOURS]
 COLOUR = {"supported": SERIES[2], "contradicted": SERIES[1], "inconclusive": SERIES[7]}
 MARKER = {"supported": "o", "contradicted": "X", "inconclusive": "D"}
-Json = Mapping[str, Any]
 
 
-def effects(claim: Json) -> Markup:
+def effects(claim: ClaimEntry) -> Markup:
     """One row per comparison: the difference with its interval, over the expected range."""
     rows = [comparison for comparison in claim["comparisons"] if comparison["of"] == "value"]
     factor = claim["measure"]["factor"]
@@ -51,7 +51,7 @@ def effects(claim: Json) -> Markup:
         return svg(figure, "effects", f"Differences with their intervals. {said}")
 
 
-def arms(claim: Json) -> Markup:
+def arms(claim: ClaimEntry) -> Markup:
     """One row per arm: a dot per seed, and the mean with its interval."""
     rows, factor = claim["arms"], claim["measure"]["factor"]
     with mpl.rc_context({**STYLE, "ytick.major.size": 0}):
@@ -73,7 +73,7 @@ def arms(claim: Json) -> Markup:
         return svg(figure, "arms", "One row per arm: a ring per seed, a bar at their mean, its interval")
 
 
-def curves(claim: Json) -> Markup:
+def curves(claim: ClaimEntry) -> Markup:
     """Validation accuracy during training, one line per run."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)
@@ -92,7 +92,7 @@ def curves(claim: Json) -> Markup:
         return svg(figure, "curves", "Top-1 accuracy on the validation images over training steps, one line per run")
 
 
-def blocks(claim: Json) -> Markup:
+def blocks(claim: ClaimEntry) -> Markup:
     """Change of the highest frequency by each block of each model: trained filled, untrained hollow."""
     found = claim["details"]["blocks"]
     with mpl.rc_context(STYLE):
@@ -126,7 +126,7 @@ def blocks(claim: Json) -> Markup:
         return svg(figure, "blocks", "Change of the highest frequency by each attention or convolution block")
 
 
-def depth(claim: Json) -> Markup:
+def depth(claim: ClaimEntry) -> Markup:
     """R^2 by depth, one line per padding; dashed with random weights."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.6, 3.7)
@@ -146,7 +146,7 @@ def depth(claim: Json) -> Markup:
         return svg(figure, "depth", "R² of a linear probe for row and column, by depth and padding")
 
 
-def sizes(claim: Json) -> Markup:
+def sizes(claim: ClaimEntry) -> Markup:
     """MACs over map size: formulas as lines, counts as marks."""
     rows = claim["details"]["sizes"]
     with mpl.rc_context(STYLE):
