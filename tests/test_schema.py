@@ -12,12 +12,13 @@ from glocal import schema
 from glocal.data.objects import SkippedObject
 from glocal.metrics.classification import Bin
 from glocal.metrics.coco import Precision
+from glocal.recommend.rule import Finding
 from glocal.training import CurvePoint
 from tests.fields import faults, parts_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHARED = "results-schema.md"
-NAMES = (SHARED, "training.md", "inference.md", "claims.md")
+NAMES = (SHARED, "training.md", "inference.md", "claims.md", "recommend.md")
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in NAMES}
 TABLE = re.compile(r"<!-- fields: (\w+) -->\n\| key .*\n\| --- .*\n((?:\|.*\n)+)")
 TABLES = {
@@ -27,7 +28,7 @@ TABLES = {
 }
 FRAGMENTS = {
     "Scores", "RunScores", "RunIdentity", "ModelCosts", "ClassCounts", "CompareExtras", "TaskDescription", "Evaluation",
-    "ClaimTexts", "DecidedClaim",
+    "ClaimTexts", "DecidedClaim", "CandidateCosts",
 }  # fmt: skip
 """Types that others extend; their fields are in the tables of those."""
 
@@ -69,6 +70,7 @@ def test_a_record_has_its_run_without_costs():
         (schema.PrecisionScores, Precision),
         (schema.SkippedImage, SkippedObject),
         (schema.ReliabilityBin, Bin),
+        (schema.NeedFinding, Finding),
     ],
 )
 def test_rows_have_the_fields_of_what_they_are_written_from(row, written):

@@ -550,3 +550,107 @@ class ClaimsResults(TypedDict):
     environment: dict[str, Any]
     seconds_of_runs: dict[str, float]
     claims: list[ClaimEntry]
+
+
+# glocal recommend
+
+
+class RecommendSettings(TypedDict):
+    """Settings of a recommendation; ``needed`` is the threshold of a need."""
+
+    budget: str
+    seeds: list[int]
+    image_size: int
+    device: str
+    reference: str
+    recipe: str
+    needed: float
+    confidence: float
+
+
+class RecommendData(TypedDict):
+    """The data of a recommendation; the numbers of classes, of images and of skipped ones."""
+
+    name: str
+    classes: int
+    train: int
+    val: int
+    learned_from: int
+    tested_on: int
+    split: str
+    fingerprint: str
+    skipped: int
+    warnings: list[str]
+
+
+class FractionInterval(TypedDict):
+    """A fraction with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class NeedCondition(TypedDict):
+    """Accuracy of the reference under a condition."""
+
+    kind: str
+    level: float
+    name: str
+    accuracy: FractionInterval
+    kept: FractionInterval | None
+
+
+ImageNeed = TypedDict(
+    "ImageNeed",
+    {
+        "chance": float,
+        "local": FractionInterval | None,
+        "global": FractionInterval | None,
+        "conditions": list[NeedCondition],
+    },
+)
+"""Needs of the images; null if the reference learned nothing."""
+
+
+class NeedFinding(TypedDict):
+    """The conclusion from the needs."""
+
+    kind: str
+    sentence: str
+
+
+class CandidateCosts(TypedDict):
+    """Costs of a backbone."""
+
+    params: int
+    macs: int
+    latency_ms_b1: float
+    images_per_s_b32: float
+    peak_memory_mib: float
+
+
+class Candidate(CandidateCosts):
+    """A backbone to compare first, and why."""
+
+    model: str
+    kind: str
+    reason: str
+    source: str
+
+
+class RecommendResults(TypedDict):
+    """results.json of `glocal recommend`."""
+
+    schema: str
+    command: str
+    created: str
+    glocal: str
+    settings: RecommendSettings
+    data: RecommendData
+    need: ImageNeed
+    finding: NeedFinding
+    recommended: list[Candidate]
+    next: str
+    caveats: list[str]
+    environment: dict[str, Any]

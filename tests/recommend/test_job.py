@@ -10,6 +10,8 @@ from glocal.data.probes import load_probe
 from glocal.errors import GlocalError
 from glocal.recommend import RULE, recommend
 from glocal.recommend.disturb import CONDITIONS
+from glocal.schema import RecommendResults
+from tests.fields import faults
 from tests.recommend.making import rates, results
 from tests.shapes import data_source
 
@@ -33,6 +35,7 @@ def found():
 def test_results_are_json_and_say_what_was_done(found):
     made, told = found
     assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert faults(made, RecommendResults) == []
     assert made["settings"]["seeds"] == [0, 1]
     assert (made["data"]["learned_from"], made["data"]["tested_on"]) == (60, 30)
     assert [row["name"] for row in made["need"]["conditions"]] == [condition.name for condition in CONDITIONS]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from glocal.cli._training import load
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text, printable
 from glocal.run_dir import check_writable
+from glocal.schema import Candidate, ImageNeed, RecommendResults
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +119,7 @@ def _progress_bar(console: "Console") -> "Iterator[Callable[[float, str], None]]
         yield update
 
 
-def _conclude(console: "Console", results: dict[str, Any], page: Path) -> None:
+def _conclude(console: "Console", results: RecommendResults, page: Path) -> None:
     from rich.markup import escape
 
     console.print(_conditions(results["need"]))
@@ -132,7 +133,7 @@ def _conclude(console: "Console", results: dict[str, Any], page: Path) -> None:
     console.print(f"Report: {escape(printable(page))}")
 
 
-def _conditions(need: dict[str, Any]) -> "Table":
+def _conditions(need: ImageNeed) -> "Table":
     from glocal.cli._display import simple_table
 
     numbers = ("top-1 %", "95 %", "remaining above chance %")
@@ -149,7 +150,7 @@ def _conditions(need: dict[str, Any]) -> "Table":
     return table
 
 
-def _candidates(recommended: list[dict[str, Any]]) -> "Table":
+def _candidates(recommended: list[Candidate]) -> "Table":
     from glocal.cli._display import simple_table
 
     numbers = ("M parameters", "M MACs", "ms/image", "images/s", "MiB, training")

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import cast
 
 from glocal.bench import count_macs, count_params, describe_environment, measure_together, peak_training_memory
 from glocal.data import DataSource
@@ -22,6 +22,7 @@ from glocal.recommend.need import (
     train_references,
 )
 from glocal.recommend.rule import advise, find
+from glocal.schema import Candidate, CandidateCosts, FractionInterval, ImageNeed, NeedFinding, RecommendResults
 from glocal.training import Budget, load_recipe, resolve_device
 from glocal.version import __version__
 
@@ -29,6 +30,7 @@ SCHEMA = "glocal.recommend/1"
 DEFAULT_BUDGET = "5ep"
 RECIPE = "micro"
 BATCH = 32
+"""Of the throughput, ``images_per_s_b32``."""
 FEW_IMAGES = 200
 """With fewer validation images there is a caveat."""
 MOST_SEEDS = 20
@@ -48,7 +50,7 @@ def recommend(
     device: str = "auto",
     command: str = "glocal.recommend.recommend",
     progress: ProgressCallback = lambda done, what: None,
-) -> dict[str, Any]:
+) -> RecommendResults:
     """Which backbones to compare first on these images, with reasons and their uncertainty.
 
     Only the small reference model is trained and evaluated, not the candidates.
@@ -112,8 +114,8 @@ def recommend(
             "warnings": list(data.warnings),
         },
         "need": _described(found),
-        "finding": asdict(finding),
-        "recommended": [{**asdict(one), **costs[one.model]} for one in advice],
+        "finding": cast(NeedFinding, asdict(finding)),
+        "recommended": [cast(Candidate, {**asdict(one), **costs[one.model]}) for one in advice],
         "next": _next_command(data.name, [one.model for one in advice], image_size),
         "caveats": _caveats(answers, found, data),
         "environment": describe_environment(device),
@@ -133,7 +135,7 @@ def check_request(*, budget: str, seeds: int, image_size: int, device: str) -> t
     return Budget.parse(budget), resolve_device(device)
 
 
-def measure_costs(models: Sequence[str], num_classes: int, image_size: int, device: str) -> dict[str, dict[str, Any]]:
+def measure_costs(models: Sequence[str], num_classes: int, image_size: int, device: str) -> dict[str, CandidateCosts]:
     """Costs of each model on this machine, by name: MACs, parameters, and interleaved timings."""
     made = {name: create(name, num_classes=num_classes, image_size=image_size, seed=0) for name in models}
     single, batch = (measure_together(made, image_size, size, device, seconds=TIMING_SECONDS) for size in (1, BATCH))
@@ -142,32 +144,33 @@ def measure_costs(models: Sequence[str], num_classes: int, image_size: int, devi
             "params": count_params(model),
             "macs": count_macs(model, image_size),
             "latency_ms_b1": single[name].median_ms,
-            f"images_per_s_b{BATCH}": batch[name].images_per_s,
+            "images_per_s_b32": batch[name].images_per_s,
             "peak_memory_mib": peak_training_memory(model, (BATCH, 3, image_size, image_size), device),
         }
         for name, model in made.items()
     }
 
 
-def _described(found: Needs) -> dict[str, Any]:
+def _described(found: Needs) -> ImageNeed:
     return {
         "chance": found.chance,
-        "local": _estimate(found.detail),
-        "global": _estimate(found.layout),
+        "local": None if found.detail is None else _interval(found.detail),
+        "global": None if found.layout is None else _interval(found.layout),
         "conditions": [
             {
-                **asdict(curve.condition),
+                "kind": curve.condition.kind,
+                "level": curve.condition.level,
                 "name": curve.condition.name,
-                "accuracy": _estimate(curve.accuracy),
-                "kept": _estimate(curve.kept),
+                "accuracy": _interval(curve.accuracy),
+                "kept": None if curve.kept is None else _interval(curve.kept),
             }
             for curve in found.curves
         ],
     }
 
 
-def _estimate(estimate: Estimate | None) -> dict[str, float] | None:
-    return None if estimate is None else asdict(estimate)
+def _interval(estimate: Estimate) -> FractionInterval:
+    return {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
 
 
 def _next_command(name: str, models: Sequence[str], image_size: int) -> str:

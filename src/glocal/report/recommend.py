@@ -12,8 +12,8 @@ from glocal.files import atomic_write_text
 from glocal.report.figures import COLOURS, INK, STYLE, Looks, new_figure, svg
 from glocal.report.page import environment, shown
 from glocal.report.thumbnails import thumbnail
+from glocal.schema import ImageNeed, NeedCondition, RecommendResults
 
-Json = Mapping[str, Any]
 _KINDS = {
     "shuffle": ("Without layout", "patches along a side, shuffled", COLOURS[1][0], "o"),
     "blur": ("Without detail", "width of the blur, as a fraction of the side", COLOURS[0][0], "s"),
@@ -25,7 +25,9 @@ _MEANS = {
 SHOWN = 84  # pixels of a picture's side
 
 
-def write_recommendation(results: Json, out: Path, *, pictures: Mapping[str, Image.Image] | None = None) -> Path:
+def write_recommendation(
+    results: RecommendResults, out: Path, *, pictures: Mapping[str, Image.Image] | None = None
+) -> Path:
     """Write OUT/report.html atomically; returns its path.
 
     Args:
@@ -38,7 +40,7 @@ def write_recommendation(results: Json, out: Path, *, pictures: Mapping[str, Ima
     return path
 
 
-def render_recommendation(results: Json, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
+def render_recommendation(results: RecommendResults, *, pictures: Mapping[str, Image.Image] | None = None) -> str:
     """The page as text: no script, no request, everything from data escaped."""
     results = shown(results)
     models = [one["model"] for one in results["recommended"]]
@@ -56,7 +58,7 @@ def render_recommendation(results: Json, *, pictures: Mapping[str, Image.Image] 
     )
 
 
-def _panel(need: Json, kind: str, pictures: Mapping[str, Image.Image]) -> Json:
+def _panel(need: ImageNeed, kind: str, pictures: Mapping[str, Image.Image]) -> Mapping[str, Any]:
     names = [row["name"] for row in _rows(need, kind) if row["name"] in pictures]
     return {
         "title": _KINDS[kind][0],
@@ -66,12 +68,12 @@ def _panel(need: Json, kind: str, pictures: Mapping[str, Image.Image]) -> Json:
     }
 
 
-def _rows(need: Json, kind: str) -> list[Json]:
+def _rows(need: ImageNeed, kind: str) -> list[NeedCondition]:
     """From none to strong."""
     return [row for row in need["conditions"] if row["kind"] in ("clean", kind)]
 
 
-def curve(need: Json, kind: str) -> Markup:
+def curve(need: ImageNeed, kind: str) -> Markup:
     """Accuracy of the reference under one kind of disturbance, from none to strong, with 95 % intervals."""
     title, label, colour, marker = _KINDS[kind]
     rows = _rows(need, kind)
@@ -89,11 +91,11 @@ def curve(need: Json, kind: str) -> Markup:
         return svg(figure, f"need-{kind}", f"{title}: {_in_words(rows)}")
 
 
-def _level(row: Json) -> str:
+def _level(row: NeedCondition) -> str:
     if row["kind"] == "clean":
         return "none"
     return f"{row['level']:g}" if row["kind"] == "shuffle" else f"1/{1 / row['level']:g}"
 
 
-def _in_words(rows: Sequence[Json]) -> str:
+def _in_words(rows: Sequence[NeedCondition]) -> str:
     return "; ".join(f"{row['name']} {100 * row['accuracy']['mean']:.1f} %" for row in rows)
