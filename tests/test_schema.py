@@ -9,6 +9,9 @@ from typing import get_type_hints, is_typeddict
 import pytest
 
 from glocal import schema
+from glocal.bench.limits import Limits
+from glocal.bench.suite import BenchSettings
+from glocal.cli._bench_display import CSV_COLUMNS
 from glocal.data.objects import SkippedObject
 from glocal.metrics.classification import Bin
 from glocal.metrics.coco import Precision
@@ -18,7 +21,7 @@ from tests.fields import faults, parts_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHARED = "results-schema.md"
-NAMES = (SHARED, "training.md", "inference.md", "claims.md", "recommend.md")
+NAMES = (SHARED, "training.md", "inference.md", "claims.md", "recommend.md", "bench.md")
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in NAMES}
 TABLE = re.compile(r"<!-- fields: (\w+) -->\n\| key .*\n\| --- .*\n((?:\|.*\n)+)")
 TABLES = {
@@ -70,11 +73,17 @@ def test_a_record_has_its_run_without_costs():
         (schema.PrecisionScores, Precision),
         (schema.SkippedImage, SkippedObject),
         (schema.ReliabilityBin, Bin),
+        (schema.BenchOptions, BenchSettings),
+        (schema.MachineLimits, Limits),
         (schema.NeedFinding, Finding),
     ],
 )
 def test_rows_have_the_fields_of_what_they_are_written_from(row, written):
     assert set(get_type_hints(row)) == {field.name for field in dataclasses.fields(written)}
+
+
+def test_the_table_of_a_benchmark_has_all_fields_of_a_row_but_its_name():
+    assert sorted(CSV_COLUMNS) == sorted(get_type_hints(schema.BenchRow).keys() - {"name"})
 
 
 def test_a_published_comparison_has_these_fields():

@@ -654,3 +654,72 @@ class RecommendResults(TypedDict):
     next: str
     caveats: list[str]
     environment: dict[str, Any]
+
+
+# glocal bench
+
+
+class BenchOptions(TypedDict):
+    """Options of a benchmark."""
+
+    models: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    image_sizes: tuple[int, ...]
+    runtimes: tuple[str, ...]
+    precision: str
+    device: str
+    threads: int | None
+    peers: bool
+    train: bool
+    memory: bool
+    seconds: float
+    reference: str | None
+
+
+class MachineLimits(TypedDict):
+    """The best measurements of the machine."""
+
+    gflops: float
+    product: str
+    gb_per_s: float
+
+
+class BenchRow(TypedDict):
+    """A model in a runtime, at a batch and image size; what was not measured is null."""
+
+    model: str
+    source: str
+    runtime: str
+    mode: str
+    batch_size: int
+    image_size: int
+    precision: str
+    params: int
+    macs: int
+    name: str
+    reference: str
+    ms: float | None
+    ms_low: float | None
+    ms_high: float | None
+    images_per_s: float | None
+    rounds: int
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    error: str | None
+    share_of_limit: float | None
+    memory_mib: float | None
+    difference: float | None
+    same_function: bool | None
+    best_peer: bool
+    note: str | None
+
+
+class BenchResults(TypedDict):
+    """results.json of `glocal bench`."""
+
+    environment: dict[str, Any]
+    settings: BenchOptions
+    limits: MachineLimits
+    rows: list[BenchRow]
+    notes: list[str]

@@ -13,6 +13,8 @@ from glocal.bench.limits import Limits, Product, matrix_products, measure_limits
 from glocal.bench.peers import Peer
 from glocal.bench.suite import BenchSettings, run_suite
 from glocal.errors import GlocalError
+from glocal.schema import BenchResults
+from tests.fields import faults
 
 SECONDS = {"small": 0.010, "large": 0.030, "peer": 0.012, "other": 0.002, "slow peer": 0.020, "exported": 0.005}
 
@@ -74,7 +76,9 @@ def load(model, runtime, image_size, batch_size):
 
 def run(*models, **kwargs):
     settings = BenchSettings(models=models, **{"image_sizes": (32,), "seconds": 0.1, **kwargs})
-    return run_suite(settings, create=create, load=load)
+    results = run_suite(settings, create=create, load=load)
+    assert faults(results, BenchResults) == []
+    return results
 
 
 def cells(results, *keys):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from glocal.bench.passes import PRECISIONS
 from glocal.bench.peers import is_installed, make_peer, peers_of, randomize_weights, relative_difference
 from glocal.bench.speed import Model, OnTiming, Row, compare, describe_failure
 from glocal.errors import GlocalError, check_choice
+from glocal.schema import BenchOptions, BenchResults, BenchRow, MachineLimits
 
 RUNTIMES = {"eager": "torch", "compile": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 """Runtimes, and the package that each needs."""
@@ -34,7 +35,6 @@ Create = Callable[[str, int], nn.Module]
 """Name and image size -> the model for it."""
 Load = Callable[[nn.Module, str, int, int], Callable[[torch.Tensor], torch.Tensor]]
 """Model, runtime, image and batch size -> a function of (B, 3, H, W) images in this runtime."""
-BenchResults = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def run_suite(
     Returns:
         JSON-serialisable results (docs/bench.md): ``environment``, ``settings``, ``limits``, ``rows``, ``notes``.
     """
-    rows: list[dict[str, Any]] = []
-    results: BenchResults = {}
+    rows: list[BenchRow] = []
+    results = cast(BenchResults, {})  # of no configuration
     configurations = list(settings.configurations())
     policy = os.environ.get("OMP_WAIT_POLICY")  # passive waiting is slower on idle cores
     with ExitStack() as stack:
@@ -220,8 +220,8 @@ def run_suite(
             rows += measure(contenders, settings, image_size, batch_size, mode, yardstick, report)
             results = {
                 "environment": describe_environment(settings.device) | {"omp_wait_policy": policy},
-                "settings": asdict(settings),
-                "limits": asdict(yardstick.limits()),
+                "settings": cast(BenchOptions, asdict(settings)),
+                "limits": cast(MachineLimits, asdict(yardstick.limits())),
                 "rows": rows,
                 "notes": notes_on(settings),
             }
@@ -319,7 +319,7 @@ def measure(
     mode: str,
     yardstick: Yardstick,
     observer: OnTiming,
-) -> list[dict[str, Any]]:
+) -> list[BenchRow]:
     """One row per contender: time, ratio to its reference, memory."""
     train = mode == "training"
     if train:
@@ -350,7 +350,7 @@ def measure(
         yardsticks = figures.pop("yardsticks")
         # a training step counts as three forward passes
         macs = (3 if train else 1) * batch_size * contender.macs
-        row: dict[str, Any] = {
+        described = {
             "model": contender.model,
             "source": contender.source,
             "runtime": contender.runtime,
@@ -368,6 +368,7 @@ def measure(
             "best_peer": False,
             "note": contender.note,
         }
+        row = cast(BenchRow, described)
         if settings.memory and timing.error is None:
             observer(f"memory of {contender.label}", 1.0)
             try:
@@ -397,12 +398,13 @@ def _memory(
     return peak(contender.run, shape, settings.device, precision=settings.precision)
 
 
-def _mark_best_peers(rows: Sequence[dict[str, Any]]) -> None:
+def _mark_best_peers(rows: Sequence[BenchRow]) -> None:
     """Mark the fastest row of another package with the same function, for each model."""
     peers = [row for row in rows if row["same_function"] and row["ms"] is not None]
     for model in {row["model"] for row in peers}:
         of_model = [row for row in peers if row["model"] == model]
-        min(of_model, key=lambda row: row["ratio"] or row["ms"])["best_peer"] = True  # all have a ratio or none
+        best = min(of_model, key=lambda row: row["ratio"] or row["ms"] or 0.0)  # all have a ratio or none
+        best["best_peer"] = True
 
 
 def _on_torch(model: nn.Module, runtime: str) -> nn.Module:

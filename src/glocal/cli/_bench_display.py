@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from glocal.files import atomic_write_text, printable
+from glocal.schema import BenchOptions, BenchResults, BenchRow
 
 CSV_COLUMNS = (
     "model", "source", "runtime", "mode", "batch_size", "image_size", "precision", "ms", "ms_low", "ms_high",
@@ -22,7 +23,6 @@ CSV_COLUMNS = (
     "macs", "difference", "same_function", "best_peer", "note", "error",
 )  # fmt: skip
 PRECISIONS = {"32": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
-Row = Mapping[str, Any]
 
 
 class Watcher:
@@ -47,10 +47,9 @@ class Watcher:
             self.task = self.bar.add_task("", total=1.0)
         self.bar.update(self.task, completed=done, description=escape(printable(what)))
 
-    def publish(self, results: dict[str, Any]) -> None:
-        last = results["rows"][-1] if results["rows"] else {}
-        if not self.console.is_terminal and last:
-            self.console.print(f"measured: {_configuration(last)}")
+    def publish(self, results: BenchResults) -> None:
+        if not self.console.is_terminal and results["rows"]:
+            self.console.print(f"measured: {_configuration(results['rows'][-1])}")
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.out / "results.json", json.dumps(results, indent=1, allow_nan=False))
@@ -62,7 +61,7 @@ class Watcher:
         self.bar.stop()
 
 
-def conclude(console: Console, results: Mapping[str, Any], out: Path | None) -> None:
+def conclude(console: Console, results: BenchResults, out: Path | None) -> None:
     machine, limits = results["environment"], results["limits"]
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision", "timm"))
     console.print(
@@ -76,11 +75,12 @@ def conclude(console: Console, results: Mapping[str, Any], out: Path | None) -> 
     for _, rows in groupby(results["rows"], _configuration):
         console.print(_table(list(rows), results["settings"]))
     for row in results["rows"]:
-        if row["best_peer"] and row["ratio"] is not None:
+        low, high = row["ratio_low"], row["ratio_high"]
+        if row["best_peer"] and low is not None and high is not None:
             console.print(
                 f"{row['model']}, {_configuration(row)}: the best peer, {row['source']} ({row['runtime']}), takes "
                 f"[bold]{_ratio(row)}[/] times as long as {escape(row['reference'])}"
-                + ("; no significant difference" if row["ratio_low"] <= 1 <= row["ratio_high"] else "")
+                + ("; no significant difference" if low <= 1 <= high else "")
             )
     for note in results["notes"]:
         console.print(f"[yellow]Note:[/] {escape(note)}")
@@ -88,12 +88,12 @@ def conclude(console: Console, results: Mapping[str, Any], out: Path | None) -> 
         console.print(f"Results: {escape(printable(out))}/results.json, results.csv, bench.svg")
 
 
-def _configuration(row: Row) -> str:
+def _configuration(row: BenchRow) -> str:
     size = f"batch {row['batch_size']}, {row['image_size']} px"
     return f"{row['mode']}, {size}, {PRECISIONS[row['precision']]}"
 
 
-def _table(rows: Sequence[Row], settings: Row) -> Table:
+def _table(rows: Sequence[BenchRow], settings: BenchOptions) -> Table:
     references = {row["reference"] for row in rows if row["reference"]}
     first = next((row for row in rows if row["name"] in references), None)
     header = f"time / {first['model']}" if first and len(references) == 1 else "time / first of the model"
@@ -125,7 +125,7 @@ def _table(rows: Sequence[Row], settings: Row) -> Table:
     return table
 
 
-def _ratio(row: Row) -> str:
+def _ratio(row: BenchRow) -> str:
     if row["ratio"] is None:
         return "-"
     if row["name"] == row["reference"]:
@@ -133,18 +133,18 @@ def _ratio(row: Row) -> str:
     return f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
 
 
-def _remark(row: Row) -> str:
+def _remark(row: BenchRow) -> str:
     if row["error"] is not None:
         return f"[red]{escape(printable(row['error']))}[/]"
     function = {None: "", True: "same function", False: "another function"}[row["same_function"]]
-    return escape(printable("; ".join(filter(None, (row["best_peer"] and "best peer", function, row["note"])))))
+    return escape(printable("; ".join(filter(None, ("best peer" if row["best_peer"] else "", function, row["note"])))))
 
 
-def _style(row: Row) -> str:
+def _style(row: BenchRow) -> str:
     return "dim" if row["same_function"] is False else ""
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[BenchRow]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -152,7 +152,7 @@ def _csv(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def plot(rows: Sequence[Row]) -> str:
+def plot(rows: Sequence[BenchRow]) -> str:
     """Images per second of each row, one panel per configuration, as an SVG for light and dark mode.
 
     Models as asked for are filled, peers hollow; a line spans the quartiles.
@@ -180,14 +180,15 @@ def plot(rows: Sequence[Row]) -> str:
     return stand_alone(buffer.getvalue())
 
 
-def _panel(axes: Any, rows: Sequence[Row], looks: Any) -> None:
+def _panel(axes: Any, rows: Sequence[BenchRow], looks: Any) -> None:
     beside = axes.get_yaxis_transform()  # x as a share of the axes, y as a row
     for y, row in enumerate(rows):
-        if row["ms"] is None:
+        low, high = row["ms_low"], row["ms_high"]
+        if low is None or high is None:
             axes.text(0.01, y, printable(row["error"] or "")[:80], transform=beside, va="center", style="italic")
             continue
         colour, batch = looks.colour[row["model"]], 1000 * row["batch_size"]
-        axes.plot([batch / row["ms_high"], batch / row["ms_low"]], [y, y], color=colour, linewidth=3)
+        axes.plot([batch / high, batch / low], [y, y], color=colour, linewidth=3)
         looks.point(axes, row["images_per_s"], y, row["model"], filled=row["same_function"] is None)
         remark = "  another function" if row["same_function"] is False else ""
         axes.text(1.01, y, f"{row['images_per_s']:,.1f}{remark}", transform=beside, va="center")
