@@ -11,14 +11,16 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from glocal.comparison import compare, pictures_of_mistakes
+from glocal.comparison import compare, make_settings, pictures_of_mistakes
+from glocal.comparison.features import HeadInputs
 from glocal.comparison.settings import NOT_COMPARED
 from glocal.data.transforms import Normalize
 from glocal.errors import GlocalError
+from glocal.models.creation import normalisation
 from glocal.schema import CompareResults, Record
 from glocal.training import TrainingError, load_pixels, load_recipe, predict
 from glocal.training.trainer import Trainer
-from tests.comparison.asking import RECIPE, losses, scores, settings
+from tests.comparison.asking import RECIPE, losses, model_files, scores, settings
 from tests.fields import faults
 from tests.shapes import CLASSES, data_source
 
@@ -240,10 +242,15 @@ def weights(whole):
     return whole[1] / "runs/resnet_micro-f1-s0/model.safetensors"
 
 
+def probing(weights, model="resnet_micro", **more):
+    return make_settings([model], mode="probe", weights={model: weights}, device="cpu", **more)
+
+
 def test_probe_trains_the_head_alone(data, weights, tmp_path):
-    recipe = load_recipe("probe")
-    asked = settings(["resnet_micro"], "20ep", 1, recipe, mode="probe", weights={"resnet_micro": weights})
-    (run,) = compare(data, asked, tmp_path)["runs"]
+    results = compare(data, probing(weights), tmp_path)
+    (run,) = results["runs"]
+    assert run["budget"]["asked"] == results["settings"]["budget"] == "converged"
+    assert not any("one seed" in caveat for caveat in results["verdict"]["caveats"])  # there is nothing random
     before, after = load_file(weights), load_file(tmp_path / run["weights"])
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"fc.weight", "fc.bias"}
@@ -256,6 +263,32 @@ def test_probe_trains_the_head_alone(data, weights, tmp_path):
     torch.testing.assert_close(
         logits, load_file(tmp_path / "runs" / run["id"] / "predictions.safetensors")["logits"], rtol=1e-4, atol=1e-4
     )
+
+
+def test_probe_of_a_model_of_two_heads(data, tmp_path):
+    file = tmp_path / "conformer.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("conformer_micro", num_classes=7).state_dict(), file)
+    (run,) = compare(data, probing(file, "conformer_micro"), tmp_path / "out")["runs"]
+    assert run["status"] == "ok"
+    folder = tmp_path / "out/runs" / run["id"]
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    logits = predict(model, Normalize(*normalisation(model)), load_pixels(data.val, 32))
+    torch.testing.assert_close(logits, load_file(folder / "predictions.safetensors")["logits"], rtol=1e-3, atol=1e-3)
+    assert (logits.argmax(1).numpy() == data.val.labels).mean() == pytest.approx(run["top1"])
+
+
+def test_probes_of_fractions_share_the_features_and_resume_equals_the_whole(data, weights, tmp_path, monkeypatch):
+    settings = probing(weights, fractions=[1.0, 0.5])
+    whole = compare(data, settings, tmp_path / "whole")
+    assert len(list((tmp_path / "whole/features").iterdir())) == 1
+    stop_at = "resnet_micro-f0.5-s0", whole["runs"][1]["budget"]["steps"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(data, settings, tmp_path / "out", observer=Watcher(stop_at))
+    monkeypatch.setattr(HeadInputs, "forward", None)  # what it has computed it does not compute again
+    resumed = compare(data, settings, tmp_path / "out", resume=True)
+    assert scores(resumed) == scores(whole)
+    assert model_files(tmp_path / "out") == model_files(tmp_path / "whole")
 
 
 def finetuning(weights, model="resnet_micro"):

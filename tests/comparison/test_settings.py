@@ -3,7 +3,7 @@ import pytest
 import glocal
 from glocal.comparison import Run, make_settings
 from glocal.errors import GlocalError
-from glocal.training import load_recipe
+from glocal.training import TrainConfig, load_recipe
 
 
 def test_defaults():
@@ -45,6 +45,9 @@ def test_names_of_runs_are_safe_and_differ():
         ({"mode": "fine-tune"}, "one of scratch, finetune, probe, got 'fine-tune'; nearest: finetune"),
         ({"mode": "finetune"}, "use --weights resnet_micro=FILE"),
         ({"mode": "probe"}, "probe needs weights"),
+        ({"mode": "probe", "budget": "5ep"}, "until it has converged; expected no --budget, got 5ep"),
+        ({"mode": "probe", "seeds": 3}, "each seed would give the same result; expected 1 or none, got 3"),
+        ({"mode": "probe", "recipe": TrainConfig.of(lr=1.0)}, "takes image_size, crop_pct, batch_size; got "),
         ({"fractions": [0.0]}, "above 0 and at most 1"),
         ({"fractions": [1.5]}, "got 1.5"),
         ({"fractions": [0.1, 0.1]}, "distinct numbers"),

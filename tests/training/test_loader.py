@@ -9,7 +9,6 @@ from PIL import Image
 from glocal.data import ImageError
 from glocal.data.transforms import resize_crop
 from glocal.training import (
-    FeatureBatches,
     ImageBatches,
     TrainConfig,
     TrainingBatches,
@@ -46,8 +45,9 @@ def test_fit_scales_the_shorter_side_and_crops_the_centre():
 
 
 def test_an_epoch_holds_each_image_once_in_batches_of_nearly_one_size(images, cached):
-    data = FeatureBatches(torch.arange(20).float()[:, None], images.labels, 3)
-    nine = [batch.inputs[:, 0].int().tolist() for batch in batches(data, 9)]
+    numbered = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)  # the pixel of image i is i
+    data = ImageBatches(images, 1, numbered)
+    nine = [batch.inputs[:, 0, 0, 0].tolist() for batch in batches(data, 9)]
     assert [len(batch) for batch in nine] == 3 * [7, 7, 6]
     epochs = [[*nine[i], *nine[i + 1], *nine[i + 2]] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)

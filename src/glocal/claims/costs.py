@@ -109,6 +109,7 @@ def seconds_needed(runs: Iterable[Run], settings: ComparisonSettings, data: Data
     batch = settings.recipe.data.batch_size
     per_epoch = -(-len(data.train) // batch)
     total = 0.0
+    assert settings.budget is not None  # claims train
     for run in runs:
         of_model = costs.costs[run.model]
         steps = settings.budget.steps(len(data.train), per_epoch, of_model["macs"])

@@ -152,6 +152,7 @@ class Experiment:
     def of_fraction(self, fraction: float) -> ComparisonSettings:
         """Settings of runs on a fraction of the training set: as many steps and evaluations as on all of it."""
         budget, recipe = self.settings.budget, self.settings.recipe
+        assert budget is not None  # claims train
         if budget.unit == "ep" and fraction < 1:
             size = recipe.data.batch_size
             every = num_batches(len(self.data.train), size)

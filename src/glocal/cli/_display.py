@@ -1,5 +1,6 @@
 """Terminal output of the commands: consoles, tables, progress, and the start and end of runs."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,7 +92,8 @@ def introduce_data(console: Console, source: "DataSource") -> None:
 
 def introduce(console: Console, source: "DataSource", settings: "ComparisonSettings", out: Path) -> None:
     introduce_data(console, source)
-    runs = f"{len(list(settings.runs()))} runs of {settings.budget} each"
+    count = len(list(settings.runs()))
+    runs = f"{count} probes" if settings.budget is None else f"{count} runs of {settings.budget} each"
     head = "" if settings.head is None else f"{settings.head.head}, "
     console.print(
         f"{runs} ({head}{settings.mode}, {settings.image_size} px, {settings.device}): "
@@ -124,7 +126,8 @@ class Watcher:
     def update(self, run: "Run", progress: "TrainingProgress") -> None:
         point = progress.point
         score = percent(point.val_score) if point else "..."
-        state = f"loss {progress.loss:.2f}, {self.metric.words.name} {score}, {progress.images_per_s:,.0f} images/s"
+        loss = "" if math.isnan(progress.loss) else f"loss {progress.loss:.2f}, "
+        state = f"{loss}{self.metric.words.name} {score}, {progress.images_per_s:,.0f} images/s"
         if self.console.is_terminal:
             left = clock(progress.seconds_left)
             self.bars.update(self.tasks[run.id], completed=progress.done, state=f"{state}, {left} left")

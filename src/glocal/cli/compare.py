@@ -73,11 +73,18 @@ BudgetOption = Annotated[
     ),
 ]
 ModeOption = Annotated[
-    str, typer.Option(help="scratch; finetune from weights; or probe: a linear head on a frozen backbone.")
+    str,
+    typer.Option(
+        help="scratch; finetune from weights; or probe: logistic regression on the features of a frozen backbone."
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=FILE", help="Weights to finetune or probe (safetensors, or a .pth of tensors)."),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(help="Runs per model: 3 means seeds 0, 1 and 2; default: 3, or 1 for probes.", show_default=False),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; default: the largest default of the models.")]
 Fraction = Annotated[str, typer.Option(help="Fractions of the training images, one run each: 1.0,0.3,0.1.")]
@@ -113,7 +120,7 @@ def compare(
     task: TaskOption = "classify",
     models: Models = None,
     budget: BudgetOption = None,
-    seeds: opt.Seeds = 3,
+    seeds: Seeds = None,
     mode: ModeOption = "scratch",
     weights: Weights = None,
     image_size: ImageSize = None,

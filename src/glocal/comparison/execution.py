@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from glocal.comparison.probe import ProbeTask
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.store import Store
@@ -53,10 +54,10 @@ class Runner:
         return entry
 
     def _train(self, run: Run, task: Task, progress: Callable[[TrainingProgress], None]) -> TrainResult:
-        model = task.create_model()
-        macs = task.count_macs(model) if self.settings.mode == "probe" else self.macs[run.model]
-        trainer = Trainer(task, task.config, self.settings.budget, macs=macs, progress=progress)
-        return trainer.fit(model, *task.datasets())
+        if isinstance(task, ProbeTask):
+            return task.fit(progress)
+        trainer = Trainer(task, task.config, self.settings.budget, macs=self.macs[run.model], progress=progress)
+        return trainer.fit(task.create_model(), *task.datasets())
 
     def _entry(self, run: Run, result: TrainResult, scores: RunScores) -> RecordedRun:
         return {
@@ -64,7 +65,7 @@ class Runner:
             **scores,
             "train_images_per_s": result.images_per_s,
             "budget": {
-                "asked": str(self.settings.budget),
+                "asked": self.settings.asked,
                 "epochs": result.epochs,
                 "steps": result.state.step,
                 "seconds": result.state.trained,

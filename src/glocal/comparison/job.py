@@ -18,7 +18,7 @@ from glocal.comparison.processes import Event, run_side_by_side, share_cores
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
-from glocal.comparison.store import Store, open_store
+from glocal.comparison.store import FEATURES, Store, open_store
 from glocal.comparison.verdict import judge, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
@@ -107,7 +107,7 @@ def compare(
     if analyze and settings.task != "classification":
         raise GlocalError(f"analyze: expected a comparison of classifiers, got {settings.task}")
     observer = observer or SILENT
-    tasks = RunTasks(settings, data)
+    tasks = RunTasks(settings, data, features=out / FEATURES)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
     models = {name: tasks.of_model(name).create_model() for name in settings.models}
     with open_store(out, plan, resume=resume) as store:

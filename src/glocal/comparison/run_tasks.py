@@ -1,6 +1,7 @@
 """The `Task` of each run of a comparison, for its model, seed and fraction of the training set."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from glocal.bench import peak_training_memory
-from glocal.comparison.classification import Features, ProbeTask
-from glocal.comparison.settings import ComparisonSettings, Run
+from glocal.comparison.features import FeatureStore
+from glocal.comparison.probe import ProbeTask
+from glocal.comparison.settings import ComparisonSettings, Run, file_safe
 from glocal.models.creation import heads
 from glocal.tasks import TASKS, ClassificationTask, Task
 from glocal.training import ImageBatches, TrainConfig, load_pixels
@@ -26,12 +28,13 @@ class RunTasks:
     Args:
         settings: of the comparison.
         source: its data.
+        features: folder for the features of probes; None where nothing is probed.
     """
 
-    def __init__(self, settings: ComparisonSettings, source: Any) -> None:
+    def __init__(self, settings: ComparisonSettings, source: Any, features: Path | None = None) -> None:
         self.settings, self.source = settings, source
         self.pixels: tuple[ImageBatches, ImageBatches] | None = None
-        self.features: Features = {}
+        self.features = None if features is None else FeatureStore(features, source.fingerprint)
 
     @property
     def kept_bytes(self) -> int:
@@ -93,8 +96,9 @@ class RunTasks:
         options: Any = {"needs_every_image": True, "keep_outputs": True}
         if self.settings.mode != "probe":
             return ClassificationTask.for_data(source, config, pixels=(train.subset(rows), val), **options)
-        config = config.replace(freeze=())
-        return ProbeTask.for_data(source, config, pixels=self.pixels, features=self.features, rows=rows, **options)
+        assert self.features is not None
+        options |= {"pixels": self.pixels, "store": self.features, "name": file_safe(run.model), "rows": rows}
+        return ProbeTask.for_data(source, config.replace(freeze=()), **options)
 
     def training_memory(self, task: Task, model: Any) -> float:
         """Peak memory of one training step in MiB, at the recipe's batch size; of detectors on real images."""

@@ -21,10 +21,14 @@ from glocal.training import DEFAULT_RECIPES, Budget, HeadConfig, Mode, TrainConf
 
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
-DEFAULT_BUDGET = "5ep"
+DEFAULT_BUDGET, DEFAULT_SEEDS = "5ep", 3
 DEFAULT_HEADS = {"detection": "faster_rcnn", "segmentation": "semantic_fpn"}
+CONVERGED = "converged"
+"""The budget of a probe."""
 NOT_COMPARED = ("epochs", "image_size", "checkpoint_every_steps", "log_every_steps", "evaluate_every_epochs")
 """Settings of a recipe that do not apply to a comparison."""
+OF_PROBE = ("image_size", "crop_pct", "batch_size")
+"""Settings of a recipe that apply to a probe; the batch size to its costs."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Run:
     @property
     def id(self) -> str:
         """Name of the run's folder, such as ``resnet_micro-f1-s0``."""
-        return f"{_file_safe(self.model)}-f{self.fraction:g}-s{self.seed}"
+        return f"{file_safe(self.model)}-f{self.fraction:g}-s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class ComparisonSettings:
 
     Attributes:
         models: names in timm, including ours.
-        budget: of each run.
+        budget: of each run; None for probes, which are fitted until they have converged.
         seeds: of each model.
-        mode: ``scratch``; ``finetune`` from weights; ``probe`` of a frozen backbone by a linear head.
+        mode: ``scratch``; ``finetune`` from weights; ``probe`` of a frozen backbone: `fit_probe`.
         weights: by model: a checkpoint to start from; models without one start from timm's own pretrained weights.
         image_size: side in pixels.
         fractions: of the training set, largest first.
@@ -61,7 +65,7 @@ class ComparisonSettings:
     """
 
     models: tuple[str, ...]
-    budget: Budget
+    budget: Budget | None
     seeds: tuple[int, ...]
     mode: Mode
     weights: Mapping[str, Path]
@@ -77,6 +81,11 @@ class ComparisonSettings:
     def metric(self) -> Metric:
         """The ranking metric."""
         return METRICS[self.task]
+
+    @property
+    def asked(self) -> str:
+        """The budget of each run in words."""
+        return CONVERGED if self.budget is None else str(self.budget)
 
     def weights_of(self, model: str) -> Weights:
         """The initial weights of a model."""
@@ -96,7 +105,7 @@ class ComparisonSettings:
         return {
             **head,
             "models": list(self.models),
-            "budget": str(self.budget),
+            "budget": self.asked,
             "seeds": list(self.seeds),
             "mode": self.mode,
             "weights": {model: sha256(path) for model, path in self.weights.items()},
@@ -111,7 +120,7 @@ def make_settings(
     models: Sequence[str] = MICRO_MODELS,
     *,
     budget: str | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     mode: Mode = "scratch",
     weights: Mapping[str, Path] | None = None,
     image_size: int | None = None,
@@ -126,8 +135,9 @@ def make_settings(
 
     Args:
         models: names in ``timm.list_models()``; with a head, its backbones.
-        budget: of each run, see `glocal.training.Budget`; by default the epochs of ``recipe``, else 5 epochs.
-        seeds: number of seeds; 3 means 0, 1 and 2.
+        budget: of each run, see `glocal.training.Budget`; by default the epochs of ``recipe``, else 5 epochs. Not for
+            ``probe``.
+        seeds: number of seeds; 3 means 0, 1 and 2, the default. A probe has nothing random: 1.
         mode: see `ComparisonSettings`.
         weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
         image_size: side in pixels; by default the recipe's, else the largest default of the models. With a head,
@@ -155,7 +165,10 @@ def make_settings(
             f"mode: probe is for classification; for {task}, `freeze: [backbone]` in a recipe trains only the head"
         )
     check_choice("on-error", on_error, ("stop", "skip"))
+    if mode == "probe":
+        _check_probe(budget, seeds, recipe)
     _check_weights(models, mode, weights)
+    seeds = seeds if seeds is not None else 1 if mode == "probe" else DEFAULT_SEEDS
     if not 1 <= seeds <= MAX_SEEDS:
         raise GlocalError(f"seeds: expected a number from 1 to {MAX_SEEDS}, got {seeds}")
     if not fractions or not all(0 < f <= 1 for f in fractions) or len(set(fractions)) < len(fractions):
@@ -163,7 +176,7 @@ def make_settings(
         raise GlocalError(
             f"fraction: expected distinct numbers above 0 and at most 1, such as 1.0,0.3,0.1; got {shown}"
         )
-    if budget is None:
+    if budget is None and mode != "probe":
         budget = DEFAULT_BUDGET if recipe is None else f"{recipe.schedule.epochs:g}ep"
     recipe = recipe or load_recipe(DEFAULT_RECIPES[mode if head is None else task])
     image_size = image_size or recipe.data.image_size or None
@@ -175,7 +188,7 @@ def make_settings(
         raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
     return ComparisonSettings(
         models=tuple(models),
-        budget=Budget.parse(budget),
+        budget=None if budget is None else Budget.parse(budget),
         seeds=tuple(range(seeds)),
         mode=mode,
         weights=weights,
@@ -216,7 +229,24 @@ def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path
                 )
 
 
-def _file_safe(name: str) -> str:
+def _check_probe(budget: str | None, seeds: int | None, recipe: TrainConfig | None) -> None:
+    """Reject what a probe would ignore."""
+    if budget is not None:
+        raise GlocalError(f"budget: a probe is fitted until it has converged; expected no --budget, got {budget}")
+    if seeds not in (None, 1):
+        raise GlocalError(
+            f"seeds: a probe has nothing random: each seed would give the same result; expected 1 or none, got {seeds}"
+        )
+    if recipe is not None:
+        usual = load_recipe(DEFAULT_RECIPES["probe"]).to_recipe()
+        given = [k for k, v in recipe.to_recipe().items() if v != usual[k] and k not in (*OF_PROBE, *NOT_COMPARED)]
+        if given:
+            raise GlocalError(
+                f"recipe: a probe is a logistic regression, which takes {', '.join(OF_PROBE)}; got {', '.join(given)}"
+            )
+
+
+def file_safe(name: str) -> str:
     """The name if it is safe as a file name; otherwise a safe one, with a digest to keep names distinct."""
     safe = re.sub(r"[^A-Za-z0-9._]", "_", name)
     return safe if safe == name else f"{safe}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"

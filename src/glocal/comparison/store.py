@@ -2,6 +2,7 @@
 
     OUT/plan.json                 the settings; those of a resumed comparison must be the same
     OUT/costs.json                parameters, MACs, speed and memory of each model
+    OUT/features/                 what a probe's classifier is given, by model; may be deleted
     OUT/runs/ID/record.json       scores and curve of a run, and the SHA-256 of the files beside it
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
     OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
@@ -24,7 +25,7 @@ from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing, r
 from glocal.schema import ModelAnalysis, Record, RecordedRun
 from glocal.training.config import upgraded
 
-PLAN, COSTS, RECORD, ANALYSIS = "plan.json", "costs.json", "record.json", "analysis.json"
+PLAN, COSTS, RECORD, ANALYSIS, FEATURES = "plan.json", "costs.json", "record.json", "analysis.json", "features"
 ANALYSIS_SCHEMA = "glocal.compare.analysis/1"
 COSTS_HOLD = ("costs", "jobs", "threads")
 
@@ -135,5 +136,6 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
         agree_on_plan(path, plan, upgrade=upgraded)
         store.runs.mkdir(exist_ok=True)
         clean(store.runs)
+        clean(out / FEATURES)
         clean(out)
         yield store

@@ -8,6 +8,7 @@ import numpy as np
 
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
+from glocal.comparison.settings import CONVERGED
 from glocal.comparison.statistics import Evidence, score_difference, score_interval
 from glocal.formatting import listed, percent
 from glocal.schema import CompareVerdict, RunEntry, SummaryRow
@@ -140,7 +141,8 @@ def _sentence(
 
 def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_images: int, num_runs: int) -> list[str]:
     caveats = []
-    if any(row["seeds"] == 1 for row in summary):
+    random = any(run["budget"] is not None and run["budget"]["asked"] != CONVERGED for run in runs)
+    if random and any(row["seeds"] == 1 for row in summary):
         caveats.append(
             "Some models have one seed only: the intervals cover the sampling of the validation images but not the "
             "variation over seeds, and another seed may change the order. Use --seeds 3 or more."

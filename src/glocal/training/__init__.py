@@ -7,7 +7,6 @@ from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import predict
 from glocal.training.hardware import HardwareConfig, resolve_device
 from glocal.training.loader import (
-    FeatureBatches,
     ImageBatches,
     TrainingBatches,
     load_pixels,
@@ -20,7 +19,6 @@ __all__ = [
     "Budget",
     "Checkpointer",
     "CurvePoint",
-    "FeatureBatches",
     "HardwareConfig",
     "HeadConfig",
     "ImageBatches",

@@ -1,6 +1,6 @@
 """Evaluation of a model on a data set, batch by batch; each of several processes evaluates a part."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -29,9 +29,17 @@ def evaluate_batches(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, prepare: nn.Module, data: BatchDataset, device: str | torch.device = "cpu"
+    model: nn.Module,
+    prepare: nn.Module,
+    data: BatchDataset,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] = lambda done: None,
 ) -> torch.Tensor:
-    """(N, K) outputs of a model for a data set, in its order, on the CPU; the mode of the model is restored."""
+    """(N, K) outputs of a model for a data set, in its order, on the CPU; the mode of the model is restored.
+
+    ``progress`` is told how many images are done.
+    """
+    done = 0
     training, outputs = model.training, []
     model.to(device).eval()
     prepare.to(device)
@@ -39,6 +47,8 @@ def predict(
         for batch in evaluation_loader(data):
             refuse_bad(batch)
             outputs.append(model(prepare(batch.inputs.to(device))).float().cpu())
+            done += len(batch.inputs)
+            progress(done)
     finally:
         model.train(training)
     return torch.cat(outputs)

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     """Images of a step, or of a micro-batch of one device.
 
     Attributes:
-        inputs: (B, 3, S, S) uint8, or (B, D) features; other tasks have what their loss takes.
+        inputs: (B, 3, S, S) uint8; other tasks have what their loss takes.
         labels: (B,) int64; likewise. Fewer than inputs where black images stand at the end for unreadable ones.
         seeds: (B,) int64, of each image's random augmentation on the device.
         weight: see `BatchIndices`.
@@ -187,21 +187,6 @@ def rand_augment(size: int, recipe: TrainConfig) -> RandAugment:
         auto_augment=recipe.data.auto_augment,
         color_jitter=recipe.data.color_jitter,
     )
-
-
-class FeatureBatches(BatchDataset, Dataset[Batch]):
-    """(N, D) features and their labels: the training set of a linear probe."""
-
-    def __init__(self, features: torch.Tensor, labels: np.ndarray, num_classes: int) -> None:
-        self.features, self.labels, self.num_classes = features, labels, num_classes
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, key: BatchIndices) -> Batch:
-        positions = key.indices % len(self)
-        labels = torch.from_numpy(self.labels[positions])
-        return Batch(self.features[positions], labels, torch.zeros_like(labels), key.weight)
 
 
 def load_pixels(
