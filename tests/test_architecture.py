@@ -351,6 +351,7 @@ PRIVATE = {
     ("glocal.bench.memory", "_cdata"): "the identity of a storage that has no address",
     ("glocal.bench.suite", "_dynamo"): "a module of torch that has no public name",
     ("glocal.comparison.processes", "_exit"): "os._exit is documented",
+    ("glocal.data.subprocess_pool", "_exit"): "os._exit is documented",
     ("glocal.export.graph", "_upsample_bicubic2d_aa"): "an operator",
     ("glocal.export.runtimes", "_inductor"): "a module of torch that has no public name",
     ("glocal.layers.linear", "_C"): "whether torch.jit traces has no public name",

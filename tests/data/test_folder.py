@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -312,6 +314,22 @@ def test_a_decoder_that_crashes_its_process_is_a_bad_file(tmp_path, monkeypatch)
     found = list(scan._scan_items(partial(crashing.look, culprit="5"), paths, 2))
     assert [path for path, _ in found] == paths
     assert {path: scanned.reason for path, scanned in found if scanned.reason} == {"5": "crashed the decoder"}
+
+
+@pytest.mark.parametrize("through_stdin", [False, True])
+def test_a_script_without_main_guard_checks_many_images(tmp_path, through_stdin):
+    root = folder(tmp_path / "data", {"a": 40, "b": 40})
+    assert scan.FEW < 80
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+from glocal.data import load_data
+source = load_data({str(root)!r}, on_error="skip", workers=2)
+print(len(source.train), len(source.val), source.skipped)
+""")
+    command = [sys.executable, "-" if through_stdin else script]
+    with script.open() as text:
+        done = subprocess.run(command, stdin=text, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("64 16 ()\n", "")
 
 
 def test_an_image_that_goes_bad_later_is_named(tmp_path):

@@ -2,12 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +13,7 @@ from typing import TypeVar
 import PIL
 
 from glocal.data.images import LOADER_VERSION, ImageError, ImageLimits, open_image
+from glocal.data.subprocess_pool import ProcessDiedError, SubprocessPool
 from glocal.files import atomic_write_text, lock
 
 FEW = 64  # files decoded in this process; starting workers would take longer
@@ -126,25 +123,20 @@ def _scan_items(
     while paths:
         done = 0
         try:
-            with _pool(workers) as pool:
+            with SubprocessPool(workers) as pool:
                 for path, scanned in zip(paths, pool.map(scan, paths, chunksize=CHUNK), strict=True):
                     yield path, scanned
                     done += 1
-        except BrokenProcessPool:  # a decoder killed its process: find the file in the first missing chunk
+        except ProcessDiedError:  # a decoder killed its process: find the file in the first missing chunk
             for path in paths[done : done + CHUNK]:
                 try:
-                    with _pool(1) as pool:
-                        yield path, pool.submit(scan, path).result()
-                except BrokenProcessPool:
+                    with SubprocessPool(1) as pool:
+                        [scanned] = pool.map(scan, [path])
+                        yield path, scanned
+                except ProcessDiedError:
                     yield path, Scanned(CRASHED)
             done += CHUNK
         paths = paths[done:]
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that leave Ctrl-C to the parent; not forks, which would copy the locks of torch's threads."""
-    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=ignore)
 
 
 @contextmanager
