@@ -1,6 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +76,25 @@ def test_a_record_that_cannot_be_written_ends_all(tmp_path):
     with open_store(tmp_path, {}, resume=False) as store, pytest.raises(GlocalError, match="cannot write"):
         run_side_by_side(Pretender(), runs, store, 1, 1, lambda *_: None)
     assert not list(store.runs.iterdir())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_script_without_main_guard_is_refused_and_no_run_has_failed(tmp_path, resume):
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(f"""
+from pathlib import Path
+from glocal.comparison import compare, costs
+from tests.comparison.asking import settings
+from tests.shapes import data_source
+costs.TIMING_SECONDS = 0.02
+compare(data_source(), settings(["resnet_micro"], seeds=1), Path({str(out)!r}), side_by_side=True, resume={resume})
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("glocal.errors.GlocalError: side_by_side: expected a script")
+    assert f"got {script}, whose import ended with exit code 1" in error
+    assert "keep the script in a file and its calls under `if __name__ == '__main__':`" in error
+    assert not list(out.glob("runs/*"))
+    assert out.exists() == resume

@@ -14,7 +14,7 @@ from glocal.comparison import analysis
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.pictures import pictures
-from glocal.comparison.processes import Event, run_side_by_side, share_cores
+from glocal.comparison.processes import Event, check_main_module, run_side_by_side, share_cores
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
@@ -91,8 +91,8 @@ def compare(
         settings: from `make_settings`.
         out: folder of the comparison.
         resume: resume the comparison in ``out``, or start one there.
-        side_by_side: on a CPU, execute runs in parallel, each in its own process; the calling script must then be
-            safe to import (``if __name__ == "__main__"``).
+        side_by_side: on a CPU, execute runs in parallel, each in its own process, which imports the calling script:
+            its calls must be under ``if __name__ == "__main__":``.
         analyze: analyze one trained model per architecture after all runs (`analyze` of comparison/analysis.py). It
             changes no run, so a comparison without it can be resumed with it.
         command: recorded in the results.
@@ -102,16 +102,19 @@ def compare(
         The contents of ``results.json``, see docs/results-schema.md.
 
     Raises:
-        GlocalError: if a model cannot be created, ``out`` is not usable, or the task does not support ``analyze``.
+        GlocalError: if a model cannot be created, ``out`` is not usable, the task does not support ``analyze``, or
+            the processes of ``side_by_side`` cannot import the calling script.
     """
     if analyze and settings.task != "classification":
         raise GlocalError(f"analyze: expected a comparison of classifiers, got {settings.task}")
     observer = observer or SILENT
+    side_by_side = side_by_side and settings.device == "cpu" and settings.mode != "probe"
+    if side_by_side and not resume:
+        check_main_module()  # before there is a folder, which only ``resume`` would accept
     tasks = RunTasks(settings, data, features=out / FEATURES)
     plan = {"schema": "glocal.plan/1", "data": data.fingerprint, **settings.describe()}
     models = {name: tasks.of_model(name).create_model() for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
-        side_by_side = side_by_side and settings.device == "cpu" and settings.mode != "probe"
         measured = _measure(models, settings, tasks, store, side_by_side, observer)
         job = _Job(data, settings, tasks, store, measured, command)
         for run_id, reason in store.damaged.items():

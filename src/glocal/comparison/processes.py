@@ -7,10 +7,12 @@ layer wait for each other. Two runs on one core each are faster than one run on 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from typing import Any, cast
 
 import torch
@@ -47,15 +49,40 @@ def share_cores(num_runs: int, cores: int, memory_mib: float, run_mib: float) ->
     return jobs, max(1, cores // jobs)
 
 
+def check_main_module() -> None:
+    """Check that a process can import the calling script, as the process of each run does.
+
+    Raises:
+        GlocalError: if it cannot, above all because the script starts the runs again where it is imported.
+    """
+    process = _context().Process()  # imports the script, and has nothing else to do
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.kill()
+        process.join()
+    if process.exitcode:
+        script = getattr(sys.modules["__main__"], "__file__", "the calling script")
+        raise GlocalError(
+            "side_by_side: expected a script that the process of each run can import, "
+            f"got {script}, whose import ended with {_how(process.exitcode)}; "
+            "keep the script in a file and its calls under `if __name__ == '__main__':`, or use side_by_side=False"
+        )
+
+
 def run_side_by_side(
     runner: Runner, runs: Sequence[Run], store: Store, jobs: int, threads: int, tell: Callable[[Run, Event], None]
 ) -> None:
     """Execute runs, ``jobs`` at a time, and call ``tell``; an exception kills the running ones.
 
     A run whose process dies, for example out of memory, has failed; the others continue.
+
+    Raises:
+        GlocalError: if the processes cannot import the calling script, or a record cannot be written.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # the libraries are imported once, not once a run
+    check_main_module()
+    context = _context()
     waiting = list(reversed(runs))
     going: dict[Connection, tuple[Run, Any]] = {}
     try:
@@ -87,6 +114,12 @@ def run_side_by_side(
             process.join()
 
 
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # the libraries are imported once, not once a run
+    return context
+
+
 def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Connection) -> None:
     """Execute one run in this process and report through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
@@ -116,7 +149,10 @@ def _end_with_parent() -> None:
 
 
 def _died(run: Run, exit_code: int | None, store: Store) -> RecordedRun:
-    how = f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
-    entry = failed_entry(run, f"its process died ({how}), probably out of memory")
+    entry = failed_entry(run, f"its process died ({_how(exit_code)}), probably out of memory")
     store.write(run.id, entry, lambda folder: None)
     return entry
+
+
+def _how(exit_code: int | None) -> str:
+    return f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
