@@ -93,8 +93,8 @@ compare(data_source(), settings(["resnet_micro"], seeds=1), Path({str(out)!r}), 
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
-    assert error.startswith("glocal.errors.GlocalError: side_by_side: expected a script")
+    assert error.startswith("glocal.errors.GlocalError: main: expected a script that processes can import")
     assert f"got {script}, whose import ended with exit code 1" in error
-    assert "keep the script in a file and its calls under `if __name__ == '__main__':`" in error
+    assert error.endswith("its calls under `if __name__ == '__main__':`, or use side_by_side=False")
     assert not list(out.glob("runs/*"))
     assert out.exists() == resume

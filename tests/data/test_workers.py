@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,24 @@ print(list(read_in_order(Numbers(), range(5), 2)))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=100)
     assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
+
+
+def test_a_script_without_main_guard_is_told_so(tmp_path):
+    """Not that a worker died, which would be called out of memory, or a crash of the decoder."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import multiprocessing
+from glocal.data.workers import read_in_order
+from tests.data.test_workers import Numbers
+multiprocessing.set_start_method("spawn", force=True)
+print(list(read_in_order(Numbers(), range(5), 0)))
+print(list(read_in_order(Numbers(), range(5), 2)))
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
+    assert set(done.stdout.splitlines()) == {"[0, 1, 2, 3, 4]"}
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith(
+        f"glocal.errors.GlocalError: main: expected a script that processes can import, got {script}"
+    )
+    assert error.endswith("its calls under `if __name__ == '__main__':`, or use 0 workers")

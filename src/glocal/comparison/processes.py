@@ -7,7 +7,6 @@ layer wait for each other. Two runs on one core each are faster than one run on 
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import torch
 from glocal.comparison.execution import Runner, failed_entry
 from glocal.comparison.settings import Run
 from glocal.comparison.store import Store
+from glocal.data import workers
 from glocal.errors import GlocalError
 from glocal.schema import RecordedRun
 from glocal.training import TrainingProgress
@@ -50,25 +50,12 @@ def share_cores(num_runs: int, cores: int, memory_mib: float, run_mib: float) ->
 
 
 def check_main_module() -> None:
-    """Check that a process can import the calling script, as the process of each run does.
+    """Check that the process of each run can import the calling script.
 
     Raises:
-        GlocalError: if it cannot, above all because the script starts the runs again where it is imported.
+        GlocalError: if it cannot; see `workers.check_main_module`.
     """
-    process = _context().Process()  # imports the script, and has nothing else to do
-    process.start()
-    try:
-        process.join()
-    finally:
-        process.kill()
-        process.join()
-    if process.exitcode:
-        script = getattr(sys.modules["__main__"], "__file__", "the calling script")
-        raise GlocalError(
-            "side_by_side: expected a script that the process of each run can import, "
-            f"got {script}, whose import ended with {_how(process.exitcode)}; "
-            "keep the script in a file and its calls under `if __name__ == '__main__':`, or use side_by_side=False"
-        )
+    workers.check_main_module(_context(), "side_by_side=False")
 
 
 def run_side_by_side(
@@ -149,10 +136,6 @@ def _end_with_parent() -> None:
 
 
 def _died(run: Run, exit_code: int | None, store: Store) -> RecordedRun:
-    entry = failed_entry(run, f"its process died ({_how(exit_code)}), probably out of memory")
+    entry = failed_entry(run, f"its process died ({workers.ended_with(exit_code)}), probably out of memory")
     store.write(run.id, entry, lambda folder: None)
     return entry
-
-
-def _how(exit_code: int | None) -> str:
-    return f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"

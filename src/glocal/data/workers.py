@@ -1,9 +1,11 @@
-"""Data-loading workers, and the detection of one that died."""
+"""Data-loading workers, and the detection of one that died or cannot start."""
 
 import copy
 import ctypes
 import multiprocessing
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
@@ -12,6 +14,8 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+
+from glocal.errors import GlocalError
 
 
 def default_workers() -> int:
@@ -29,7 +33,14 @@ def read_in_order(
         keys: of the dataset; any iterable, possibly endless.
         workers: number of processes. When one is killed, one of `WORKER_ERRORS` is raised, now or later.
         collate_fn: see `DataLoader`; by default arrays become tensors.
+
+    Raises:
+        GlocalError: if the processes cannot import the calling script. Only forks, the default on Linux before Python
+            3.14, do not.
     """
+    context = _context() if workers else None
+    if context is not None and context.get_start_method() != "fork":
+        check_main_module(context, "0 workers")
     return DataLoader(
         dataset,
         batch_size=None,
@@ -37,8 +48,41 @@ def read_in_order(
         num_workers=workers,
         generator=torch.Generator(),  # the loader draws a seed for its workers
         collate_fn=collate_fn,
-        multiprocessing_context=_context() if workers else None,
+        multiprocessing_context=context,
     )
+
+
+def check_main_module(context: BaseContext, otherwise: str) -> None:
+    """Check that the processes of a context can import the calling script, as those of spawn and forkserver do.
+
+    A script that starts processes where it is imported does so in each of them again, and they die.
+
+    Args:
+        context: of `multiprocessing`.
+        otherwise: what needs no such processes.
+
+    Raises:
+        GlocalError: if they cannot.
+    """
+    process = context.Process()  # type: ignore[attr-defined]  # imports the script, and has nothing else to do
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.kill()
+        process.join()
+    if process.exitcode:
+        script = getattr(sys.modules["__main__"], "__file__", "the calling script")
+        raise GlocalError(
+            f"main: expected a script that processes can import, got {script}, "
+            f"whose import ended with {ended_with(process.exitcode)}; keep the script in a file and its calls under "
+            f"`if __name__ == '__main__':`, or use {otherwise}"
+        )
+
+
+def ended_with(exit_code: int | None) -> str:
+    """How a process ended: its signal, or its exit code."""
+    return f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
 
 
 WORKER_ERRORS = (RuntimeError, ConnectionError, EOFError)
