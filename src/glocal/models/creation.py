@@ -29,6 +29,9 @@ def create(
 ) -> Any:
     """A model with a new head; random weights are drawn from ``seed``, the others loaded.
 
+    With loaded weights the head starts at zero, so that the loss starts at ln K and all models start alike: as their
+    authors initialise them, heads differ in scale by a factor of 12 between families.
+
     Args:
         name: registered with timm (after ``import glocal``), or one with keywords (`parse_model`).
         num_classes: of the head.
@@ -53,6 +56,8 @@ def create(
         if isinstance(weights, Path):
             torch.manual_seed(seed + 1)
             _check_all_loaded(model, _create(name, num_classes, image_size, weights, drop_path), weights)
+    if weights is not None:
+        zero_heads(model)
     return model
 
 
@@ -108,6 +113,16 @@ def heads(model: Any) -> tuple[Any, ...]:
     """The classifiers of a model: one, or one per branch."""
     classifier = model.get_classifier()
     return tuple(classifier) if isinstance(classifier, tuple | list) else (classifier,)
+
+
+@torch.no_grad()
+def zero_heads(model: Any) -> None:
+    """Set the linear layers of the classifiers to zero."""
+    for head in heads(model):
+        for layer in head.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                for parameter in layer.parameters():
+                    parameter.zero_()
 
 
 def freeze(model: Any, patterns: Sequence[str], backbone: nn.Module | None = None) -> None:
