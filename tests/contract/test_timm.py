@@ -17,7 +17,9 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import glocal
+from glocal.errors import GlocalError
 from glocal.models import CAT, BoTNet, Conformer, CvT, ResNet, T2TViT, VisionTransformer
+from glocal.training.hardware import check_bf16_convolutions
 from tests.randomized import calm, undrawn
 
 NAMES = glocal.list_models()
@@ -379,6 +381,11 @@ def test_half_precision_and_channels_last(name, dtype):
     x = images(2, 3, 64, 64)
     with torch.no_grad():
         expected = model(x)
+        if dtype == torch.bfloat16:
+            try:
+                check_bf16_convolutions(model)
+            except GlocalError as error:
+                pytest.skip(str(error))  # findings/torch-bf16-convolution-amx.sh
         with torch.autocast("cpu", dtype):
             half = model(x)
         assert half.isfinite().all()

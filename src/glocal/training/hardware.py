@@ -1,10 +1,12 @@
 """Hardware settings of a run: device, processes, strategy and precision."""
 
+import copy
 import os
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import nn
 
 from glocal.errors import GlocalError
 from glocal.training.checks import check_types
@@ -99,3 +101,33 @@ def resolve_device(name: str) -> str:
             f"device: expected auto or one of {', '.join(usable)} (available on this machine), got {name!r}"
         )
     return name
+
+
+@torch.no_grad()
+def check_bf16_convolutions(model: nn.Module) -> None:
+    """Check that this CPU computes the convolutions of a model in bfloat16.
+
+    oneDNN 3.12, in torch 2.14, gives wrong numbers on CPUs with AMX where a kernel of width 4 or more has fewer than 32
+    input channels: findings/torch-bf16-convolution-amx.sh.
+
+    Raises:
+        GlocalError: naming the first layer whose outputs are wrong.
+    """
+    seen = set()
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d) or layer.in_channels // layer.groups >= 32 or layer.kernel_size[1] < 4:
+            continue
+        like = layer.weight.shape, layer.stride, layer.padding, layer.groups
+        if like in seen:
+            continue
+        seen.add(like)
+        side = 4 * max(layer.kernel_size)
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, layer.in_channels, side, side, generator=generator)
+        expected, got = layer(image), copy.deepcopy(layer).bfloat16()(image.bfloat16()).float()
+        if not (got - expected).abs().max() <= 0.1 * expected.abs().max():
+            raise GlocalError(
+                f"precision: bf16 on this CPU gives wrong outputs of {name} (torch {torch.__version__}, oneDNN with "
+                "AMX); expected those of 32 up to rounding; set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the "
+                "environment, or use --precision 32"
+            )

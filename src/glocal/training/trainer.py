@@ -24,6 +24,7 @@ from glocal.training.errors import Stopped, TrainingError
 from glocal.training.evaluation import evaluate_batches, refuse_bad
 from glocal.training.fabric import grad_scaler, make_fabric, quiet_fabric, shard
 from glocal.training.faults import explained
+from glocal.training.hardware import check_bf16_convolutions
 from glocal.training.loader import (
     Batch,
     BatchDataset,
@@ -195,6 +196,8 @@ class Trainer:
         self.points = wanted if self.curve_points is None else min(self.curve_points, wanted)
         if config.hardware.sync_batchnorm and hardware.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if hardware.precision == "bf16" and hardware.device == "cpu":
+            check_bf16_convolutions(model)
         layout = torch.contiguous_format if hardware.is_sharded else torch.channels_last  # FSDP2 takes plain tensors
         self.model = model.to(memory_format=layout).train()
         self.ema = ModelEmaV3(self.model, decay=config.optimizer.ema) if config.optimizer.ema else None
