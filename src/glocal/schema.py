@@ -203,6 +203,7 @@ class SummaryRow(ModelCosts, total=False):
     difference_to_best: Required[float]
     difference_ci: Required[list[float]]
     tied_with_best: Required[bool]
+    chance_of_best: float
     # classification
     top1_mean: float
     top1_ci: list[float]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy import stats
 
 from glocal.comparison import Run, compare, make_settings, pictures, summarise
 from glocal.comparison.heads import RESAMPLES, Examined, draws
@@ -246,8 +247,9 @@ def test_seeds_are_drawn_too():
     evidence = {name: Examined(score, np.full(RESAMPLES, score), np.zeros(3)) for name, score in scores.items()}
     best, spread = summarise(runs_of({"best": 2, "spread": 2}), evidence, METRICS["detection"])
     assert best["map_ci"] == pytest.approx([0.5, 0.5])
-    # means of two drawn seeds: -15, -10 or -5 points, widened by sqrt(2) about -10
-    assert spread["difference_ci"] == pytest.approx([-0.1 - 0.05 * np.sqrt(2), -0.1 + 0.05 * np.sqrt(2)])
+    # Student's t of the difference of two means of two: the pooled deviation of a seed is 5 points, of 2 degrees
+    margin = stats.t.ppf(0.975, 2) * 0.05
+    assert spread["difference_ci"] == pytest.approx([-0.1 - margin, -0.1 + margin], abs=0.1 * margin)
     assert spread["map_ci"] == [0, 1]  # 12.7 times 5 points to either side
 
 

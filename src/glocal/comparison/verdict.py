@@ -9,7 +9,8 @@ import numpy as np
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.settings import CONVERGED
-from glocal.comparison.statistics import Evidence, score_difference, score_interval
+from glocal.comparison.simultaneous import chance_of_being_best, deviations, differences_to_best
+from glocal.comparison.statistics import Evidence, Interval, score_interval
 from glocal.formatting import listed, percent
 from glocal.schema import CompareVerdict, RunEntry, SummaryRow
 
@@ -32,16 +33,20 @@ def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Met
     gathered = {key: metric.gather([evidence[run["id"]] for run in group]) for key, group in groups.items()}
     order = sorted(groups, key=lambda key: (-key[0], -gathered[key].mean, groups[key][0]["macs"], key[1]))
     rows = []
-    for fraction, model in order:
-        key = fraction, model
-        best = next(k for k in order if k[0] == fraction)
-        rows.append(_row(groups[key], gathered[key], gathered[best] if key != best else None, metric))
+    for fraction in dict.fromkeys(key[0] for key in order):
+        keys = [key for key in order if key[0] == fraction]
+        drawn = deviations([gathered[key] for key in keys])
+        beside = zip(keys, differences_to_best(drawn), chance_of_being_best(drawn), strict=True)
+        rows += [
+            _row(groups[key], gathered[key], difference, float(chance), metric) for key, difference, chance in beside
+        ]
     return rows
 
 
-def _row(group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence | None, metric: Metric) -> SummaryRow:
+def _row(
+    group: Sequence[Mapping[str, Any]], evidence: Evidence, difference: Interval, chance: float, metric: Metric
+) -> SummaryRow:
     score = score_interval(evidence)
-    difference = score_difference(evidence, best) if best is not None else None
     first = group[0]
     row = {
         "model": first["model"],
@@ -57,9 +62,10 @@ def _row(group: Sequence[Mapping[str, Any]], evidence: Evidence, best: Evidence 
         **{name: first[name] for name in metric.costs},
         "train_images_per_s": _mean(run["train_images_per_s"] for run in group),
         "seconds_to_budget": _mean(run["budget"]["seconds_to_budget"] for run in group),
-        "difference_to_best": difference.mean if difference else 0.0,
-        "difference_ci": [difference.low, difference.high] if difference else [0.0, 0.0],
-        "tied_with_best": difference is None or difference.holds_zero,
+        "difference_to_best": difference.mean,
+        "difference_ci": [difference.low, difference.high],
+        "tied_with_best": difference.holds_zero,
+        "chance_of_best": chance,
     }
     return cast(SummaryRow, row)  # the metric says which of its fields there are
 

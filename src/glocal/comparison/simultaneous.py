@@ -1,0 +1,158 @@
+"""Many models at once: which of them may be the best, and how good the chosen one is.
+
+The best of many models looks better than it is, and among many equal models some look worse than they are. An interval
+for each pair alone is wrong more often the more models there are. Here one threshold holds for all pairs together: with
+`CONFIDENCE` no true difference lies outside its interval, so that none of the best models is called worse.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from glocal.comparison.statistics import CONFIDENCE, Answers, Evidence, Interval
+
+FOLDS = 10
+"""Of cross-fitting."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deviations:
+    """Scores of models and how they vary.
+
+    Attributes:
+        means: (models,) mean score over the seeds.
+        drawn: (resamples, models) deviations from the true score as resampling finds them: over the validation images,
+            the same for all models, and over seeds.
+    """
+
+    means: np.ndarray
+    drawn: np.ndarray
+
+
+def deviations(models: Sequence[Evidence]) -> Deviations:
+    """Resample the validation images and the seeds of several models.
+
+    The images are drawn with replacement, the same for all models and seeds. A few seeds tell little about their
+    spread, so all models share one: the pooled variance of a seed's score, with as many degrees of freedom as all
+    models together have seeds to compare (multivariate t). A model with one seed gets its share too; if no model has
+    two, the variation over seeds is not in the result.
+
+    Args:
+        models: evidence of each model's seeds, on the same images in the same order.
+    """
+    rng = np.random.default_rng(0)
+    counts = [len(model.scores) for model in models]
+    of_runs = reduce(lambda some, more: some.beside(more), models).resampled(rng)
+    columns = np.split(of_runs, np.cumsum(counts)[:-1], axis=1)
+    means = np.array([model.mean for model in models])
+    drawn = np.stack([column.mean(axis=1) for column in columns], axis=1)
+    drawn = drawn - drawn.mean(axis=0)
+    spread = _Seeds.of([model.scores for model in models], columns)
+    if spread.freedom:
+        variance = spread.of_scores * spread.freedom / rng.chisquare(spread.freedom, len(drawn)) - spread.of_images
+        scale = np.sqrt(variance.clip(min=0))[:, None] / np.sqrt(counts)
+        drawn = drawn + scale * rng.standard_normal(drawn.shape)
+    return Deviations(means, drawn)
+
+
+def differences_to_best(models: Deviations, confidence: float = CONFIDENCE) -> list[Interval]:
+    """By model, its score minus that of the best one, in simultaneous intervals; the best one's own is 0 to 0.
+
+    The threshold is the quantile of the largest of all differences between two models, each divided by its standard
+    deviation (Tukey's range, from the resamples): the best of the models is not known in advance, so the differences to
+    it are differences to whichever came out on top. Models whose interval holds 0 are a set that contains the best
+    with `confidence`.
+
+    Args:
+        models: from `deviations`.
+        confidence: that all intervals hold at once.
+    """
+    best = int(np.argmax(models.means))
+    quantile = _range_quantile(models.drawn, confidence)
+    margins = quantile * (models.drawn - models.drawn[:, [best]]).std(axis=0)
+    method = f"simultaneous over {len(models.means)} models, by resampling"
+    return [
+        Interval(float(mean), float(mean - margin), float(mean + margin), method)
+        for mean, margin in zip(models.means - models.means[best], margins, strict=True)
+    ]
+
+
+def chance_of_being_best(models: Deviations) -> np.ndarray:
+    """(models,) the fraction of resamples in which each has the highest score."""
+    winners = np.argmax(models.means + models.drawn, axis=1)
+    return np.bincount(winners, minlength=len(models.means)) / len(winners)
+
+
+def accuracy_of_choice(models: Sequence[Answers], of_all: Deviations, groups: np.ndarray | None = None) -> Interval:
+    """The accuracy of the most accurate of several models, corrected for its having been chosen: the winner's curse.
+
+    The mean is cross-fitted: the images are divided into `FOLDS`; for each fold, and each seed if all models have
+    several, the model is chosen on the other images and seeds and scored on these. The interval allows for any of the
+    models that may be the best having come out on top: its lower end is that of all of them at once.
+
+    Args:
+        models: answers of each model's seeds.
+        of_all: their `deviations`.
+        groups: (images,) images of a group are in one fold; by default each image is a group.
+    """
+    seeds = min(len(model.right) for model in models)
+    right = np.stack([model.right[:seeds] for model in models]).astype(np.float64)  # (models, seeds, images)
+    groups = np.arange(right.shape[2]) if groups is None else np.unique(groups, return_inverse=True)[1]
+    fold = (np.random.default_rng(0).permutation(groups.max() + 1) % FOLDS)[groups]
+    values = np.empty(right.shape[1:])
+    for part in np.unique(fold) if groups.any() else ():
+        inside = fold == part
+        scores = right[:, :, ~inside].mean(axis=2)
+        for seed in range(seeds):
+            others = scores if seeds == 1 else np.delete(scores, seed, axis=1)
+            values[seed, inside] = right[np.argmax(others.mean(axis=1)), seed, inside]
+    candidates = np.array([difference.high >= 0 for difference in differences_to_best(of_all)])
+    best = int(np.argmax(of_all.means))
+    spread = of_all.drawn.std(axis=0)
+    largest = (of_all.drawn[:, candidates] / np.where(spread > 0, spread, 1)[candidates]).max(axis=1)
+    one_sided = CONFIDENCE if candidates.sum() > 1 else (1 + CONFIDENCE) / 2  # the best of several is rarely too low
+    top = float(of_all.means[best])
+    mean = float(values.mean()) if groups.any() else top  # a single group cannot choose and be scored
+    low = top - float(np.quantile(largest, one_sided)) * float(spread[best])
+    high = top - float(np.quantile(of_all.drawn[:, best], (1 - CONFIDENCE) / 2))
+    method = f"chosen on {FOLDS - 1} of {FOLDS} parts of the images, scored on the other; interval for all candidates"
+    return Interval(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)), method)
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """Variances of a seed's score about the mean of its model's seeds, pooled over models.
+
+    Attributes:
+        of_scores: on these validation images.
+        of_images: the part of it that is the sampling of the images, which resampling them has already.
+        freedom: degrees of freedom; 0 if no model has two seeds.
+    """
+
+    of_scores: float
+    of_images: float
+    freedom: int
+
+    @classmethod
+    def of(cls, scores: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> "_Seeds":
+        """From (seeds,) scores of each model and its (resamples, seeds) scores on resampled images."""
+        freedom = sum(len(of_model) - 1 for of_model in scores)
+        if not freedom:
+            return cls(0.0, 0.0, 0)
+        of_scores = sum(((of_model - of_model.mean()) ** 2).sum() for of_model in scores) / freedom
+        apart = [column - column.mean(axis=1, keepdims=True) for column in columns]
+        of_images = sum(column.var(axis=0).sum() for column in apart) / freedom
+        return cls(float(of_scores), float(of_images), freedom)
+
+
+def _range_quantile(drawn: np.ndarray, confidence: float) -> float:
+    """The quantile over resamples of the largest studentised difference between two models."""
+    largest = np.zeros(len(drawn))
+    for model in range(drawn.shape[1] - 1):
+        differences = drawn[:, model + 1 :] - drawn[:, [model]]
+        spread = differences.std(axis=0)
+        spread[spread == 0] = np.inf  # models with the same answers never differ
+        np.maximum(largest, np.abs(differences / spread).max(axis=1), out=largest)
+    return float(np.quantile(largest, confidence))
