@@ -40,3 +40,9 @@ def few(items: Sequence[Item], count: int, separator: str = ", ", *, show: Calla
 def listed(names: Sequence[str]) -> str:
     """All of them, at least one: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def significant(value: float) -> str:
+    """Two significant digits without an exponent: ``0.13``, ``5.6``, ``120``, ``1,200``."""
+    digits = 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, digits):,.{max(0, digits)}f}"

@@ -140,8 +140,11 @@ class ModelCosts(TypedDict, total=False):
     params: Required[int]
     macs: Required[int]
     latency_ms_b1: Required[float]
+    latency_ms_b1_range: list[float]
     images_per_s_b32: float
+    images_per_s_b32_range: list[float]
     images_per_s_b8: float
+    images_per_s_b8_range: list[float]
     peak_memory_mib: Required[float]
 
 

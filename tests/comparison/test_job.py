@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -232,6 +233,18 @@ def test_a_model_that_cannot_take_the_size_is_refused_before_anything_runs(data,
     with pytest.raises(GlocalError, match=f"{model} cannot be made for 20 x 20 images: "):
         compare(data, settings([model], image_size=20), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_comparison_is_judged_again_by_another_cost(data, whole, tmp_path):
+    _, folder, _ = whole
+    shutil.copytree(folder, tmp_path / "out")
+    for cost, key, better in (("macs", "macs", min), ("throughput", "images_per_s_b32", max)):
+        again = compare(data, settings(cost=cost), tmp_path / "out", resume=True)
+        ties = [row for row in again["summary"] if row["tied_with_best"]]
+        cheapest = next(row for row in ties if row["model"] == again["verdict"]["cheapest_tied"])
+        low, high = cheapest.get(f"{key}_range") or [cheapest[key]] * 2
+        assert low <= better(row[key] for row in ties) <= high
+        assert len(again["runs"]) == 4
 
 
 # Starting from weights

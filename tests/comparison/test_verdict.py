@@ -17,6 +17,7 @@ def entry(model, seed=0, *, fraction=1.0, macs=10, params=10, latency=1.0, statu
         "top5": 0.99,
         "ece": 0.02 * (seed + 1),
         "train_images_per_s": 100.0 * (seed + 1),
+        "curve": [],
         "budget": {"asked": "5ep", "seconds_to_budget": 10.0},
         "params": params,
         "macs": macs,
@@ -45,8 +46,9 @@ def test_the_cheaper_of_two_ties_is_taken():
     assert [row["tied_with_best"] for row in summary] == [True, True, False]
     assert (result["most_accurate"], result["cheapest_tied"], result["fastest"]) == ("big", "small", "bad")
     assert result["sentence"] == (
-        "Take small: its 89.5 % top-1 is within the noise of big, the most accurate at 90.0 %, for 0.5 times the "
-        "multiply-accumulates. If speed at batch 1 decides, bad is the fastest with 1 ms per image (60.0 % top-1)."
+        "Take small: its 89.5 % top-1 is within the noise of big, the most accurate at 90.0 %, and it is cheaper: "
+        "2.0 against 3.0 ms per image at batch 1. If speed at batch 1 decides, bad is the fastest with 1.0 ms per "
+        "image (60.0 % top-1)."
     )
 
 
@@ -54,7 +56,7 @@ def test_a_clear_winner():
     _, result = verdict([entry("one"), entry("two", latency=2.0)], {"one": answers(100), "two": answers(200)})
     assert result["sentence"] == (
         "Take one: at 90.0 % top-1 it is the most accurate, 10.0 points ahead of two, which is more than the noise. "
-        "It is also the fastest at batch 1, 1 ms per image."
+        "It is also the fastest at batch 1, 1.0 ms per image."
     )
 
 
@@ -62,13 +64,55 @@ def test_ties_that_are_no_cheaper():
     runs = [entry("one"), entry("two", params=20, latency=2.0), entry("three", macs=20, latency=2.0)]
     _, result = verdict(runs, {"one": answers(100), "two": answers(102, 3), "three": answers(103, 5)})
     assert result["cheapest_tied"] == "one"
-    assert "two and three are within the noise of it but no cheaper" in result["sentence"]
+    assert "two and three are within the noise of it but not measurably cheaper" in result["sentence"]
 
 
-def test_parameters_break_a_tie_of_macs():
-    runs = [entry("one", params=20), entry("two", params=10)]
-    _, result = verdict(runs, {"one": answers(100), "two": answers(100)})
-    assert result["cheapest_tied"] == "two"
+def priced(**costs):
+    """Two ties, the more accurate first, with costs of (one, two); a range of a cost is 10 % to both sides."""
+    runs = [entry("one"), entry("two")]
+    for place, run in enumerate(runs):
+        run |= {key: pair[place] for key, pair in costs.items()}
+        for key in ("latency_ms_b1", "images_per_s_b32"):
+            run[f"{key}_range"] = [0.9 * run[key], 1.1 * run[key]]
+    summary = summarise(runs, {"one-f1-s0": answers(100), "two-f1-s0": answers(101)})
+    return lambda cost: judge(summary, runs, IMAGES, 2, cost=cost)["cheapest_tied"]
+
+
+def test_a_difference_in_cost_within_its_noise_is_a_tie_and_the_more_accurate_is_taken():
+    assert priced(latency_ms_b1=(5.6, 5.0), macs=(20, 10))("latency") == "one"
+    assert priced(latency_ms_b1=(5.6, 4.0), macs=(10, 20))("latency") == "two"
+    # fewer multiply-accumulates are no lower price
+    assert priced(latency_ms_b1=(5.6, 9.1), macs=(20, 19))("latency") == "one"
+
+
+def test_the_cost_is_the_one_asked_for():
+    cheapest = priced(
+        latency_ms_b1=(2.0, 1.0), macs=(10, 20), images_per_s_b32=(300.0, 200.0), peak_memory_mib=(80.0, 70.0)
+    )
+    assert [cheapest(cost) for cost in ("latency", "macs", "throughput", "memory")] == ["two", "one", "one", "two"]
+
+
+def test_an_unfinished_comparison_says_so_first():
+    _, result = verdict([entry("one"), entry("two")], {"one": answers(100), "two": answers(200)}, num_runs=21)
+    assert result["sentence"].startswith("So far, with 2 of 21 runs finished: Take one")
+
+
+def test_guessing_rising_curves_busy_machines_and_random_weights_are_said():
+    runs = [entry("one"), entry("two")]
+    runs[0]["curve"] = [{"step": step, "val_score": score} for step, score in ((70, 0.5), (90, 0.52), (100, 0.53))]
+    runs[1]["curve"] = [{"step": step, "val_score": 0.5} for step in (70, 90, 100)]
+    runs[1]["latency_ms_b1_range"] = [1.0, 4.5]
+    summary = summarise(runs, {"one-f1-s0": answers(470), "two-f1-s0": answers(480)})
+    caveats = judge(summary, runs, IMAGES, 2, guess=0.52, scratch=True)["caveats"]
+    for expected in (
+        "No model is better than always answering the most frequent class: 52.0 % top-1.",
+        "The curve of one still rises",
+        "half of the passes of two took 1.0 to 4.5 ms",
+        "Pretrained weights usually matter more",
+    ):
+        assert any(expected in caveat for caveat in caveats), expected
+    quiet = judge(summary, [entry("one"), entry("two")], IMAGES, 2, guess=0.3)["caveats"]
+    assert not any("frequent" in c or "rises" in c or "random weights" in c for c in quiet)
 
 
 def test_one_model_is_no_comparison():

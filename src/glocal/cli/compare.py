@@ -87,6 +87,10 @@ Seeds = Annotated[
     typer.Option(help="Runs per model: 3 means seeds 0, 1 and 2; default: 3, or 1 for probes.", show_default=False),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; default: the largest default of the models.")]
+Cost = Annotated[
+    str,
+    typer.Option(help="The cheapest of the best models by: latency (batch 1), throughput, memory (training) or macs."),
+]
 Fraction = Annotated[str, typer.Option(help="Fractions of the training images, one run each: 1.0,0.3,0.1.")]
 Recipe = Annotated[
     str | None,
@@ -124,6 +128,7 @@ def compare(
     mode: ModeOption = "scratch",
     weights: Weights = None,
     image_size: ImageSize = None,
+    cost: Cost = "latency",
     fraction: Fraction = "1.0",
     recipe: Recipe = None,
     detector: Detector = None,
@@ -184,6 +189,7 @@ def _settings(task: str, options: Mapping[str, Any]) -> "ComparisonSettings":
         mode=options["mode"],
         weights=dict(_parse_weights(item) for item in options["weights"] or ()),
         image_size=options["image_size"],
+        cost=options["cost"],
         fractions=[_parse_fraction(item) for item in options["fraction"].split(",")],
         recipe=_read_recipe(options["recipe"], task, options["mode"]) if options["recipe"] else None,
         device=options["device"],

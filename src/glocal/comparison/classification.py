@@ -57,6 +57,11 @@ class Top1(Metric):
             "val_per_class": np.bincount(source.val.labels, minlength=num_classes).tolist(),
         }
 
+    def guess(self, source: DataSource) -> float:
+        """Of always answering the most frequent class of the training set."""
+        most = np.bincount(source.train.labels, minlength=len(source.classes)).argmax()
+        return float((source.val.labels == most).mean())
+
     def about(
         self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: DataSource
     ) -> CompareExtras:

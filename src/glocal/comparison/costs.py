@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glocal.bench import count_params, measure_together
+from glocal.comparison.cheapest import RANGE
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings
 
@@ -34,7 +35,13 @@ def time_inference(models: Mapping[str, Any], settings: ComparisonSettings, batc
     size, device = settings.image_size, settings.device
     single = measure_together(models, size, 1, device, seconds=TIMING_SECONDS)
     batch = measure_together(models, size, batch_size, device, seconds=TIMING_SECONDS)
+    throughput = f"images_per_s_b{batch_size}"
     return {
-        name: {"latency_ms_b1": single[name].median_ms, f"images_per_s_b{batch_size}": batch[name].images_per_s}
+        name: {
+            "latency_ms_b1": single[name].median_ms,
+            f"latency_ms_b1{RANGE}": [single[name].low_ms, single[name].high_ms],
+            throughput: batch[name].images_per_s,
+            f"{throughput}{RANGE}": [1000 * batch_size / ms for ms in (batch[name].high_ms, batch[name].low_ms)],
+        }
         for name in models
     }

@@ -11,6 +11,7 @@ import torch
 
 from glocal.bench import describe_environment, torch_threads
 from glocal.comparison import analysis
+from glocal.comparison.cheapest import RANGE
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.pictures import pictures
@@ -264,7 +265,8 @@ class _Job:
                     entry |= metric.unscored
                 entry.pop("skipped", None)
                 went_bad += recorded.get("skipped", [])
-                costs = {name: self.measured.costs[run.model][name] for name in metric.costs}
+                costs = self.measured.costs[run.model]
+                costs = {name: costs[name] for key in metric.costs for name in (key, f"{key}{RANGE}") if name in costs}
                 runs.append(cast(RunEntry, entry | costs))
                 if recorded["status"] == "ok" and run.id not in self.evidence:
                     self.evidence[run.id] = metric.load(self.store.runs / run.id)
@@ -292,7 +294,16 @@ class _Job:
             },
             "runs": runs,
             "summary": summary,
-            "verdict": judge(summary, runs, len(data.val), len(self.every), metric),
+            "verdict": judge(
+                summary,
+                runs,
+                len(data.val),
+                len(self.every),
+                metric,
+                cost=settings.cost,
+                guess=metric.guess(data),
+                scratch=settings.mode == "scratch",
+            ),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
             **metric.about(runs, self.evidence, data),
             **self._insides(),

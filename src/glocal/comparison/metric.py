@@ -65,6 +65,10 @@ class Metric(ABC):
     def data(self, source: Any) -> ClassCounts:
         """Counts by class, for the results."""
 
+    def guess(self, source: Any) -> float | None:
+        """The score of a model that has learned nothing, where it is known."""
+        return None
+
     @abstractmethod
     def about(self, runs: Sequence[Mapping[str, Any]], evidence: Mapping[str, Any], source: Any) -> CompareExtras:
         """Further entries of the results; ``evidence`` by the id of a finished run."""

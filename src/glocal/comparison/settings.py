@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from glocal.comparison.cheapest import CostName
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import METRICS
 from glocal.errors import GlocalError, check_choice
@@ -62,6 +63,7 @@ class ComparisonSettings:
         on_error: at unreadable images, ``stop`` or ``skip``.
         task: ``classification``, ``detection`` or ``segmentation``.
         head: the detector or segmenter; each model is its backbone.
+        cost: by which the verdict takes the cheapest of the ties; a comparison can be judged again by another one.
     """
 
     models: tuple[str, ...]
@@ -76,6 +78,7 @@ class ComparisonSettings:
     on_error: Literal["stop", "skip"]
     task: TaskName = "classification"
     head: HeadConfig | None = None
+    cost: CostName = "latency"
 
     @property
     def metric(self) -> Metric:
@@ -130,6 +133,7 @@ def make_settings(
     on_error: Literal["stop", "skip"] = "stop",
     task: TaskName = "classification",
     head: HeadConfig | None = None,
+    cost: CostName = "latency",
 ) -> ComparisonSettings:
     """Check a request and fill in its defaults.
 
@@ -148,6 +152,8 @@ def make_settings(
         on_error: on unreadable images, ``stop``, or ``skip`` and list them.
         task: see `ComparisonSettings`.
         head: for detection and segmentation; by default Faster R-CNN or Semantic FPN.
+        cost: that decides between ties: ``latency`` at batch 1, ``throughput`` at a larger batch, ``memory`` in
+            training, or ``macs``.
 
     Raises:
         GlocalError: for invalid arguments.
@@ -164,6 +170,7 @@ def make_settings(
         raise GlocalError(
             f"mode: probe is for classification; for {task}, `freeze: [backbone]` in a recipe trains only the head"
         )
+    check_choice("cost", cost, get_args(CostName))
     check_choice("on-error", on_error, ("stop", "skip"))
     if mode == "probe":
         _check_probe(budget, seeds, recipe)
@@ -199,6 +206,7 @@ def make_settings(
         on_error=on_error,
         task=task,
         head=head,
+        cost=cost,
     )
 
 

@@ -6,16 +6,21 @@ from typing import Any, cast
 
 import numpy as np
 
+from glocal.comparison.cheapest import RANGE, CostName, cheapest_of, costs_in_words
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.settings import CONVERGED
 from glocal.comparison.simultaneous import chance_of_being_best, deviations, differences_to_best
 from glocal.comparison.statistics import Evidence, Interval, score_interval
-from glocal.formatting import listed, percent
+from glocal.formatting import listed, percent, significant
 from glocal.schema import CompareVerdict, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
 """Below this many validation images one image is half a point and intervals are wide: a caveat is added."""
+UNSTEADY = 0.25
+"""Distance of the quartiles of a latency, relative to its median, from which the machine is called busy."""
+RISE = 0.01
+"""Score that a model must gain in the last fifth of its budget for its training to be called unfinished."""
 
 
 def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1) -> list[SummaryRow]:
@@ -59,7 +64,7 @@ def _row(
             f"{key}_mean": None if first[key] is None else _mean(run[key] for run in group)
             for key in metric.words.others
         },
-        **{name: first[name] for name in metric.costs},
+        **{name: first[name] for key in metric.costs for name in (key, f"{key}{RANGE}") if name in first},
         "train_images_per_s": _mean(run["train_images_per_s"] for run in group),
         "seconds_to_budget": _mean(run["budget"]["seconds_to_budget"] for run in group),
         "difference_to_best": difference.mean,
@@ -76,6 +81,10 @@ def judge(
     num_val_images: int,
     num_runs: int,
     metric: Metric = TOP1,
+    *,
+    cost: CostName = "latency",
+    guess: float | None = None,
+    scratch: bool = False,
 ) -> CompareVerdict:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -85,20 +94,24 @@ def judge(
         num_val_images: size of the validation set.
         num_runs: number of planned runs, finished or not.
         metric: ranks the rows.
+        cost: by which the cheapest of the ties is taken.
+        guess: score of a model that has learned nothing.
+        scratch: whether the models started from random weights.
     """
-    caveats = list(_caveats(summary, runs, num_val_images, num_runs))
+    caveats = _caveats(summary, runs, num_val_images, num_runs)
     if not summary:
         sentence = "No run has finished, so there is nothing to compare yet."
         return {"most_accurate": None, "cheapest_tied": None, "fastest": None, "sentence": sentence, "caveats": caveats}
     rows = [row for row in summary if row["fraction"] == summary[0]["fraction"]]
     best = rows[0]
-    cheapest = min((row for row in rows if row["tied_with_best"]), key=lambda row: (row["macs"], row["params"]))
+    caveats += _of_training(rows, runs, metric, guess, scratch)
+    cheapest = cheapest_of([row for row in rows if row["tied_with_best"]], cost, metric.words.batch)
     fastest = min(rows, key=lambda row: row["latency_ms_b1"])
     return {
         "most_accurate": best["model"],
         "cheapest_tied": cheapest["model"],
         "fastest": fastest["model"],
-        "sentence": _sentence(rows, best, cheapest, fastest, metric),
+        "sentence": _so_far(runs, num_runs) + _sentence(rows, best, cheapest, fastest, metric, cost),
         "caveats": caveats,
     }
 
@@ -109,6 +122,7 @@ def _sentence(
     cheapest: Mapping[str, Any],
     fastest: Mapping[str, Any],
     metric: Metric,
+    cost: CostName,
 ) -> str:
     mean, name = f"{metric.key}_mean", metric.words.name
     if len(rows) == 1:
@@ -122,13 +136,13 @@ def _sentence(
     if cheapest is not best:
         text = (
             f"Take {cheapest['model']}: its {percent(cheapest[mean])} {name} is within the noise of "
-            f"{best['model']}, the most accurate at {accuracy}, for {cheapest['macs'] / best['macs']:.2g} times the "
-            "multiply-accumulates"
+            f"{best['model']}, the most accurate at {accuracy}, and it is cheaper: "
+            f"{costs_in_words(cheapest, best, cost, metric.words.batch)}"
         )
     elif ties:
         text = (
             f"Take {best['model']}: at {accuracy} {name} it is the most accurate; {listed(ties)} "
-            f"{'is' if len(ties) == 1 else 'are'} within the noise of it but no cheaper"
+            f"{'is' if len(ties) == 1 else 'are'} within the noise of it but not measurably cheaper"
         )
     else:
         second = rows[1]
@@ -136,7 +150,7 @@ def _sentence(
             f"Take {best['model']}: at {accuracy} {name} it is the most accurate, "
             f"{-100 * second['difference_to_best']:.1f} points ahead of {second['model']}, which is more than the noise"
         )
-    latency = f"{fastest['latency_ms_b1']:.2g} ms"
+    latency = f"{significant(fastest['latency_ms_b1'])} ms"
     if fastest["model"] == cheapest["model"]:
         return f"{text}. It is also the fastest at batch 1, {latency} per image."
     return (
@@ -159,7 +173,56 @@ def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_im
     caveats += [f"{run['id']} failed: {run['error']}" for run in failed]
     if len(runs) < num_runs:
         caveats.append(f"{num_runs - len(runs)} of {num_runs} runs are missing; --resume finishes them.")
+    for row in summary:
+        low, high = row.get("latency_ms_b1_range") or [row["latency_ms_b1"]] * 2
+        if high - low > UNSTEADY * row["latency_ms_b1"]:
+            caveats.append(
+                f"Times vary: half of the passes of {row['model']} took {significant(low)} to {significant(high)} ms. "
+                "The machine was busy; to measure again when it is idle, delete costs.json and use --resume."
+            )
+            break
     return caveats
+
+
+def _of_training(
+    rows: Sequence[SummaryRow], runs: Sequence[RunEntry], metric: Metric, guess: float | None, scratch: bool
+) -> list[str]:
+    """What the scores at the end of the budget leave open."""
+    caveats = []
+    best: Mapping[str, Any] = rows[0]
+    if guess is not None and best[f"{metric.key}_ci"][0] <= guess:
+        caveats.append(
+            f"No model is better than always answering the most frequent class: {percent(guess)} {metric.words.name}."
+        )
+    rising = [row["model"] for row in rows if row["tied_with_best"] and _still_rises(row, runs)]
+    if rising:
+        verb = "rises" if len(rising) == 1 else "rise"
+        caveats.append(
+            f"The curve of {listed(rising)} still {verb}: training was not finished, and a larger --budget may change "
+            "the order."
+        )
+    if scratch and metric is TOP1:
+        caveats.append(
+            "All models started from random weights. Pretrained weights usually matter more than the architecture: "
+            "--mode finetune."
+        )
+    return caveats
+
+
+def _still_rises(row: SummaryRow, runs: Sequence[RunEntry]) -> bool:
+    """Whether the mean score of a model rose by more than `RISE` in the last fifth of its budget."""
+    gains = []
+    for run in runs:
+        if run["status"] == "ok" and (run["model"], run["fraction"]) == (row["model"], row["fraction"]):
+            early = [p for p in run["curve"] if p["step"] <= 0.8 * run["curve"][-1]["step"]] if run["curve"] else []
+            if early:
+                gains.append(run["curve"][-1]["val_score"] - early[-1]["val_score"])
+    return bool(gains) and _mean(gains) > RISE
+
+
+def _so_far(runs: Sequence[RunEntry], num_runs: int) -> str:
+    finished = sum(run["status"] == "ok" for run in runs)
+    return "" if finished == num_runs else f"So far, with {finished} of {num_runs} runs finished: "
 
 
 def _mean(values: Any) -> float:
