@@ -254,6 +254,7 @@ class CompareSettings(ClaimsSettings):
     head: NotRequired[dict[str, Any]]
     models: list[str]
     fractions: list[float]
+    cost: NotRequired[str]
 
 
 class ClassCounts(TypedDict):

@@ -280,7 +280,10 @@ class _Job:
             "command": self.command,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "glocal": __version__,
-            "settings": cast(CompareSettings, {**described, "confidence": CONFIDENCE, "jobs": self.measured.jobs}),
+            "settings": cast(
+                CompareSettings,
+                described | {"cost": settings.cost, "confidence": CONFIDENCE, "jobs": self.measured.jobs},
+            ),
             "data": {
                 "name": data.name,
                 "classes": list(data.classes),

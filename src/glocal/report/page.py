@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,23 @@ def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str,
         "examples": _examples(results, pictures),
         "insides": insides(results, rows, looks, pictures) if rows else None,
         "thresholds": {model: runs[0]["threshold"] for model, runs in by_model.items() if "threshold" in runs[0]},
+        "cost_of": partial(_cost, results["settings"].get("cost", "macs"), words),
+        "curves": any(len(run["curve"]) > 1 for run in results["runs"]),
         "failed": [run for run in results["runs"] if run["status"] != "ok"],
         "finished": sum(run["status"] == "ok" for run in results["runs"]),
         "shown_skipped": results["data"]["skipped"][:SHOWN_SKIPPED],
     }
+
+
+def _cost(cost: str, words: Words, row: Results) -> tuple[str, str]:
+    """The cost that decides between ties, and its unit."""
+    if cost == "latency":
+        return f"{row['latency_ms_b1']:.2f}", "ms at batch 1"
+    if cost == "throughput":
+        return f"{row[f'images_per_s_b{words.batch}']:,.0f}", f"images/s at batch {words.batch}"
+    if cost == "memory":
+        return f"{row['peak_memory_mib']:,.0f}", "MiB in training"
+    return _si(row["macs"]), "MACs"
 
 
 def _scored(rows: Sequence[Results], words: Words) -> list[dict[str, Any]]:
