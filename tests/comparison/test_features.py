@@ -29,6 +29,8 @@ def create(name, **keywords):
         ("deit_tiny_distilled_patch16_224", 224, 2, 0.5),
         ("resnetv2_50", 64, 1, 1),  # its head is a 1 x 1 convolution
         ("mobilenetv3_small_050", 64, 1, 1),  # it has a layer between pooled features and head
+        ("caformer_s18", 32, 1, 1),  # its head is an MLP
+        ("crossvit_9_240", 240, 2, 0.5),
     ],
 )
 def test_the_logits_are_linear_in_the_inputs_of_the_heads(name, size, num_heads, share):
@@ -48,9 +50,13 @@ def test_the_logits_are_linear_in_the_inputs_of_the_heads(name, size, num_heads,
 
 def test_a_head_that_is_not_linear_is_refused():
     model = create("resnet_micro")
-    model.fc = nn.Sequential(nn.Linear(8, 3))
-    with pytest.raises(GlocalError, match="linear classifier and its bias, got Sequential; use --mode finetune"):
-        HeadInputs(model)
+    for head, got in (
+        (nn.Sequential(nn.Linear(8, 3)), "Sequential"),
+        (nn.Linear(8, 3, bias=False), "one without a bias"),
+    ):
+        model.fc = head
+        with pytest.raises(GlocalError, match=f"linear classifier and its bias, got {got}; use --mode finetune"):
+            HeadInputs(model)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,12 @@ def test_other_weights_data_or_preprocessing_have_features_of_their_own(images, 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9], lambda data: b"x" + data[1:]])
+def flipped(data):
+    """One bit of a feature."""
+    return data[:-100] + bytes([data[-100] ^ 64]) + data[-99:]
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9], lambda data: b"x" + data[1:], flipped])
 def test_a_damaged_file_is_computed_again(images, tmp_path, damage):
     before, _, _ = compute(tmp_path, images)
     (file,) = tmp_path.iterdir()
@@ -122,6 +133,13 @@ def test_a_damaged_file_is_computed_again(images, tmp_path, damage):
     assert calls > 0
     assert torch.equal(before.train, after.train)
     assert set(load_file(file)) == {"train", "val"}
+
+
+def test_features_that_cannot_be_kept_are_still_given(images, tmp_path):
+    (tmp_path / "features").write_text("in the way")
+    with pytest.warns(UserWarning, match="features of model are not kept"):
+        features, _, _ = compute(tmp_path / "features", images)
+    assert len(features.train) == len(images[0])
 
 
 def test_the_head_is_not_part_of_the_digest():

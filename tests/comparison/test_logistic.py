@@ -104,6 +104,14 @@ def test_equal_features_give_the_frequencies():
     )
 
 
+def test_classes_of_one_image_do_not_choose_the_penalty():
+    features, labels = example(count=90, dims=10)
+    more, others = torch.cat([features, features[:4] + 1]), np.concatenate([labels, [3, 4, 5, 6]])
+    alone, with_singles = fit_probe(features, labels, 3), fit_probe(more, others, 7)
+    assert with_singles.c == pytest.approx(alone.c, rel=3.2)  # a step of the grid at most
+    assert fit_probe(features[:3], labels[:3], 3).c == 1  # nothing can choose
+
+
 def test_folds_spread_every_class_evenly():
     labels = np.repeat([0, 1, 2], [50, 7, 1])
     fold = folds(labels, 5)

@@ -20,7 +20,7 @@ def test_a_convolution_that_is_wrong_in_bf16_is_named():
 
 
 def test_rounding_is_no_error_and_nothing_is_drawn_or_changed():
-    model = nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(24, 8, 5, groups=2), nn.Conv2d(16, 8, (1, 5)))
+    model = nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(24, 8, 5, groups=2), nn.Conv2d(16, 8, (1, 5), dilation=6))
     before = [parameter.clone() for parameter in model.parameters()]
     state = torch.get_rng_state()
     check_bf16_convolutions(model)

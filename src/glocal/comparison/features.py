@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,9 @@ class HeadInputs(nn.Module):
         self.heads = heads(model)
         for head in self.heads:
             if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
+                got = "one without a bias" if isinstance(head, nn.Linear | nn.Conv2d) else type(head).__name__
                 raise GlocalError(
-                    f"probe: expected a model with a linear classifier and its bias, got {type(head).__name__}; "
-                    "use --mode finetune"
+                    f"probe: expected a model with a linear classifier and its bias, got {got}; use --mode finetune"
                 )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,9 +136,12 @@ class FeatureStore:
         train = predict(backbone, normalize, images[0], device, lambda done: progress(done, sum(counts)))
         val = predict(backbone, normalize, images[1], device, lambda done: progress(counts[0] + done, sum(counts)))
         seconds = time.perf_counter() - start
-        self.folder.mkdir(exist_ok=True)
-        metadata = {"key": key, "seconds": f"{seconds:.6g}"}
-        atomic_write_bytes(path, save({"train": train, "val": val}, metadata))
+        metadata = {"key": key, "seconds": f"{seconds:.6g}", "sha256": _sha256(train, val)}
+        try:
+            self.folder.mkdir(exist_ok=True)
+            atomic_write_bytes(path, save({"train": train, "val": val}, metadata))
+        except OSError as error:  # they are computed again where they are needed again
+            warnings.warn(f"features of {name} are not kept in {self.folder}: {error}", stacklevel=2)
         return Features(train, val, float(metadata["seconds"]))
 
     @staticmethod
@@ -146,11 +150,21 @@ class FeatureStore:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("key") != key:
+                train, val = file.get_tensor("train"), file.get_tensor("val")
+                if metadata.get("key") != key or metadata.get("sha256") != _sha256(train, val):
                     return None
-                return Features(file.get_tensor("train"), file.get_tensor("val"), float(metadata["seconds"]))
+                return Features(train, val, float(metadata["seconds"]))
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+
+
+def _sha256(*tensors: Tensor) -> str:
+    """Of shapes and values."""
+    hashed = hashlib.sha256()
+    for tensor in tensors:
+        hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def digest(model: Any) -> str:

@@ -76,7 +76,7 @@ def fit_probe(features: Tensor, labels: np.ndarray, num_classes: int) -> Probe:
 
 
 def choose_c(features: Tensor, targets: Tensor, num_classes: int) -> tuple[float, dict[float, float], float]:
-    """The C with the smallest negative log-likelihood of images that were left out.
+    """The C with the smallest negative log-likelihood of images that were left out; 1 if no class has two images.
 
     Args:
         features: (N, D), centred and scaled.
@@ -86,6 +86,10 @@ def choose_c(features: Tensor, targets: Tensor, num_classes: int) -> tuple[float
     Returns:
         C, the mean loss by each C that was tried, and the passes over these features.
     """
+    count = torch.bincount(targets, minlength=num_classes)
+    known = count[targets] > 1  # a class of one image cannot be known where that image is left out
+    if not known.any():
+        return 1.0, {}, 0.0
     fold = torch.from_numpy(folds(targets.cpu().numpy(), min(FOLDS, len(targets)))).to(features.device)
     kept = [fold != part for part in range(int(fold.max()) + 1)]
     starts: list[Tensor | None] = [None] * len(kept)
@@ -99,8 +103,10 @@ def choose_c(features: Tensor, targets: Tensor, num_classes: int) -> tuple[float
             fitted = fit(features[rows], targets[rows], num_classes, c, starts[part], TRIED)
             starts[part] = fitted.weights
             passes += fitted.passes * float(rows.float().mean())
-            total += mean_loss(fitted.weights, features[~rows], targets[~rows]) * int((~rows).sum())
-        losses[c] = total / len(targets)
+            left_out = ~rows & known
+            if left_out.any():
+                total += mean_loss(fitted.weights, features[left_out], targets[left_out]) * int(left_out.sum())
+        losses[c] = total / int(known.sum())
         return losses[c]
 
     for c in DECADES:

@@ -72,7 +72,7 @@ class ProbeTask(ClassificationTask):
         fitting = FORWARD_AND_BACKWARD * FLOP_PER_MAC * probe.weight.numel() * probe.passes
         flop = float(len(labels) * (FLOP_PER_MAC * macs + fitting))
         speed = len(labels) / seconds
-        progress(TrainingProgress(1.0, 1.0, probe.steps, probe.loss, speed, 0.0, point))
+        progress(TrainingProgress(1.0, 1.0, probe.steps, probe.loss, speed, 0.0, None))
         return TrainResult(model.cpu().eval(), outcomes, state, 1.0, flop, speed)
 
     def _put(self, probe: Probe, backbone: HeadInputs, features: Features) -> None:

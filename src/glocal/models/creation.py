@@ -110,19 +110,29 @@ def has_weights(name: str) -> bool:
 
 
 def heads(model: Any) -> tuple[Any, ...]:
-    """The classifiers of a model: one, or one per branch."""
+    """The last layers of a model, which have an output per class: one, or one per branch.
+
+    By the names in its configuration: `get_classifier` of a timm model may return a container with layers before the
+    last one (CAFormer, SAM), or only one of several (VOLO).
+    """
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    try:
+        found = tuple(model.get_submodule(name) for name in ((names,) if isinstance(names, str) else names))
+    except AttributeError:
+        found = ()
+    if found:
+        return found
     classifier = model.get_classifier()
     return tuple(classifier) if isinstance(classifier, tuple | list) else (classifier,)
 
 
 @torch.no_grad()
 def zero_heads(model: Any) -> None:
-    """Set the linear layers of the classifiers to zero."""
+    """Set the last layers to zero, and no layer before them: two layers of zeros in a row would never learn."""
     for head in heads(model):
-        for layer in head.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                for parameter in layer.parameters():
-                    parameter.zero_()
+        if isinstance(head, nn.Linear | nn.Conv2d):
+            for parameter in head.parameters():
+                parameter.zero_()
 
 
 def freeze(model: Any, patterns: Sequence[str], backbone: nn.Module | None = None) -> None:
@@ -202,6 +212,9 @@ def _check_all_loaded(model: Any, other: Any, path: Path) -> None:
     """Check that only the head is random: all else must be equal under two seeds."""
     fresh = {id(p) for head in heads(model) for p in head.parameters()}
     others = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in fresh and not parameter.isfinite().all():
+            raise GlocalError(f"{path}: expected finite weights, got NaN or infinity in {name}")
     left = [n for n, p in model.named_parameters() if id(p) not in fresh and not torch.equal(p, others[n])]
     if left:
         raise GlocalError(

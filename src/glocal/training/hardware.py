@@ -117,11 +117,11 @@ def check_bf16_convolutions(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d) or layer.in_channels // layer.groups >= 32 or layer.kernel_size[1] < 4:
             continue
-        like = layer.weight.shape, layer.stride, layer.padding, layer.groups
+        like = layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups
         if like in seen:
             continue
         seen.add(like)
-        side = 4 * max(layer.kernel_size)
+        side = 4 * max(d * k for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, layer.in_channels, side, side, generator=generator)
         expected, got = layer(image), copy.deepcopy(layer).bfloat16()(image.bfloat16()).float()
