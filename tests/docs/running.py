@@ -192,7 +192,8 @@ def _run_line(line: Line) -> None:
     for command, options in OF_COMMANDS.items():
         parts = command.split()
         if arguments[: len(parts)] == parts:
-            arguments[len(parts) : len(parts)] = options.split()
+            taken = options.replace("--budget 0.02ep ", "") if "probe" in arguments else options  # a probe converges
+            arguments[len(parts) : len(parts)] = taken.split()
     code, output = call(arguments)
     said = shlex.join(["glocal", *arguments])
     error = line.output if line.output.startswith("Error: ") else None
