@@ -230,7 +230,7 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
             results[part] = {
                 "rows": rows,
-                "command": f"python benchmarks/answer.py --only {part}",
+                "command": f"python benchmarks/answer.py --only {part} --sets {arguments.sets}",
                 "seconds": round(time.perf_counter() - start),
                 "date": date.today().isoformat(),
                 "environment": describe_environment(),
