@@ -112,10 +112,9 @@ def accuracy_of_choice(models: Sequence[Answers], of_all: Deviations, groups: np
     best = int(np.argmax(of_all.means))
     spread = of_all.drawn.std(axis=0)
     largest = (of_all.drawn[:, candidates] / np.where(spread > 0, spread, 1)[candidates]).max(axis=1)
-    one_sided = CONFIDENCE if candidates.sum() > 1 else (1 + CONFIDENCE) / 2  # the best of several is rarely too low
     top = float(of_all.means[best])
     mean = float(values.mean()) if groups.any() else top  # a single group cannot choose and be scored
-    low = top - float(np.quantile(largest, one_sided)) * float(spread[best])
+    low = top - float(np.quantile(largest, (1 + CONFIDENCE) / 2)) * float(spread[best])
     high = top - float(np.quantile(of_all.drawn[:, best], (1 - CONFIDENCE) / 2))
     method = f"chosen on {FOLDS - 1} of {FOLDS} parts of the images, scored on the other; interval for all candidates"
     return Interval(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)), method)
