@@ -135,5 +135,4 @@ def test_a_comparison_reports_each_distance_of_a_probe(tmp_path, monkeypatch):
 def test_the_same_at_full_size_from_another_seed(name, model, right):
     top1 = benchmark.learn(model, load_data(name), seed=5, epochs=benchmark.EPOCHS[name]).mean()
     chance = 1 / len(PROBES[name].classes)
-    # learned, if not solved, from this seed too: botnet_micro had 87.6 % of pathfinder on an Intel Xeon with AMX
-    assert top1 > 0.85 if right else top1 < chance + 0.06
+    assert top1 > 0.9 if right else top1 < chance + 0.06
