@@ -230,6 +230,7 @@ class CompareVerdict(TypedDict):
     most_accurate: str | None
     cheapest_tied: str | None
     fastest: str | None
+    best_set: NotRequired[list[str]]
     sentence: str
     caveats: list[str]
 
@@ -255,6 +256,7 @@ class CompareSettings(ClaimsSettings):
     models: list[str]
     fractions: list[float]
     cost: NotRequired[str]
+    search: NotRequired[str]
 
 
 class ClassCounts(TypedDict):
@@ -328,10 +330,43 @@ class Analysis(TypedDict):
     models: list[ModelAnalysis]
 
 
+class RaceStanding(TypedDict):
+    """A model at a look of a race; differences to the leader."""
+
+    model: str
+    score: float
+    difference: float
+    difference_ci: list[float]
+    expected: float
+    left: str | None
+    to: str | None
+
+
+class RaceLook(TypedDict):
+    """A look at the models in a race, the leader first: ``seeds`` runs each, the fraction ``done`` of their budget."""
+
+    seeds: int
+    done: float
+    confidence: float
+    standings: list[RaceStanding]
+
+
+class RaceResults(TypedDict):
+    """A race: its rungs as (seeds, fraction of the budget), what was seen, and its share of the exhaustive FLOP."""
+
+    rungs: list[list[float]]
+    looks: list[RaceLook]
+    finished: bool
+    still: list[str]
+    curves: dict[str, list[list[float]]]
+    share: float
+
+
 class CompareExtras(TypedDict, total=False):
     """Optional entries of a comparison, depending on the task, the data and ``--analyze``."""
 
     metric: str
+    race: RaceResults
     examples: list[Example]
     by_distance: list[DistanceRow]
     analysis: Analysis

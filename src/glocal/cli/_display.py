@@ -28,6 +28,7 @@ from glocal.schema import METRIC_NAMES
 if TYPE_CHECKING:
     from glocal.comparison import ComparisonSettings, Run
     from glocal.comparison.metric import Metric
+    from glocal.comparison.race import Look, Race
     from glocal.data import DataSource
     from glocal.models.io import TaskName
     from glocal.schema import CompareResults, RecordedRun, RunResults
@@ -94,6 +95,8 @@ def introduce(console: Console, source: "DataSource", settings: "ComparisonSetti
     introduce_data(console, source)
     count = len(list(settings.runs()))
     runs = f"{count} probes" if settings.budget is None else f"{count} runs of {settings.budget} each"
+    if settings.search == "race":
+        runs = f"A race of {len(settings.models)} models, at most {runs}"
     head = "" if settings.head is None else f"{settings.head.head}, "
     console.print(
         f"{runs} ({head}{settings.mode}, {settings.image_size} px, {settings.device}): "
@@ -119,7 +122,9 @@ class Watcher:
 
     def start(self, run: "Run", number: int, total: int) -> None:
         self.bars.start()
-        if self.all is None:
+        if self.all is None or number == 1:
+            if self.all is not None:
+                self.bars.remove_task(self.all)
             self.all = self.bars.add_task(f"all {total} runs", total=total, completed=number - 1, state="")
         self.tasks[run.id] = self.bars.add_task(run.id, total=1.0, state="")
 
@@ -150,12 +155,26 @@ class Watcher:
         self.bars.remove_task(self.tasks.pop(run.id))
         if self.all is not None:
             self.bars.advance(self.all)
+        if entry["status"] == "paused":
+            return
         if entry["status"] == "failed":
             self.console.print(f"[red]{run.id} failed:[/] {escape(printable(entry['error'] or ''))}")
         else:
             scores: Mapping[str, Any] = entry
             took = clock(entry["budget"]["seconds_to_budget"])
             self.console.print(f"{run.id}: {self.metric.words.name} {percent(scores[self.metric.key])} after {took}")
+
+    def looked(self, look: "Look", race: "Race") -> None:
+        leader = look.standings[0]
+        seeds = "1 seed" if look.seeds == 1 else f"{look.seeds} seeds"
+        score = f"{percent(leader.score)} {self.metric.words.name}"
+        text = f"After {100 * look.done:.0f} % of {seeds}: {leader.model} leads with {score}"
+        for one in look.standings:
+            if one.left == "behind":
+                text += f"; {one.model} leaves, {-100 * one.difference:.1f} points behind"
+            elif one.left == "dearer":
+                text += f"; {one.model} leaves to {one.to}, which costs less"
+        self.console.print(f"{escape(text)}. In the race: {', '.join(race.still)}.")
 
     def publish(self, results: Any) -> None:
         self.finished = sum(run["status"] == "ok" for run in results["runs"])

@@ -34,6 +34,7 @@ Examples:
   glocal compare photos --budget 600s --fraction 1.0,0.3,0.1 --out study
   glocal compare photos --models 'cvt_micro,cvt_micro:projection=linear,botnet_micro:attention_stages=(3,4)'
   glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
+  glocal compare photos --search exhaustive                 every model to the end, every seed
   glocal compare photos --out study --resume
   glocal compare photos --out study --resume --analyze      also explain why, from the trained models; trains nothing
   glocal compare items-on-photos --task detect --detector fcos --models resnet_micro,vit_micro
@@ -91,6 +92,14 @@ Cost = Annotated[
     str,
     typer.Option(help="The cheapest of the best models by: latency (batch 1), throughput, memory (training) or macs."),
 ]
+SearchOption = Annotated[
+    str | None,
+    typer.Option(
+        help="race: models that can no longer be the answer leave; exhaustive: all runs. Default: race, where the "
+        "budget is in epochs or FLOP.",
+        show_default=False,
+    ),
+]
 Fraction = Annotated[str, typer.Option(help="Fractions of the training images, one run each: 1.0,0.3,0.1.")]
 Recipe = Annotated[
     str | None,
@@ -129,6 +138,7 @@ def compare(
     weights: Weights = None,
     image_size: ImageSize = None,
     cost: Cost = "latency",
+    search: SearchOption = None,
     fraction: Fraction = "1.0",
     recipe: Recipe = None,
     detector: Detector = None,
@@ -190,6 +200,7 @@ def _settings(task: str, options: Mapping[str, Any]) -> "ComparisonSettings":
         weights=dict(_parse_weights(item) for item in options["weights"] or ()),
         image_size=options["image_size"],
         cost=options["cost"],
+        search=options["search"],
         fractions=[_parse_fraction(item) for item in options["fraction"].split(",")],
         recipe=_read_recipe(options["recipe"], task, options["mode"]) if options["recipe"] else None,
         device=options["device"],

@@ -26,12 +26,16 @@ def cheapest_of(rows: Sequence[Any], cost: CostName, batch_size: int) -> Any:
         batch_size: of throughput.
     """
     key, sign = cost_key(cost, batch_size), -1 if cost == "throughput" else 1
+    _, limit = cost_bounds(min(rows, key=lambda row: sign * row[key]), cost, batch_size)
+    return next(row for row in rows if cost_bounds(row, cost, batch_size)[0] <= limit)
 
-    def bounds(row: Mapping[str, Any]) -> list[float]:
-        return sorted(sign * value for value in row.get(f"{key}{RANGE}") or [row[key], row[key]])
 
-    _, limit = bounds(min(rows, key=lambda row: sign * row[key]))
-    return next(row for row in rows if bounds(row)[0] <= limit)
+def cost_bounds(row: Mapping[str, Any], cost: CostName, batch_size: int) -> tuple[float, float]:
+    """Lowest and highest measured cost, the quartiles of a time; of throughput, negative."""
+    key = cost_key(cost, batch_size)
+    bounds = row.get(f"{key}{RANGE}") or [row[key], row[key]]
+    low, high = sorted(-value if cost == "throughput" else value for value in bounds)
+    return low, high
 
 
 def costs_in_words(less: Mapping[str, Any], more: Mapping[str, Any], cost: CostName, batch_size: int) -> str:

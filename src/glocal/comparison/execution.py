@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -30,15 +30,25 @@ class Runner:
     def __init__(self, settings: ComparisonSettings, tasks: RunTasks, macs: Mapping[str, int]) -> None:
         self.settings, self.tasks, self.macs = settings, tasks, macs
 
-    def execute(self, run: Run, store: Store, progress: Callable[[TrainingProgress], None]) -> RecordedRun:
+    def execute(
+        self, run: Run, store: Store, progress: Callable[[TrainingProgress], None], until: float = 1.0
+    ) -> RecordedRun:
         """Train and evaluate a model and write its record; a failed run has a record with the reason.
 
+        A run that paused before goes on.
+
+        Args:
+            run: the run.
+            store: where it is recorded.
+            progress: called after each step.
+            until: pause after this fraction of the budget.
+
         Returns:
-            The run's entry in the results, without the costs of its model.
+            The run's entry in the results, without the costs of its model; that of a run that pauses is not in them.
         """
         try:
             task = self.tasks.of_run(run)
-            result = self._train(run, task, progress)
+            result = self._train(run, task, store.checkpoint(run.id), until, progress)
         except Exception as error:  # a failed run does not stop the others
             entry = failed_entry(run, reason_of(error))
             store.write(run.id, entry, lambda folder: None)
@@ -46,22 +56,40 @@ class Runner:
         metric = self.settings.metric
         entry = self._entry(run, result, metric.entry(task, result.outcomes))
 
-        def write_files(folder: Path) -> None:
-            task.save(result.model, folder)
+        def write_predictions(folder: Path) -> None:
             metric.save(task, result.outcomes, folder)
 
+        if result.paused is not None:
+            store.write_pause(run.id, until, entry, write_predictions, result.paused)
+            return entry
+
+        def write_files(folder: Path) -> None:
+            task.save(result.model, folder)
+            write_predictions(folder)
+
         store.write(run.id, entry, write_files)
+        store.drop_checkpoint(run.id)
         return entry
 
-    def _train(self, run: Run, task: Task, progress: Callable[[TrainingProgress], None]) -> TrainResult:
+    def _train(
+        self,
+        run: Run,
+        task: Task,
+        paused: Mapping[str, Any] | None,
+        until: float,
+        progress: Callable[[TrainingProgress], None],
+    ) -> TrainResult:
         if isinstance(task, ProbeTask):
             return task.fit(progress)
-        trainer = Trainer(task, task.config, self.settings.budget, macs=self.macs[run.model], progress=progress)
+        trainer = Trainer(
+            task, task.config, self.settings.budget, macs=self.macs[run.model], resume=paused, until=until,
+            progress=progress,
+        )  # fmt: skip
         return trainer.fit(task.create_model(), *task.datasets())
 
     def _entry(self, run: Run, result: TrainResult, scores: RunScores) -> RecordedRun:
         return {
-            **_identity(run, "ok"),
+            **_identity(run, "ok" if result.paused is None else "paused"),
             **scores,
             "train_images_per_s": result.images_per_s,
             "budget": {
@@ -84,7 +112,7 @@ def failed_entry(run: Run, reason: str) -> RecordedRun:
 
 
 def has_finished(entry: RecordedRun | None) -> bool:
-    """Whether a run has a result."""
+    """Whether a run has a final result."""
     return entry is not None and entry["status"] == "ok"
 
 

@@ -16,6 +16,8 @@ from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, check_main_module, run_side_by_side, share_cores
+from glocal.comparison.race import Look, Race, verdict_confidence
+from glocal.comparison.racing import RaceRunner
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
@@ -25,7 +27,15 @@ from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
 from glocal.report import write_csv, write_report
-from glocal.schema import CompareExtras, CompareResults, CompareSettings, RecordedRun, RunEntry, SkippedImage
+from glocal.schema import (
+    CompareExtras,
+    CompareResults,
+    CompareSettings,
+    RaceResults,
+    RecordedRun,
+    RunEntry,
+    SkippedImage,
+)
 from glocal.training import TrainingProgress
 from glocal.version import __version__
 
@@ -49,7 +59,10 @@ class ComparisonObserver(Protocol):
         """Progress of the analysis of the run's model, from 0 to 1."""
 
     def finish(self, run: Run, entry: RecordedRun) -> None:
-        """End of a run, with its ``entry`` of the results."""
+        """End of a run, with its ``entry`` of the results; in a race also a pause."""
+
+    def looked(self, look: Look, race: Race) -> None:
+        """After a look at the models of a race."""
 
     def publish(self, results: CompareResults) -> None:
         """The written results so far: after each run and at the end."""
@@ -63,6 +76,7 @@ class _Silent:
     def update(self, run: Run, progress: TrainingProgress) -> None: ...
     def look(self, run: Run, share: float) -> None: ...
     def finish(self, run: Run, entry: RecordedRun) -> None: ...
+    def looked(self, look: Look, race: Race) -> None: ...
     def publish(self, results: Any) -> None: ...
 
 
@@ -117,41 +131,17 @@ def compare(
     models = {name: tasks.of_model(name).create_model() for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
         measured = _measure(models, settings, tasks, store, side_by_side, observer)
-        job = _Job(data, settings, tasks, store, measured, command)
+        job = _Job(data, settings, tasks, store, measured, command, observer)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
-        missing = [run for run in job.every if not has_finished(job.entries.get(run.id))]
-        results = job.results()
         for run_id, reason in {} if analyze else store.damaged_analyses.items():
             observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")
-
-        def publish(results: CompareResults) -> None:
-            write_results(results, data, out)
-            observer.publish(results)
-
-        if not missing and not analyze:
-            publish(results)
-
-        def tell(run: Run, event: Event) -> None:
-            nonlocal results
-            if event is None:
-                observer.start(run, len(job.every) - len(missing) + missing.index(run) + 1, len(job.every))
-            elif isinstance(event, TrainingProgress):
-                observer.update(run, event)
-            else:
-                job.entries[run.id] = event
-                observer.finish(run, event)
-                results = job.results()
-                publish(results)
-
-        if missing:
-            job.execute(missing, side_by_side, tell)
+        job.run(side_by_side)
         if analyze:
             with torch_threads(measured.threads):
                 analysis.analyze(job.analyzed(), data, settings, store, observer)  # type: ignore[arg-type]
-            results = job.results()
-            publish(results)
-    return results
+            job.publish()
+    return job.results()
 
 
 def write_results(results: CompareResults, data: Source, out: Path) -> None:
@@ -205,16 +195,20 @@ def execute_all(
     threads: int,
     side_by_side: bool,
     tell: Callable[[Run, Event], None],
+    until: float = 1.0,
 ) -> None:
-    """Execute runs and call ``tell``: ``jobs`` at a time in separate processes, or one after the other in this one."""
+    """Execute runs and call ``tell``: ``jobs`` at a time in separate processes, or one after the other in this one.
+
+    They pause after the fraction ``until`` of their budget.
+    """
     runner.tasks.load()
     if side_by_side:
-        run_side_by_side(runner, runs, store, jobs, threads, tell)
+        run_side_by_side(runner, runs, store, jobs, threads, tell, until)
         return
     with torch_threads(threads):
         for run in runs:
             tell(run, None)
-            tell(run, runner.execute(run, store, partial(tell, run)))
+            tell(run, runner.execute(run, store, partial(tell, run), until))
 
 
 class _Job:
@@ -228,20 +222,69 @@ class _Job:
         store: Store,
         measured: _Measured,
         command: str,
+        observer: ComparisonObserver,
     ) -> None:
         self.data, self.settings, self.tasks, self.store = data, settings, tasks, store
-        self.measured, self.command = measured, command
+        self.measured, self.command, self.observer = measured, command, observer
         self.every = list(settings.runs())
         self.entries: dict[str, RecordedRun] = {
             run.id: entry for run in self.every if (entry := store.record(run.id)) is not None
         }
         self.evidence: dict[str, Any] = {}
+        self.racing = RaceRunner(settings, store, measured.costs, self.entries) if self._races() else None
 
-    def execute(self, runs: Sequence[Run], side_by_side: bool, tell: Callable[[Run, Event], None]) -> None:
-        """Execute runs."""
+    def run(self, side_by_side: bool) -> None:
+        """Execute what is missing: all runs, or a race."""
+        missing = [run for run in self.every if not has_finished(self.entries.get(run.id))]
+        if self.racing is not None:
+            for run in missing:  # failed ones are tried again
+                self.entries.pop(run.id, None)
+            self.racing.run(partial(self._execute, side_by_side), self._looked)
+        elif missing:
+            self._execute(side_by_side, missing)
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the results so far."""
+        results = self.results()
+        write_results(results, self.data, self.store.out)
+        self.observer.publish(results)
+
+    def _races(self) -> bool:
+        """Whether runs leave before their end: not in a folder whose finished runs never paused."""
+        finished = [run for run in self.every if has_finished(self.entries.get(run.id))]
+        if self.settings.search == "exhaustive" or len(finished) == len(self.every):
+            return False
+        if all((self.store.paused / run.id).exists() for run in finished):
+            return True
+        self.observer.say("The finished runs of this folder were no race: all runs are executed.")
+        return False
+
+    def _execute(self, side_by_side: bool, runs: Sequence[Run], until: float = 1.0) -> None:
+        """Execute runs up to a fraction of their budget."""
         macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
-        runner = Runner(self.settings, self.tasks, macs)
-        execute_all(runner, runs, self.store, self.measured.jobs, self.measured.threads, side_by_side, tell)
+        runner, measured = Runner(self.settings, self.tasks, macs), self.measured
+        number = {run.id: i + 1 for i, run in enumerate(runs)}
+        before, total = (0, len(runs)) if self.racing else (len(self.every) - len(runs), len(self.every))
+
+        def tell(run: Run, event: Event) -> None:
+            if event is None:
+                self.observer.start(run, before + number[run.id], total)
+            elif isinstance(event, TrainingProgress):
+                self.observer.update(run, event)
+            else:
+                if event["status"] != "paused":
+                    self.entries[run.id] = event
+                self.observer.finish(run, event)
+                if event["status"] != "paused":
+                    self.publish()
+
+        execute_all(runner, runs, self.store, measured.jobs, measured.threads, side_by_side, tell, until)
+
+    def _looked(self, look: Look) -> None:
+        assert self.racing is not None
+        self.observer.looked(look, self.racing.race)
+        self.publish()
 
     def analyzed(self) -> list[Run]:
         """The first finished run of each model on the largest fraction of the training set."""
@@ -270,7 +313,10 @@ class _Job:
                 runs.append(cast(RunEntry, entry | costs))
                 if recorded["status"] == "ok" and run.id not in self.evidence:
                     self.evidence[run.id] = metric.load(self.store.runs / run.id)
-        summary = summarise(runs, self.evidence, metric)
+        race = None if self.racing is None else self.racing.results()
+        ranked = runs if race is None else [run for run in runs if run["model"] in race["still"]]
+        confidence = CONFIDENCE if race is None else verdict_confidence()
+        summary = summarise(ranked, self.evidence, metric, confidence)
         described = settings.describe()
         del described["weights"]
         skipped: list[SkippedImage] = [{"path": s.path, "reason": s.reason} for s in data.skipped]
@@ -282,7 +328,13 @@ class _Job:
             "glocal": __version__,
             "settings": cast(
                 CompareSettings,
-                described | {"cost": settings.cost, "confidence": CONFIDENCE, "jobs": self.measured.jobs},
+                described
+                | {
+                    "cost": settings.cost,
+                    "search": "exhaustive" if self.racing is None else "race",
+                    "confidence": CONFIDENCE,
+                    "jobs": self.measured.jobs,
+                },
             ),
             "data": {
                 "name": data.name,
@@ -306,14 +358,16 @@ class _Job:
                 cost=settings.cost,
                 guess=metric.guess(data),
                 scratch=settings.mode == "scratch",
+                race=race,
             ),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
-            **metric.about(runs, self.evidence, data),
-            **self._insides(),
+            **metric.about(ranked, self.evidence, data),
+            **self._extras(race),
         }
 
-    def _insides(self) -> CompareExtras:
-        """Results of ``analyze``, if any."""
-        if not isinstance(self.data, DataSource):
-            return {}
-        return analysis.describe(self.analyzed(), self.data, self.store)
+    def _extras(self, race: RaceResults | None) -> CompareExtras:
+        """What was seen in the race, and the results of ``analyze``, if any."""
+        extras: CompareExtras = {} if race is None else {"race": race}
+        if isinstance(self.data, DataSource):
+            extras |= analysis.describe(self.analyzed(), self.data, self.store)
+        return extras

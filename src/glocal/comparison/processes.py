@@ -59,7 +59,13 @@ def check_main_module() -> None:
 
 
 def run_side_by_side(
-    runner: Runner, runs: Sequence[Run], store: Store, jobs: int, threads: int, tell: Callable[[Run, Event], None]
+    runner: Runner,
+    runs: Sequence[Run],
+    store: Store,
+    jobs: int,
+    threads: int,
+    tell: Callable[[Run, Event], None],
+    until: float = 1.0,
 ) -> None:
     """Execute runs, ``jobs`` at a time, and call ``tell``; an exception kills the running ones.
 
@@ -77,7 +83,7 @@ def run_side_by_side(
             while waiting and len(going) < jobs:
                 run = waiting.pop()
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_execute, args=(runner, run, store, threads, sender))
+                process = context.Process(target=_execute, args=(runner, run, store, threads, until, sender))
                 process.start()
                 sender.close()  # ours: when the process ends, the pipe does
                 going[receiver] = run, process
@@ -107,7 +113,7 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Connection) -> None:
+def _execute(runner: Runner, run: Run, store: Store, threads: int, until: float, sender: Connection) -> None:
     """Execute one run in this process and report through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -122,7 +128,7 @@ def _execute(runner: Runner, run: Run, store: Store, threads: int, sender: Conne
             sender.send(progress)
 
     try:
-        sender.send(runner.execute(run, store, report))
+        sender.send(runner.execute(run, store, report, until))
     except GlocalError as error:  # the record cannot be written, nor could that of any other run
         sender.send(error)
 

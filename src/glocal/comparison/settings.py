@@ -1,6 +1,7 @@
 """Settings of a comparison, checked before it starts."""
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from glocal.models.io import TaskName, find_model
 from glocal.models.micro import MICRO_MODELS
 from glocal.tasks.heads import MEANINGLESS
 from glocal.training import DEFAULT_RECIPES, Budget, HeadConfig, Mode, TrainConfig, load_recipe, resolve_device
+from glocal.training.trainer import CURVE_POINTS, POINTS_PER_EPOCH
 
 IMAGE_SIZES = range(8, 1025)
 MAX_SEEDS = 100
@@ -28,6 +30,7 @@ CONVERGED = "converged"
 """The budget of a probe."""
 NOT_COMPARED = ("epochs", "image_size", "checkpoint_every_steps", "log_every_steps", "evaluate_every_epochs")
 """Settings of a recipe that do not apply to a comparison."""
+Search = Literal["race", "exhaustive"]
 OF_PROBE = ("image_size", "crop_pct", "batch_size")
 """Settings of a recipe that apply to a probe; the batch size to its costs."""
 
@@ -64,6 +67,7 @@ class ComparisonSettings:
         task: ``classification``, ``detection`` or ``segmentation``.
         head: the detector or segmenter; each model is its backbone.
         cost: by which the verdict takes the cheapest of the ties; a comparison can be judged again by another one.
+        search: ``race``: models that can no longer be the answer leave (race.py); ``exhaustive``: all runs.
     """
 
     models: tuple[str, ...]
@@ -79,6 +83,14 @@ class ComparisonSettings:
     task: TaskName = "classification"
     head: HeadConfig | None = None
     cost: CostName = "latency"
+    search: Search = "exhaustive"
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations of a run within its budget."""
+        if self.budget is None or self.budget.unit != "ep":
+            return CURVE_POINTS
+        return max(1, min(CURVE_POINTS, math.floor(POINTS_PER_EPOCH * self.budget.amount)))
 
     @property
     def metric(self) -> Metric:
@@ -134,6 +146,7 @@ def make_settings(
     task: TaskName = "classification",
     head: HeadConfig | None = None,
     cost: CostName = "latency",
+    search: Search | None = None,
 ) -> ComparisonSettings:
     """Check a request and fill in its defaults.
 
@@ -154,6 +167,7 @@ def make_settings(
         head: for detection and segmentation; by default Faster R-CNN or Semantic FPN.
         cost: that decides between ties: ``latency`` at batch 1, ``throughput`` at a larger batch, ``memory`` in
             training, or ``macs``.
+        search: see `ComparisonSettings`; by default ``race`` with a budget in epochs or FLOP.
 
     Raises:
         GlocalError: for invalid arguments.
@@ -193,9 +207,10 @@ def make_settings(
     if image_size not in sizes:
         low, high = sizes[0], sizes[-1]
         raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
+    parsed = None if budget is None else Budget.parse(budget)
     return ComparisonSettings(
         models=tuple(models),
-        budget=None if budget is None else Budget.parse(budget),
+        budget=parsed,
         seeds=tuple(range(seeds)),
         mode=mode,
         weights=weights,
@@ -207,7 +222,26 @@ def make_settings(
         task=task,
         head=head,
         cost=cost,
+        search=_choose_search(search, parsed, mode, len(fractions), len(models)),
     )
+
+
+def _choose_search(
+    search: Search | None, budget: Budget | None, mode: Mode, num_fractions: int, num_models: int
+) -> Search:
+    """Race by default, where there is something to race and every decision depends on steps alone."""
+    reasons = {
+        "--mode probe is fitted at once": mode == "probe",
+        "several fractions of the training images are to be compared whole": num_fractions > 1,
+        "a budget in seconds depends on the clock": budget is not None and budget.unit == "s",
+    }
+    if search is None:
+        return "exhaustive" if num_models == 1 or any(reasons.values()) else "race"
+    check_choice("search", search, get_args(Search))
+    for reason, holds in reasons.items():
+        if search == "race" and holds:
+            raise GlocalError(f"search: {reason}; use --search exhaustive")
+    return search
 
 
 def _check_models(models: Sequence[str], *, with_keywords: bool) -> None:

@@ -25,10 +25,12 @@ class Deviations:
         means: (models,) mean score over the seeds.
         drawn: (resamples, models) deviations from the true score as resampling finds them: over the validation images,
             the same for all models, and over seeds.
+        of_images: (resamples, models) the part of it that is the sampling of the images.
     """
 
     means: np.ndarray
     drawn: np.ndarray
+    of_images: np.ndarray
 
 
 def deviations(models: Sequence[Evidence]) -> Deviations:
@@ -48,13 +50,13 @@ def deviations(models: Sequence[Evidence]) -> Deviations:
     columns = np.split(of_runs, np.cumsum(counts)[:-1], axis=1)
     means = np.array([model.mean for model in models])
     drawn = np.stack([column.mean(axis=1) for column in columns], axis=1)
-    drawn = drawn - drawn.mean(axis=0)
+    of_images = drawn = drawn - drawn.mean(axis=0)
     spread = _Seeds.of([model.scores for model in models], columns)
     if spread.freedom:
         variance = spread.of_scores * spread.freedom / rng.chisquare(spread.freedom, len(drawn)) - spread.of_images
         scale = np.sqrt(variance.clip(min=0))[:, None] / np.sqrt(counts)
         drawn = drawn + scale * rng.standard_normal(drawn.shape)
-    return Deviations(means, drawn)
+    return Deviations(means, drawn, of_images)
 
 
 def differences_to_best(models: Deviations, confidence: float = CONFIDENCE) -> list[Interval]:
@@ -70,7 +72,7 @@ def differences_to_best(models: Deviations, confidence: float = CONFIDENCE) -> l
         confidence: that all intervals hold at once.
     """
     best = int(np.argmax(models.means))
-    quantile = _range_quantile(models.drawn, confidence)
+    quantile = range_quantile(models.drawn, confidence)
     margins = quantile * (models.drawn - models.drawn[:, [best]]).std(axis=0)
     method = f"simultaneous over {len(models.means)} models, by resampling"
     return [
@@ -146,7 +148,7 @@ class _Seeds:
         return cls(float(of_scores), float(of_images), freedom)
 
 
-def _range_quantile(drawn: np.ndarray, confidence: float) -> float:
+def range_quantile(drawn: np.ndarray, confidence: float) -> float:
     """The quantile over resamples of the largest studentised difference between two models."""
     largest = np.zeros(len(drawn))
     for model in range(drawn.shape[1] - 1):

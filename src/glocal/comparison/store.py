@@ -7,6 +7,8 @@
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
     OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
     OUT/runs/ID/analysis.json                     analysis of the model, with --analyze
+    OUT/paused/ID/DONE/           record and predictions of a run in a race at a fraction of its budget
+    OUT/paused/ID/checkpoint/     where it goes on; may be deleted
 
 A record is written under a temporary name and renamed when it is complete on disk.
 """
@@ -19,13 +21,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from glocal.errors import GlocalError, short
+from glocal.errors import CheckpointError, GlocalError, short
 from glocal.files import atomic_write_text, sha256
-from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing, replacing
+from glocal.run_dir import agree_on_plan, clean, hold_folder, refuse_existing, remove, replacing
 from glocal.schema import ModelAnalysis, Record, RecordedRun
+from glocal.training.checkpoint import load_checkpoint, save_checkpoint
 from glocal.training.config import upgraded
 
 PLAN, COSTS, RECORD, ANALYSIS, FEATURES = "plan.json", "costs.json", "record.json", "analysis.json", "features"
+CHECKPOINT = "checkpoint"
 ANALYSIS_SCHEMA = "glocal.compare.analysis/1"
 COSTS_HOLD = ("costs", "jobs", "threads")
 
@@ -35,7 +39,7 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.runs = out / "runs"
+        self.runs, self.paused = out / "runs", out / "paused"
         self.damaged: dict[str, str] = {}
         """Runs with a damaged record, with the reason."""
         self.damaged_analyses: dict[str, str] = {}
@@ -43,18 +47,7 @@ class Store:
 
     def record(self, run_id: str) -> RecordedRun | None:
         """The record of a run; None if it is missing or damaged."""
-        folder = self.runs / run_id
-        if not folder.exists():
-            return None
-        try:
-            record: Record = json.loads((folder / RECORD).read_text())
-            for name, digest in record["files"].items():
-                if sha256(folder / name) != digest:
-                    raise ValueError(f"{name} has changed")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            self.damaged[run_id] = str(error)
-            return None
-        return record["run"]
+        return self._record(self.runs / run_id, run_id)
 
     def write(self, run_id: str, run: RecordedRun, write_files: Callable[[Path], None]) -> None:
         """Write a record atomically, replacing an earlier one of the same run.
@@ -67,14 +60,64 @@ class Store:
         Raises:
             GlocalError: if it cannot be written, for example on a full disk; the folder is then unchanged.
         """
+        self._write(self.runs / run_id, run, write_files)
+
+    def at(self, run_id: str, done: float) -> Path:
+        """Folder of a paused run."""
+        return self.paused / run_id / f"{done:g}"
+
+    def pause(self, run_id: str, done: float) -> RecordedRun | None:
+        """The record of a run at a fraction of its budget; None if it is missing or damaged."""
+        return self._record(self.at(run_id, done), run_id)
+
+    def write_pause(
+        self, run_id: str, done: float, run: RecordedRun, write_files: Callable[[Path], None], state: Mapping[str, Any]
+    ) -> None:
+        """Write where a run goes on, then its record at a fraction of its budget, each atomically.
+
+        Raises:
+            GlocalError: as for `write`.
+        """
         try:
-            with replacing(self.runs / run_id) as folder:
+            save_checkpoint(self.paused / run_id / CHECKPOINT, state)
+        except OSError as error:
+            raise GlocalError(f"out: cannot write a checkpoint of {run_id} to {self.paused} ({error})") from error
+        self._write(self.at(run_id, done), run, write_files)
+
+    def checkpoint(self, run_id: str) -> dict[str, Any] | None:
+        """Where a paused run goes on; None if it is missing or damaged, so that it starts again."""
+        path = self.paused / run_id / CHECKPOINT
+        try:
+            return load_checkpoint(path) if path.exists() else None
+        except CheckpointError:
+            return None
+
+    def drop_checkpoint(self, run_id: str) -> None:
+        """Delete where a run goes on."""
+        remove(self.paused / run_id / CHECKPOINT)
+
+    def _record(self, folder: Path, run_id: str) -> RecordedRun | None:
+        if not folder.exists():
+            return None
+        try:
+            record: Record = json.loads((folder / RECORD).read_text())
+            for name, digest in record["files"].items():
+                if sha256(folder / name) != digest:
+                    raise ValueError(f"{name} has changed")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            self.damaged[run_id] = str(error)
+            return None
+        return record["run"]
+
+    def _write(self, path: Path, run: RecordedRun, write_files: Callable[[Path], None]) -> None:
+        try:
+            with replacing(path) as folder:
                 write_files(folder)
                 files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
                 record: Record = {"run": run, "files": files}
                 (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
         except (OSError, SafetensorError) as error:  # safetensors raises its own error on a full disk
-            raise GlocalError(f"out: cannot write the record of {run_id} to {self.runs} ({error})") from error
+            raise GlocalError(f"out: cannot write the record of {run['id']} to {path.parent} ({error})") from error
 
     def analysis(self, run_id: str) -> ModelAnalysis | None:
         """The saved analysis of a run; None if it is missing or damaged."""
@@ -136,6 +179,8 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
         agree_on_plan(path, plan, upgrade=upgraded)
         store.runs.mkdir(exist_ok=True)
         clean(store.runs)
+        for folder in store.paused.glob("*"):
+            clean(folder)
         clean(out / FEATURES)
         clean(out)
         yield store

@@ -11,9 +11,9 @@ from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.settings import CONVERGED
 from glocal.comparison.simultaneous import chance_of_being_best, deviations, differences_to_best
-from glocal.comparison.statistics import Evidence, Interval, score_interval
+from glocal.comparison.statistics import CONFIDENCE, Evidence, Interval, score_interval
 from glocal.formatting import listed, percent, significant
-from glocal.schema import CompareVerdict, RunEntry, SummaryRow
+from glocal.schema import CompareVerdict, RaceResults, RaceStanding, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
 """Below this many validation images one image is half a point and intervals are wide: a caveat is added."""
@@ -23,13 +23,16 @@ RISE = 0.01
 """Score that a model must gain in the last fifth of its budget for its training to be called unfinished."""
 
 
-def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1) -> list[SummaryRow]:
+def summarise(
+    runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1, confidence: float = CONFIDENCE
+) -> list[SummaryRow]:
     """One row for each model and fraction that has a finished run; the largest fraction first, then the best model.
 
     Args:
         runs: entries of the results, with costs.
         evidence: input of `Metric.gather` by run id; for top-1 (images,) booleans, whether each prediction is correct.
         metric: ranks the rows.
+        confidence: of the intervals of the differences, all at once.
     """
     groups: dict[tuple[float, str], list[RunEntry]] = defaultdict(list)
     for run in runs:
@@ -41,7 +44,7 @@ def summarise(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Met
     for fraction in dict.fromkeys(key[0] for key in order):
         keys = [key for key in order if key[0] == fraction]
         drawn = deviations([gathered[key] for key in keys])
-        beside = zip(keys, differences_to_best(drawn), chance_of_being_best(drawn), strict=True)
+        beside = zip(keys, differences_to_best(drawn, confidence), chance_of_being_best(drawn), strict=True)
         rows += [
             _row(groups[key], gathered[key], difference, float(chance), metric) for key, difference, chance in beside
         ]
@@ -85,6 +88,7 @@ def judge(
     cost: CostName = "latency",
     guess: float | None = None,
     scratch: bool = False,
+    race: RaceResults | None = None,
 ) -> CompareVerdict:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -97,11 +101,20 @@ def judge(
         cost: by which the cheapest of the ties is taken.
         guess: score of a model that has learned nothing.
         scratch: whether the models started from random weights.
+        race: what was seen in it; its models that left are not in ``summary``.
     """
-    caveats = _caveats(summary, runs, num_val_images, num_runs)
+    caveats = _caveats(summary, runs, num_val_images, None if race and race["finished"] else num_runs)
+    left = {} if race is None else left_models(race)
     if not summary:
         sentence = "No run has finished, so there is nothing to compare yet."
-        return {"most_accurate": None, "cheapest_tied": None, "fastest": None, "sentence": sentence, "caveats": caveats}
+        return {
+            "most_accurate": None,
+            "cheapest_tied": None,
+            "fastest": None,
+            "best_set": [],
+            "sentence": sentence,
+            "caveats": caveats,
+        }
     rows = [row for row in summary if row["fraction"] == summary[0]["fraction"]]
     best = rows[0]
     caveats += _of_training(rows, runs, metric, guess, scratch)
@@ -111,9 +124,35 @@ def judge(
         "most_accurate": best["model"],
         "cheapest_tied": cheapest["model"],
         "fastest": fastest["model"],
-        "sentence": _so_far(runs, num_runs) + _sentence(rows, best, cheapest, fastest, metric, cost),
+        "best_set": [
+            *(row["model"] for row in rows if row["tied_with_best"]),
+            *(model for model, one in left.items() if one["left"] == "dearer"),
+        ],
+        "sentence": _so_far(runs, num_runs, race)
+        + _sentence(rows, best, cheapest, fastest, metric, cost, left)
+        + _of_left(left),
         "caveats": caveats,
     }
+
+
+def left_models(race: RaceResults) -> dict[str, RaceStanding]:
+    """The models that are out of a race, as they stood when they left; the most accurate first."""
+    last = {one["model"]: one for look in race["looks"] for one in look["standings"]}
+    out = [one for model, one in last.items() if one["left"] and model not in race["still"]]
+    return {one["model"]: one for one in sorted(out, key=lambda one: -one["difference"])}
+
+
+def _of_left(left: Mapping[str, RaceStanding]) -> str:
+    """Who left a race, and why."""
+    behind = [model for model, one in left.items() if one["left"] == "behind"]
+    text = ""
+    if behind:
+        text += f" {listed(behind)} left the race: behind by more than the noise."
+    for to in dict.fromkeys(one["to"] for one in left.values() if one["left"] == "dearer"):
+        these = [model for model, one in left.items() if one["to"] == to]
+        costs = "it costs" if len(these) == 1 else "they cost"
+        text += f" {listed(these)} left it: {costs} more than {to} without a lead that these images could show."
+    return text
 
 
 def _sentence(
@@ -123,8 +162,15 @@ def _sentence(
     fastest: Mapping[str, Any],
     metric: Metric,
     cost: CostName,
+    left: Mapping[str, RaceStanding],
 ) -> str:
     mean, name = f"{metric.key}_mean", metric.words.name
+    if len(rows) == 1 and left:
+        low, high = best[f"{metric.key}_ci"]
+        return (
+            f"Take {best['model']}: it is the last in the race, at {percent(best[mean])} {name} (95 % interval "
+            f"{100 * low:.1f} to {100 * high:.1f}) with {significant(best['latency_ms_b1'])} ms per image at batch 1."
+        )
     if len(rows) == 1:
         low, high = best[f"{metric.key}_ci"]
         return (
@@ -159,7 +205,10 @@ def _sentence(
     )
 
 
-def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_images: int, num_runs: int) -> list[str]:
+def _caveats(
+    summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_images: int, num_runs: int | None
+) -> list[str]:
+    """What to keep in mind; without a number of runs none is missing."""
     caveats = []
     random = any(run["budget"] is not None and run["budget"]["asked"] != CONVERGED for run in runs)
     if random and any(row["seeds"] == 1 for row in summary):
@@ -171,7 +220,7 @@ def _caveats(summary: Sequence[SummaryRow], runs: Sequence[RunEntry], num_val_im
         caveats.append(f"There are only {num_val_images} validation images: small differences cannot be detected.")
     failed = [run for run in runs if run["status"] == "failed"]
     caveats += [f"{run['id']} failed: {run['error']}" for run in failed]
-    if len(runs) < num_runs:
+    if num_runs is not None and len(runs) < num_runs:
         caveats.append(f"{num_runs - len(runs)} of {num_runs} runs are missing; --resume finishes them.")
     for row in summary:
         low, high = row.get("latency_ms_b1_range") or [row["latency_ms_b1"]] * 2
@@ -220,7 +269,10 @@ def _still_rises(row: SummaryRow, runs: Sequence[RunEntry]) -> bool:
     return bool(gains) and _mean(gains) > RISE
 
 
-def _so_far(runs: Sequence[RunEntry], num_runs: int) -> str:
+def _so_far(runs: Sequence[RunEntry], num_runs: int, race: RaceResults | None) -> str:
+    if race is not None:
+        looks = f"after {len(race['looks'])} of at most {len(race['rungs'])} looks"
+        return "" if race["finished"] else f"So far, {looks} at the race: "
     finished = sum(run["status"] == "ok" for run in runs)
     return "" if finished == num_runs else f"So far, with {finished} of {num_runs} runs finished: "
 

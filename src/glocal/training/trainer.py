@@ -39,8 +39,8 @@ from glocal.training.schedule import LRSchedule
 from glocal.training.train_state import TrainingProgress, TrainState, capture, restore, whole_state_dict
 from glocal.training.trainable import Score, Trainable
 
-CURVE_POINTS = 10
-"""Maximum number of evaluations within the budget of a comparison, otherwise one per epoch."""
+CURVE_POINTS, POINTS_PER_EPOCH = 10, 2
+"""Evaluations within the budget of a comparison: at most so many, and so many per epoch."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class TrainResult:
         epochs: passes over the training set.
         flop: floating-point operations of training.
         images_per_s: of training.
+        done: fraction of the budget that is used up: below 1 for a run that pauses.
+        paused: the checkpoint of such a run, to resume from.
     """
 
     model: nn.Module
@@ -62,6 +64,8 @@ class TrainResult:
     epochs: float
     flop: float
     images_per_s: float
+    done: float = 1.0
+    paused: Mapping[str, Any] | None = None
 
 
 class Trainer:
@@ -80,6 +84,7 @@ class Trainer:
         log: called with each row of metrics.
         stop: checked after each step; when requested, a checkpoint is written and the run ends.
         curve_points: maximum number of evaluations; None: as in the recipe.
+        until: pause at the first evaluation after this fraction of the budget; 1 for the whole.
         progress: called after each step, in the first process.
     """
 
@@ -95,12 +100,13 @@ class Trainer:
         log: Callable[[Mapping[str, float | None]], None] = lambda _: None,
         stop: StopRequest | None = None,
         curve_points: int | None = CURVE_POINTS,
+        until: float = 1.0,
         progress: Callable[[TrainingProgress], None] = lambda _: None,
     ) -> None:
         self.task, self.config, self.macs, self.stop = task, config, macs, stop
         self.budget = budget or Budget(config.schedule.epochs, "ep")
         self.checkpointer, self.resume, self.log = checkpointer, resume, log
-        self.curve_points, self.progress = curve_points, progress
+        self.curve_points, self.until, self.progress = curve_points, until, progress
         self.state = TrainState() if resume is None else TrainState.from_dict(resume["train_state"])
         self.saved_step = -1 if resume is None else self.state.step
         self.rank = 0
@@ -123,7 +129,7 @@ class Trainer:
         unsharded = copy.deepcopy(model) if sharded else model
         with isolated_rng(), explained(self), closing(self._batches(train_set)) as batches:
             self._setup(model, train_set)
-            while self.done < 1 and stopped is None:
+            while self.done < self.until and stopped is None:
                 self.schedule.step(self.done)
                 self.nan_guard.start_step()
                 loss, images = 0.0, 0.0
@@ -158,7 +164,7 @@ class Trainer:
                 self._report()
             if stopped is not None:
                 raise Stopped(state.step, stopped)
-            if outcomes is None:  # resumed at the end of its budget
+            if outcomes is None:  # resumed where it was to end
                 outcomes, _ = self._outcomes(val_set)
                 self._report()
             return self._result(unsharded, outcomes)
@@ -192,8 +198,12 @@ class Trainer:
         self.steps_per_epoch = num_batches(len(train_set), config.data.batch_size)
         self.steps = self.budget.steps(len(train_set), self.steps_per_epoch, self.macs)
         every = config.checkpoint.evaluate_every_epochs * self.steps_per_epoch
-        wanted = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
-        self.points = wanted if self.curve_points is None else min(self.curve_points, wanted)
+        if self.curve_points is None:
+            self.points = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
+        else:
+            wanted = math.inf if self.steps is None else POINTS_PER_EPOCH * self.steps / self.steps_per_epoch
+            self.points = max(1, min(self.curve_points, math.floor(wanted)))
+        self.until = math.ceil(self.until * self.points - 1e-9) / self.points
         if config.hardware.sync_batchnorm and hardware.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if hardware.precision == "bf16" and hardware.device == "cpu":
@@ -385,7 +395,9 @@ class Trainer:
 
     def _result(self, unsharded: nn.Module, outcomes: Any) -> TrainResult:
         """The model on the CPU; sharded parameters are gathered into an unsharded copy."""
-        model = self.evaluated
+        model, paused = self.evaluated, None
+        if self.done < 1:
+            paused = {**capture(*self._trained()), "train_state": self.state.to_dict()}
         if self.config.hardware.is_sharded:
             unsharded.load_state_dict(whole_state_dict(model))
             model = unsharded
@@ -397,6 +409,8 @@ class Trainer:
             epochs=self.epoch,
             flop=training_flop(self.macs, state.images),
             images_per_s=state.images / state.trained,
+            done=self.done,
+            paused=paused,
         )
 
     def _find_unused(self, train_set: BatchDataset) -> bool:
