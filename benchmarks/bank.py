@@ -105,7 +105,9 @@ def main(arguments: list[str]) -> None:
                 bank[f"{model}/{seed}/right"] = np.packbits(right, axis=1)
                 bank[f"{model}/{seed}/seconds"] = seconds.astype(np.float32)
                 _write(path, bank)
-                print(f"{name} {model} seed {seed}: {100 * right[-1].mean():.1f} %, {seconds[-1].sum():.0f} s", flush=True)
+                print(
+                    f"{name} {model} seed {seed}: {100 * right[-1].mean():.1f} %, {seconds[-1].sum():.0f} s", flush=True
+                )
 
 
 def _write(path: Path, bank: dict[str, Any]) -> None:

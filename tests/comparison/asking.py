@@ -9,8 +9,8 @@ RECIPE = TrainConfig.of(batch_size=20, lr=3e-3)
 SCORES = ("id", "status", "top1", "top5", "ece", "nll", "per_class", "confusion", "mistakes")
 
 
-def settings(models=("resnet_micro", "vit_micro"), budget="2ep", seeds=2, recipe=RECIPE, **kwargs):
-    return make_settings(models, budget=budget, seeds=seeds, recipe=recipe, device="cpu", **kwargs)
+def settings(models=("resnet_micro", "vit_micro"), budget="2ep", seeds=2, recipe=RECIPE, search="exhaustive", **kwargs):
+    return make_settings(models, budget=budget, seeds=seeds, recipe=recipe, device="cpu", search=search, **kwargs)
 
 
 def scores(results):

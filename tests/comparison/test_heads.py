@@ -41,7 +41,7 @@ def settings(task, budget="1ep", seeds=2, **kwargs):
     name = {"detection": "detect_micro", "segmentation": "segment_micro"}[task]
     recipe = load_recipe(name, settings=["batch_size=8", "lr=3e-3"])
     asked = {"models": MODELS, "recipe": recipe, "head": HEADS[task], "image_size": SIZE, **kwargs}
-    return make_settings(budget=budget, seeds=seeds, device="cpu", task=task, **asked)
+    return make_settings(budget=budget, seeds=seeds, device="cpu", task=task, search="exhaustive", **asked)
 
 
 def scores(results):

@@ -48,6 +48,7 @@ class Watcher:
             raise KeyboardInterrupt
 
     def finish(self, run, entry): ...
+    def after_look(self, look, race): ...
 
     def publish(self, results):
         self.published.append(json.loads(json.dumps(results, allow_nan=False)))

@@ -164,7 +164,7 @@ class Watcher:
             took = clock(entry["budget"]["seconds_to_budget"])
             self.console.print(f"{run.id}: {self.metric.words.name} {percent(scores[self.metric.key])} after {took}")
 
-    def looked(self, look: "Look", race: "Race") -> None:
+    def after_look(self, look: "Look", race: "Race") -> None:
         leader = look.standings[0]
         seeds = "1 seed" if look.seeds == 1 else f"{look.seeds} seeds"
         score = f"{percent(leader.score)} {self.metric.words.name}"

@@ -61,7 +61,7 @@ class ComparisonObserver(Protocol):
     def finish(self, run: Run, entry: RecordedRun) -> None:
         """End of a run, with its ``entry`` of the results; in a race also a pause."""
 
-    def looked(self, look: Look, race: Race) -> None:
+    def after_look(self, look: Look, race: Race) -> None:
         """After a look at the models of a race."""
 
     def publish(self, results: CompareResults) -> None:
@@ -76,7 +76,7 @@ class _Silent:
     def update(self, run: Run, progress: TrainingProgress) -> None: ...
     def look(self, run: Run, share: float) -> None: ...
     def finish(self, run: Run, entry: RecordedRun) -> None: ...
-    def looked(self, look: Look, race: Race) -> None: ...
+    def after_look(self, look: Look, race: Race) -> None: ...
     def publish(self, results: Any) -> None: ...
 
 
@@ -283,7 +283,7 @@ class _Job:
 
     def _looked(self, look: Look) -> None:
         assert self.racing is not None
-        self.observer.looked(look, self.racing.race)
+        self.observer.after_look(look, self.racing.race)
         self.publish()
 
     def analyzed(self) -> list[Run]:

@@ -5,7 +5,7 @@ where it was, on the schedule of its full length, so that a model that stays to 
 exhaustive comparison. After each rung there is a look. A model leaves for one of two reasons:
 
 ``behind``: it is less accurate than the leader by more than noise. The simultaneous interval of the difference
-(`differences_to_best`) is below 0, now and, if the model goes on catching up as fast as since half of what has been
+(`stepwise_differences`) is below 0, now and, if the model goes on catching up as fast as since half of what has been
 trained, at the end. A model that starts slowly and rises stays.
 
 ``dearer``: there is a model in the race that costs less, and it is not so far ahead of it, now or as it goes on, that
@@ -22,13 +22,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from glocal.comparison.simultaneous import Deviations, deviations, differences_to_best, range_quantile
+from glocal.comparison.simultaneous import Deviations, range_quantile, stepwise_differences
 from glocal.comparison.statistics import CONFIDENCE, Evidence
 
 LOOKS = 0.01
 """Probability that some look calls a model behind that is not."""
-SURE = 1.28
-"""Standard deviations by which the lead of a dearer model may be underestimated: one-sided 90 %."""
+SURE = 0.9
+"""Probability that the lead of a dearer model is not underestimated."""
 
 EARLY_SEEDS, DONE = 2, (0.2, 0.4, 0.7, 1.0)
 """The rungs before the last seeds: two, for the spread of seeds, up to these fractions."""
@@ -175,20 +175,21 @@ class Race:
         assert rung is not None
         names = self.still
         confidence = look_confidence(len(self.ladder) - 1)
-        drawn = deviations([racers[name].evidence for name in names])
-        intervals = differences_to_best(drawn, confidence)
+        intervals, level, drawn = stepwise_differences([racers[name].evidence for name in names], confidence)
         gains = np.array([[_catching_up(racers[a].curve, racers[b].curve, rung.done) for b in names] for a in names])
-        best = int(np.argmax(drawn.means))
+        best = int(np.argmax([racers[name].evidence.mean for name in names]))
         standings = []
         for i, (name, interval) in enumerate(zip(names, intervals, strict=True)):
             expected = interval.mean + max(0.0, float(gains[i, best]))
-            one = Standing(name, float(drawn.means[i]), interval.mean, interval.low, interval.high, expected)
-            if len(self.looks) + 1 < len(self.ladder):  # the last look is the verdict's
-                if interval.high < 0 and expected + (interval.high - interval.mean) < 0:
-                    one = replace(one, left="behind")
-                elif (to := self._preferred(i, names, drawn, gains)) is not None:
-                    one = replace(one, left="dearer", to=to)
+            one = Standing(name, racers[name].evidence.mean, interval.mean, interval.low, interval.high, expected)
+            if i not in level and expected + (interval.high - interval.mean) < 0:
+                one = replace(one, left="behind")
+            elif i in level:
+                to = self._preferred(level.index(i), [names[k] for k in level], drawn, gains[i, level])
+                one = replace(one, left=None if to is None else "dearer", to=to)
             standings.append(one)
+        if len(self.looks) + 1 == len(self.ladder):  # the last look is the verdict's
+            standings = [replace(one, left=None, to=None) for one in standings]
         standings.sort(key=lambda one: -one.score)
         found = Look(rung.seeds, rung.done, confidence, tuple(standings))
         self.looks.append(found)
@@ -196,12 +197,12 @@ class Race:
 
     def _preferred(self, i: int, names: Sequence[str], drawn: Deviations, gains: np.ndarray) -> str | None:
         """The best cheaper model from which these images could not tell a model apart at the end, if there is one."""
-        quantile = range_quantile(drawn.drawn, verdict_confidence())
-        lead = drawn.means[i] - drawn.means + np.maximum(0.0, gains[i])
-        noise = (drawn.drawn[:, [i]] - drawn.drawn).std(axis=0)
-        of_images = (drawn.of_images[:, [i]] - drawn.of_images).std(axis=0)  # that of seeds is smaller at the end
+        lead = drawn.means[i] - drawn.means + np.maximum(0.0, gains)
+        lead += np.quantile(drawn.drawn[:, [i]] - drawn.drawn, SURE, axis=0)
+        of_images = (drawn.of_images[:, [i]] - drawn.of_images).std(axis=0)  # seeds differ less at the end
+        shown = range_quantile(drawn.of_images, verdict_confidence()) * of_images
         cheaper = np.array([self.costs[other][1] < self.costs[names[i]][0] for other in names])
-        candidates = np.flatnonzero(cheaper & (lead + SURE * noise < quantile * of_images))
+        candidates = np.flatnonzero(cheaper & (lead < shown))
         return names[int(candidates[np.argmax(drawn.means[candidates])])] if len(candidates) else None
 
 

@@ -8,13 +8,19 @@ for each pair alone is wrong more often the more models there are. Here one thre
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from glocal.comparison.statistics import CONFIDENCE, Answers, Evidence, Interval
 
 FOLDS = 10
 """Of cross-fitting."""
+PRIOR_FREEDOM = 4.0
+"""Degrees of freedom that the median spread of seeds stands for: two seeds more than the three of the default."""
+EFFICIENCY_OF_MEDIAN = 0.64
+"""Of a median, relative to a mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +43,10 @@ def deviations(models: Sequence[Evidence]) -> Deviations:
     """Resample the validation images and the seeds of several models.
 
     The images are drawn with replacement, the same for all models and seeds. A few seeds tell little about their
-    spread, so all models share one: the pooled variance of a seed's score, with as many degrees of freedom as all
-    models together have seeds to compare (multivariate t). A model with one seed gets its share too; if no model has
-    two, the variation over seeds is not in the result.
+    spread, so that of each model is drawn towards the median of all (a moderated variance, Smyth 2004, with
+    `PRIOR_FREEDOM`): a model whose training sometimes fails is uncertain itself, and does not hide the differences
+    between the others, as a pooled variance would. A model with one seed has the median spread; if no model has two,
+    the variation over seeds is not in the result.
 
     Args:
         models: evidence of each model's seeds, on the same images in the same order.
@@ -52,9 +59,10 @@ def deviations(models: Sequence[Evidence]) -> Deviations:
     drawn = np.stack([column.mean(axis=1) for column in columns], axis=1)
     of_images = drawn = drawn - drawn.mean(axis=0)
     spread = _Seeds.of([model.scores for model in models], columns)
-    if spread.freedom:
-        variance = spread.of_scores * spread.freedom / rng.chisquare(spread.freedom, len(drawn)) - spread.of_images
-        scale = np.sqrt(variance.clip(min=0))[:, None] / np.sqrt(counts)
+    if spread is not None:
+        chi2 = rng.chisquare(spread.freedom, drawn.shape)
+        variance = spread.of_scores * spread.freedom / chi2 - spread.of_images
+        scale = np.sqrt(variance.clip(min=0)) / np.sqrt(counts)
         drawn = drawn + scale * rng.standard_normal(drawn.shape)
     return Deviations(means, drawn, of_images)
 
@@ -79,6 +87,34 @@ def differences_to_best(models: Deviations, confidence: float = CONFIDENCE) -> l
         Interval(float(mean), float(mean - margin), float(mean + margin), method)
         for mean, margin in zip(models.means - models.means[best], margins, strict=True)
     ]
+
+
+def stepwise_differences(
+    models: Sequence[Evidence], confidence: float = CONFIDENCE
+) -> tuple[list[Interval], list[int], Deviations]:
+    """`differences_to_best`, repeated without the models that are worse, until none is: a step-down.
+
+    Models that are far behind often differ most between seeds, too; without them the others can be told apart. Only
+    the first mistake of the steps counts (the model confidence set, Hansen et al. 2011, §2), so the confidence holds
+    for all steps together.
+
+    Args:
+        models: evidence of each model's seeds, on the same images in the same order.
+        confidence: that all intervals hold at once.
+
+    Returns:
+        By model, the interval of the last step it was in; the indices of the models that are left, and their
+        `deviations`.
+    """
+    still = list(range(len(models)))
+    found: dict[int, Interval] = {}
+    while True:
+        drawn = deviations([models[i] for i in still])
+        found |= dict(zip(still, differences_to_best(drawn, confidence), strict=True))
+        kept = [i for i in still if found[i].high >= 0]
+        if len(kept) == len(still):
+            return [found[i] for i in range(len(models))], still, drawn
+        still = kept
 
 
 def chance_of_being_best(models: Deviations) -> np.ndarray:
@@ -122,30 +158,33 @@ def accuracy_of_choice(models: Sequence[Answers], of_all: Deviations, groups: np
     return Interval(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)), method)
 
 
-@dataclass(frozen=True)
-class _Seeds:
-    """Variances of a seed's score about the mean of its model's seeds, pooled over models.
+class _Seeds(NamedTuple):
+    """Variances of a seed's score about the mean of its model's seeds; one of each per model.
 
     Attributes:
         of_scores: on these validation images.
         of_images: the part of it that is the sampling of the images, which resampling them has already.
-        freedom: degrees of freedom; 0 if no model has two seeds.
+        freedom: degrees of freedom.
     """
 
-    of_scores: float
-    of_images: float
-    freedom: int
+    of_scores: np.ndarray
+    of_images: np.ndarray
+    freedom: np.ndarray
 
     @classmethod
-    def of(cls, scores: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> "_Seeds":
-        """From (seeds,) scores of each model and its (resamples, seeds) scores on resampled images."""
-        freedom = sum(len(of_model) - 1 for of_model in scores)
-        if not freedom:
-            return cls(0.0, 0.0, 0)
-        of_scores = sum(((of_model - of_model.mean()) ** 2).sum() for of_model in scores) / freedom
+    def of(cls, scores: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> "_Seeds | None":
+        """From (seeds,) scores and their (resamples, seeds) resamples by model; None if no model has two seeds."""
+        freedom = np.array([len(of_model) - 1 for of_model in scores])
+        several = freedom > 0
+        if not several.any():
+            return None
+        own = np.array([of_model.var(ddof=1) if len(of_model) > 1 else 0.0 for of_model in scores])
         apart = [column - column.mean(axis=1, keepdims=True) for column in columns]
-        of_images = sum(column.var(axis=0).sum() for column in apart) / freedom
-        return cls(float(of_scores), float(of_images), freedom)
+        of_images = np.array([column.var(axis=0).sum() for column in apart]) / freedom.clip(min=1)
+        typical = float(np.median(own[several] / stats.chi2.median(freedom[several]) * freedom[several]))
+        prior = min(PRIOR_FREEDOM, EFFICIENCY_OF_MEDIAN * freedom.sum())
+        of_images[~several] = of_images[several].mean()
+        return cls((prior * typical + freedom * own) / (prior + freedom), of_images, prior + freedom)
 
 
 def range_quantile(drawn: np.ndarray, confidence: float) -> float:

@@ -10,7 +10,7 @@ from glocal.comparison.cheapest import RANGE, CostName, cheapest_of, costs_in_wo
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.settings import CONVERGED
-from glocal.comparison.simultaneous import chance_of_being_best, deviations, differences_to_best
+from glocal.comparison.simultaneous import chance_of_being_best, deviations, stepwise_differences
 from glocal.comparison.statistics import CONFIDENCE, Evidence, Interval, score_interval
 from glocal.formatting import listed, percent, significant
 from glocal.schema import CompareVerdict, RaceResults, RaceStanding, RunEntry, SummaryRow
@@ -43,8 +43,9 @@ def summarise(
     rows = []
     for fraction in dict.fromkeys(key[0] for key in order):
         keys = [key for key in order if key[0] == fraction]
-        drawn = deviations([gathered[key] for key in keys])
-        beside = zip(keys, differences_to_best(drawn, confidence), chance_of_being_best(drawn), strict=True)
+        models = [gathered[key] for key in keys]
+        differences, _, _ = stepwise_differences(models, confidence)
+        beside = zip(keys, differences, chance_of_being_best(deviations(models)), strict=True)
         rows += [
             _row(groups[key], gathered[key], difference, float(chance), metric) for key, difference, chance in beside
         ]
