@@ -138,7 +138,7 @@ def test_nothing_goes_in_circles():
         ("glocal.models.vit", "import glocal.training.trainer"),
         ("glocal.metrics.coco", "from glocal.training import TrainConfig"),
         ("glocal.training.plan", "from glocal.report import write_report"),
-        ("glocal.comparison.plan", "def f():\n    from glocal import export"),
+        ("glocal.comparison.plan", "def f():\n    from glocal import inference"),
         ("glocal.data.images", "from glocal.cli import app"),
         ("glocal.bench.speed", "from glocal.models import create_model"),
         ("glocal.bench.environment", "from glocal import __version__"),  # its first names are those of models

@@ -74,6 +74,11 @@ class HeadInputs(nn.Module):
                 hook.remove()
         return torch.cat([taken[head] for head in self.heads], dim=1)
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What `set_heads` may take as ``share``: logits are the sum of the heads', or their mean."""
+        return (1.0,) if len(self.heads) == 1 else (1.0, 1 / len(self.heads))
+
     @torch.no_grad()
     def set_heads(self, weight: Tensor, bias: Tensor, share: float) -> None:
         """Make the model's logits those of a linear classifier.

@@ -1,5 +1,6 @@
 """`--mode probe`: a linear classifier on the features of a frozen backbone, fitted until it has converged."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glocal.comparison.features import Features, FeatureStore, HeadInputs
 from glocal.comparison.logistic import Probe, fit_probe
@@ -81,11 +82,53 @@ class ProbeTask(ClassificationTask):
         first = self.pixels[1].subset(np.arange(min(2, len(self.pixels[1]))))
         expected = probe(features.val[: len(first)]).float()
         model: nn.Module = backbone.model
-        for share in {1.0, 1 / len(backbone.heads)}:
+        for share in backbone.shares:
             backbone.set_heads(probe.weight, probe.bias, share)
             logits = predict(model, self.prepare, first, self.config.hardware.device)
-            if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+            if _agree(logits, expected):
                 return
-        raise GlocalError(
-            f"probe: {self.config.model.name} is more than its features and a linear classifier; use --mode finetune"
-        )
+        raise _not_linear(self.config.model.name)
+
+
+@torch.no_grad()
+def check_probe(model: nn.Module, name: str, image_size: int) -> None:
+    """Check that a model can be probed, in up to three passes of two images: before features of others are computed.
+
+    Args:
+        model: a timm classifier on the CPU, with any weights; left unchanged.
+        name: of the model.
+        image_size: side in pixels.
+
+    Raises:
+        GlocalError: if a head is not linear or has no bias, or the model is more than its features and a linear
+            classifier.
+    """
+    generator = torch.Generator().manual_seed(0)
+    copied = copy.deepcopy(model).eval()
+    try:
+        backbone = HeadInputs(copied)
+    except GlocalError as error:
+        raise GlocalError(f"{name}: {error}") from None
+    images = torch.randn(2, 3, image_size, image_size, generator=generator)
+    try:
+        features = backbone(images)
+    except KeyError:  # a head that the model does not use
+        raise _not_linear(name) from None
+    num_classes = len(backbone.heads[0].bias)
+    weight = torch.randn(num_classes, features.shape[1], generator=generator) / features.shape[1] ** 0.5
+    bias = torch.randn(num_classes, generator=generator)
+    expected = torch.addmm(bias, features, weight.T)
+    for share in backbone.shares:
+        backbone.set_heads(weight, bias, share)
+        # random weights may overflow, which says nothing about the heads
+        if not expected.isfinite().all() or _agree(copied(images), expected):
+            return
+    raise _not_linear(name)
+
+
+def _agree(logits: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def _not_linear(name: str) -> GlocalError:
+    return GlocalError(f"probe: {name} is more than its features and a linear classifier; use --mode finetune")
