@@ -3,8 +3,8 @@
     python benchmarks/bank.py --materials DIR              runs what is missing, into docs/results/bank/SET.npz
     python benchmarks/bank.py --materials DIR --only mix,texture --jobs 2
 
-Seven micro models, five seeds, nine sets, each run as `glocal compare` trains it (recipe micro, 32 pixels, 5 epochs, one
-thread), evaluated ten times. A file holds, for each model, seed and evaluation, one bit an image, and the processor
+Seven micro models, five seeds, nine sets, each run as `glocal compare` trains it (recipe micro, 32 pixels, 5 epochs,
+one thread), evaluated ten times. A file holds, for each model, seed and evaluation, one bit an image, and the processor
 seconds of training and of evaluation so far. It is written after each run, so the command can be stopped and repeated.
 """
 
@@ -87,6 +87,7 @@ def record(materials: Path, name: str, model: str, seed: int) -> tuple[np.ndarra
 
 
 def main(arguments: list[str]) -> None:
+    """Record what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--materials", type=Path, required=True, help="folder of benchmarks/answer.py's downloads")
     parser.add_argument("--only", default=",".join(SETS))

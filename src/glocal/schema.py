@@ -68,6 +68,14 @@ class Scores(TypedDict, total=False):
     confusion: list[list[int]]
 
 
+class FractionInterval(TypedDict):
+    """A fraction with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 # glocal train
 
 
@@ -231,6 +239,7 @@ class CompareVerdict(TypedDict):
     cheapest_tied: str | None
     fastest: str | None
     best_set: NotRequired[list[str]]
+    choice: NotRequired[FractionInterval | None]
     sentence: str
     caveats: list[str]
 
@@ -621,14 +630,6 @@ class RecommendData(TypedDict):
     fingerprint: str
     skipped: int
     warnings: list[str]
-
-
-class FractionInterval(TypedDict):
-    """A fraction with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class NeedCondition(TypedDict):

@@ -247,8 +247,12 @@ def test_seeds_are_drawn_too():
     evidence = {name: Examined(score, np.full(RESAMPLES, score), np.zeros(3)) for name, score in scores.items()}
     best, spread = summarise(runs_of({"best": 2, "spread": 2}), evidence, METRICS["detection"])
     assert best["map_ci"] == pytest.approx([0.5, 0.5])
-    # Student's t of the difference of two means of two: the pooled deviation of a seed is 5 points, of 2 degrees
-    margin = stats.t.ppf(0.975, 2) * 0.05
+    # the variances of a seed, 0 and 0.005, each with one degree of freedom, drawn towards their median with 0.64 x 2
+    rng = np.random.default_rng(1)
+    typical, prior = 0.0025 / stats.chi2.median(1), 1.28
+    variances = (prior * typical + np.array([0, 0.005])) / (prior + 1)
+    variances = variances * (prior + 1) / rng.chisquare(prior + 1, (100_000, 2)) / 2
+    margin = np.quantile(np.abs((np.sqrt(variances) * rng.standard_normal((100_000, 2))) @ [1, -1]), 0.95)
     assert spread["difference_ci"] == pytest.approx([-0.1 - margin, -0.1 + margin], abs=0.1 * margin)
     assert spread["map_ci"] == [0, 1]  # 12.7 times 5 points to either side
 

@@ -80,7 +80,7 @@ def test_results_have_their_schema(whole):
         assert run["top5"] is None  # three classes
         assert run["budget"]["epochs"] == 2.0
         assert run["budget"]["flop"] == pytest.approx(6 * run["macs"] * 120)
-        assert len(run["curve"]) == 2
+        assert len(run["curve"]) == 4
         assert all(run[cost] > 0 for cost in ("params", "macs", "latency_ms_b1", "images_per_s_b32", "peak_memory_mib"))
     data = results["data"]
     assert (data["classes"], data["train"], data["val"]) == (list(CLASSES), 60, 30)

@@ -31,7 +31,7 @@ def test_cores_and_memory_are_shared(num_runs, cores, memory_gib, run_gib, expec
 class Pretender:
     """In the place of a Runner: reports and ends as the run's model says."""
 
-    def execute(self, run, store, progress):
+    def execute(self, run, store, progress, until):
         progress(TrainingProgress(0.5, 1.0, run.seed, 0.1, 1.0, 1.0, None))
         if run.model == "dies":
             os.kill(os.getpid(), signal.SIGKILL)

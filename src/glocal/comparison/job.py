@@ -22,7 +22,7 @@ from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import FEATURES, Store, open_store
-from glocal.comparison.verdict import judge, summarise
+from glocal.comparison.verdict import choice_of, judge, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
@@ -134,14 +134,17 @@ def compare(
         job = _Job(data, settings, tasks, store, measured, command, observer)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
+        job.run(side_by_side)
+        results = job.results()  # reads the analyses
         for run_id, reason in {} if analyze else store.damaged_analyses.items():
             observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")
-        job.run(side_by_side)
         if analyze:
             with torch_threads(measured.threads):
                 analysis.analyze(job.analyzed(), data, settings, store, observer)  # type: ignore[arg-type]
-            job.publish()
-    return job.results()
+            results = job.results()
+        if analyze or not job.executed:  # else they are published already
+            job.publish(results)
+    return results
 
 
 def write_results(results: CompareResults, data: Source, out: Path) -> None:
@@ -231,6 +234,7 @@ class _Job:
             run.id: entry for run in self.every if (entry := store.record(run.id)) is not None
         }
         self.evidence: dict[str, Any] = {}
+        self.executed = False
         self.racing = RaceRunner(settings, store, measured.costs, self.entries) if self._races() else None
 
     def run(self, side_by_side: bool) -> None:
@@ -242,11 +246,9 @@ class _Job:
             self.racing.run(partial(self._execute, side_by_side), self._looked)
         elif missing:
             self._execute(side_by_side, missing)
-        self.publish()
 
-    def publish(self) -> None:
+    def publish(self, results: CompareResults) -> None:
         """Write the results so far."""
-        results = self.results()
         write_results(results, self.data, self.store.out)
         self.observer.publish(results)
 
@@ -262,6 +264,7 @@ class _Job:
 
     def _execute(self, side_by_side: bool, runs: Sequence[Run], until: float = 1.0) -> None:
         """Execute runs up to a fraction of their budget."""
+        self.executed = True
         macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
         runner, measured = Runner(self.settings, self.tasks, macs), self.measured
         number = {run.id: i + 1 for i, run in enumerate(runs)}
@@ -277,14 +280,14 @@ class _Job:
                     self.entries[run.id] = event
                 self.observer.finish(run, event)
                 if event["status"] != "paused":
-                    self.publish()
+                    self.publish(self.results())
 
         execute_all(runner, runs, self.store, measured.jobs, measured.threads, side_by_side, tell, until)
 
     def _looked(self, look: Look) -> None:
         assert self.racing is not None
         self.observer.after_look(look, self.racing.race)
-        self.publish()
+        self.publish(self.results())
 
     def analyzed(self) -> list[Run]:
         """The first finished run of each model on the largest fraction of the training set."""
@@ -359,6 +362,7 @@ class _Job:
                 guess=metric.guess(data),
                 scratch=settings.mode == "scratch",
                 race=race,
+                choice=choice_of(ranked, self.evidence, metric),
             ),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
             **metric.about(ranked, self.evidence, data),

@@ -60,7 +60,7 @@ class Store:
         Raises:
             GlocalError: if it cannot be written, for example on a full disk; the folder is then unchanged.
         """
-        self._write(self.runs / run_id, run, write_files)
+        self._write(run_id, self.runs / run_id, run, write_files)
 
     def at(self, run_id: str, done: float) -> Path:
         """Folder of a paused run."""
@@ -82,7 +82,7 @@ class Store:
             save_checkpoint(self.paused / run_id / CHECKPOINT, state)
         except OSError as error:
             raise GlocalError(f"out: cannot write a checkpoint of {run_id} to {self.paused} ({error})") from error
-        self._write(self.at(run_id, done), run, write_files)
+        self._write(run_id, self.at(run_id, done), run, write_files)
 
     def checkpoint(self, run_id: str) -> dict[str, Any] | None:
         """Where a paused run goes on; None if it is missing or damaged, so that it starts again."""
@@ -109,7 +109,7 @@ class Store:
             return None
         return record["run"]
 
-    def _write(self, path: Path, run: RecordedRun, write_files: Callable[[Path], None]) -> None:
+    def _write(self, run_id: str, path: Path, run: RecordedRun, write_files: Callable[[Path], None]) -> None:
         try:
             with replacing(path) as folder:
                 write_files(folder)
@@ -117,7 +117,7 @@ class Store:
                 record: Record = {"run": run, "files": files}
                 (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
         except (OSError, SafetensorError) as error:  # safetensors raises its own error on a full disk
-            raise GlocalError(f"out: cannot write the record of {run['id']} to {path.parent} ({error})") from error
+            raise GlocalError(f"out: cannot write the record of {run_id} to {path.parent} ({error})") from error
 
     def analysis(self, run_id: str) -> ModelAnalysis | None:
         """The saved analysis of a run; None if it is missing or damaged."""

@@ -10,8 +10,13 @@ from glocal.comparison.cheapest import RANGE, CostName, cheapest_of, costs_in_wo
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.settings import CONVERGED
-from glocal.comparison.simultaneous import chance_of_being_best, deviations, stepwise_differences
-from glocal.comparison.statistics import CONFIDENCE, Evidence, Interval, score_interval
+from glocal.comparison.simultaneous import (
+    accuracy_of_choice,
+    chance_of_being_best,
+    deviations,
+    stepwise_differences,
+)
+from glocal.comparison.statistics import CONFIDENCE, Answers, Evidence, Interval, score_interval
 from glocal.formatting import listed, percent, significant
 from glocal.schema import CompareVerdict, RaceResults, RaceStanding, RunEntry, SummaryRow
 
@@ -52,6 +57,29 @@ def summarise(
     return rows
 
 
+def choice_of(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1) -> Interval | None:
+    """The accuracy to expect of the most accurate model on new images, corrected for its having been chosen.
+
+    Args:
+        runs: entries of the results.
+        evidence: as of `summarise`.
+        metric: of the task.
+
+    Returns:
+        None where nothing was chosen, and for scores that are no mean over images.
+    """
+    finished = [run for run in runs if run["status"] == "ok"]
+    largest = max((run["fraction"] for run in finished), default=1.0)
+    by_model: dict[str, list[Any]] = defaultdict(list)
+    for run in finished:
+        if run["fraction"] == largest:
+            by_model[run["model"]].append(evidence[run["id"]])
+    models = [metric.gather(of_model) for of_model in by_model.values()]
+    if len(models) < 2 or not all(isinstance(model, Answers) for model in models):
+        return None
+    return accuracy_of_choice(cast("list[Answers]", models), deviations(models))
+
+
 def _row(
     group: Sequence[Mapping[str, Any]], evidence: Evidence, difference: Interval, chance: float, metric: Metric
 ) -> SummaryRow:
@@ -90,6 +118,7 @@ def judge(
     guess: float | None = None,
     scratch: bool = False,
     race: RaceResults | None = None,
+    choice: Interval | None = None,
 ) -> CompareVerdict:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -103,6 +132,7 @@ def judge(
         guess: score of a model that has learned nothing.
         scratch: whether the models started from random weights.
         race: what was seen in it; its models that left are not in ``summary``.
+        choice: from `choice_of`.
     """
     caveats = _caveats(summary, runs, num_val_images, None if race and race["finished"] else num_runs)
     left = {} if race is None else left_models(race)
@@ -113,6 +143,7 @@ def judge(
             "cheapest_tied": None,
             "fastest": None,
             "best_set": [],
+            "choice": None,
             "sentence": sentence,
             "caveats": caveats,
         }
@@ -129,9 +160,11 @@ def judge(
             *(row["model"] for row in rows if row["tied_with_best"]),
             *(model for model, one in left.items() if one["left"] == "dearer"),
         ],
+        "choice": None if choice is None else {"mean": choice.mean, "low": choice.low, "high": choice.high},
         "sentence": _so_far(runs, num_runs, race)
         + _sentence(rows, best, cheapest, fastest, metric, cost, left)
-        + _of_left(left),
+        + _of_left(left)
+        + _of_choice(best, choice, metric),
         "caveats": caveats,
     }
 
@@ -141,6 +174,16 @@ def left_models(race: RaceResults) -> dict[str, RaceStanding]:
     last = {one["model"]: one for look in race["looks"] for one in look["standings"]}
     out = [one for model, one in last.items() if one["left"] and model not in race["still"]]
     return {one["model"]: one for one in sorted(out, key=lambda one: -one["difference"])}
+
+
+def _of_choice(best: Mapping[str, Any], choice: Interval | None, metric: Metric) -> str:
+    """What the best of several is worth on new images."""
+    if choice is None:
+        return ""
+    return (
+        f" The best of several looks better than it is: of {best['model']} expect {percent(choice.mean)} "
+        f"{metric.words.name} on new images ({100 * choice.low:.1f} to {100 * choice.high:.1f})."
+    )
 
 
 def _of_left(left: Mapping[str, RaceStanding]) -> str:

@@ -223,6 +223,27 @@ def curves(runs: Sequence[Row], looks: Looks, words: Words, x: str, label: str) 
         return svg(figure, f"curves-{x}", f"{words.title} on the validation images against {label}, one line per run")
 
 
+def race(race: Row, looks: Looks, words: Words) -> Markup:
+    """The mean score of each model as far as it was trained; who left ends in a hollow mark, dashed lines are looks."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(7.2, 3.8)
+        for model, points in race["curves"].items():
+            xs, ys = [100 * done for done, _ in points], [100 * score for _, score in points]
+            axes.plot(xs, ys, color=looks.colour[model], linewidth=1.8)
+            looks.point(axes, xs[-1], ys[-1], model, filled=model in race["still"])
+        for done in sorted({look["done"] for look in race["looks"]}):
+            axes.axvline(100 * done, color=INK, linewidth=0.8, linestyle=(0, (2, 4)), zorder=1)
+        ends = [(model, points[-1]) for model, points in race["curves"].items()]
+        axes.set_xlim(0, 118)
+        axes.set_xticks([0, 20, 40, 60, 80, 100])
+        axes.set(xlabel="training, % of the budget", ylabel=f"{words.long}, %")
+        xs, ys = [100 * done for _, (done, _) in ends], [100 * score for _, (_, score) in ends]
+        _name_points(figure, axes, xs, ys, [model for model, _ in ends])
+        left = [model for model, _ in ends if model not in race["still"]]
+        described = f"{words.title} during the race; {', '.join(left) if left else 'no model'} left before the end"
+        return svg(figure, "race", described)
+
+
 def fractions(summary: Sequence[Row], looks: Looks, words: Words) -> Markup:
     """The score against the fraction of the training images, on a logarithmic axis, with 95 % intervals."""
     with mpl.rc_context(STYLE):

@@ -110,6 +110,7 @@ def _context(results: Results, pictures: Mapping[str, Image.Image]) -> dict[str,
         "swatch": {model: looks.swatch(model) for model in results["settings"]["models"]},
         "several_fractions": len({row["fraction"] for row in summary}) > 1,
         "figures": _figures(rows, runs, summary, looks, words) if rows else {},
+        "race": _race(results["race"], looks, words) if results.get("race", {}).get("curves") else None,
         "distances": _distances(rows, _scored(by_distance, words), looks, len(classes)) if by_distance else None,
         "confusions": [
             _confusion(by_model[row["model"]], classes, f"confusion-{i}", row["model"])
@@ -169,6 +170,15 @@ def _figures(
         "seconds": figures.curves(runs, looks, words, "seconds", "seconds of training"),
         "fractions": figures.fractions(summary, looks, words),
     }
+
+
+def _race(race: Results, looks: figures.Looks, words: Words) -> dict[str, Any]:
+    """Who was in the race, how far, and why some left: a figure, and a row per model as it last stood."""
+    last = {one["model"]: {**one, "done": look["done"]} for look in race["looks"] for one in look["standings"]}
+    ways = {"behind": 1, "dearer": 2}
+    rows = [{**one, "left": None if one["model"] in race["still"] else one["left"]} for one in last.values()]
+    rows.sort(key=lambda one: (-one["done"], ways.get(one["left"], 0), -one["score"]))
+    return {**race, "figure": figures.race(race, looks, words), "rows": rows}
 
 
 def _distances(
