@@ -266,6 +266,8 @@ class CompareSettings(ClaimsSettings):
     fractions: list[float]
     cost: NotRequired[str]
     search: NotRequired[str]
+    image_sizes: NotRequired[dict[str, int]]
+    rates: NotRequired[list[float]]
 
 
 class ClassCounts(TypedDict):
@@ -360,6 +362,28 @@ class RaceLook(TypedDict):
     standings: list[RaceStanding]
 
 
+class TrialRow(TypedDict):
+    """A learning rate tried for a model; without scores if its run failed."""
+
+    model: str
+    lr: float
+    nll: float | None
+    top1: float | None
+    error: str | None
+
+
+class TrialResults(TypedDict):
+    """Learning rates tried on held-out training images, and pairs of models in another order at one rate for all."""
+
+    images: int
+    budget: str
+    rows: list[TrialRow]
+    chosen: dict[str, float]
+    pairs: int
+    reordered: dict[str, int]
+    flop: float
+
+
 class RaceResults(TypedDict):
     """A race: its rungs as (seeds, fraction of the budget), what was seen, and its share of the exhaustive FLOP."""
 
@@ -375,6 +399,7 @@ class CompareExtras(TypedDict, total=False):
     """Optional entries of a comparison, depending on the task, the data and ``--analyze``."""
 
     metric: str
+    trials: TrialResults
     race: RaceResults
     examples: list[Example]
     by_distance: list[DistanceRow]

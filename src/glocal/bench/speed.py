@@ -105,7 +105,7 @@ def measure_inference(
 
 def measure_together(
     models: Mapping[str, nn.Module],
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | Mapping[str, int] = 224,
     batch_size: int = 1,
     device: str | torch.device = "cpu",
     *,
@@ -120,7 +120,7 @@ def measure_together(
 
     Args:
         models: by name; each takes (batch_size, in_chans, H, W).
-        image_size: side of a square image, or (H, W), in pixels.
+        image_size: side of a square image, or (H, W), in pixels; or the sides by model.
         batch_size: images in one pass.
         device: such as "cpu" or "cuda".
         in_chans: channels of the images.
@@ -129,10 +129,14 @@ def measure_together(
     Raises:
         GlocalError: without a model, or with a batch size below 1.
     """
-    images = _images(models, image_size, batch_size, in_chans)
+    _check_batch(models, batch_size)
+    sizes = image_size if isinstance(image_size, Mapping) else dict.fromkeys(models, image_size)
     device = torch.device(device)
 
-    passes = {name: _timed_inference(model, images, device, "32") for name, model in models.items()}
+    passes = {
+        name: _timed_inference(model, _images(models, sizes[name], batch_size, in_chans), device, "32")
+        for name, model in models.items()
+    }
     times = _take_rounds(passes, seconds, errors=None)
     return {name: _summary(times[name], batch_size) for name in models}
 
@@ -245,10 +249,14 @@ def describe_failure(error: BaseException) -> str:
 def _images(
     models: Mapping[str, Model], image_size: int | tuple[int, int], batch_size: int, in_chans: int
 ) -> torch.Tensor:
-    if not models or batch_size < 1:
-        raise GlocalError(f"expected at least one model and one image, got {len(models)} and {batch_size}")
+    _check_batch(models, batch_size)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return torch.rand(batch_size, in_chans, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _check_batch(models: Mapping[str, Model], batch_size: int) -> None:
+    if not models or batch_size < 1:
+        raise GlocalError(f"expected at least one model and one image, got {len(models)} and {batch_size}")
 
 
 @contextmanager

@@ -32,9 +32,9 @@ def time_inference(models: Mapping[str, Any], settings: ComparisonSettings, batc
 
     An untrained model is as fast as a trained one, except that an untrained detector has fewer detections for NMS.
     """
-    size, device = settings.image_size, settings.device
-    single = measure_together(models, size, 1, device, seconds=TIMING_SECONDS)
-    batch = measure_together(models, size, batch_size, device, seconds=TIMING_SECONDS)
+    sizes, device = {name: settings.size_of(name) for name in models}, settings.device
+    single = measure_together(models, sizes, 1, device, seconds=TIMING_SECONDS)
+    batch = measure_together(models, sizes, batch_size, device, seconds=TIMING_SECONDS)
     throughput = f"images_per_s_b{batch_size}"
     return {
         name: {

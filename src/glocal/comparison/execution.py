@@ -11,11 +11,12 @@ from glocal.comparison.probe import ProbeTask
 from glocal.comparison.run_tasks import RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.store import Store
+from glocal.comparison.trials import trial_budget
 from glocal.errors import GlocalError
 from glocal.schema import CurveRow, RecordedRun, RunIdentity, RunScores, SkippedImage
 from glocal.tasks import Task
 from glocal.training import TrainingProgress
-from glocal.training.trainer import Trainer, TrainResult
+from glocal.training.trainer import CURVE_POINTS, Trainer, TrainResult
 
 
 class Runner:
@@ -55,6 +56,9 @@ class Runner:
             return entry
         metric = self.settings.metric
         entry = self._entry(run, result, metric.entry(task, result.outcomes))
+        if run.rate is not None:  # of a trial the scores are enough
+            store.write(run.id, entry, lambda folder: None)
+            return entry
 
         def write_predictions(folder: Path) -> None:
             metric.save(task, result.outcomes, folder)
@@ -81,8 +85,11 @@ class Runner:
     ) -> TrainResult:
         if isinstance(task, ProbeTask):
             return task.fit(progress)
+        budget, points = self.settings.budget, CURVE_POINTS
+        if run.rate is not None:
+            budget, points = trial_budget(budget), 1
         trainer = Trainer(
-            task, task.config, self.settings.budget, macs=self.macs[run.model], resume=paused, until=until,
+            task, task.config, budget, macs=self.macs[run.model], resume=paused, until=until, curve_points=points,
             progress=progress,
         )  # fmt: skip
         return trainer.fit(task.create_model(), *task.datasets())

@@ -18,10 +18,11 @@ from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, check_main_module, run_side_by_side, share_cores
 from glocal.comparison.race import Look, Race, verdict_confidence
 from glocal.comparison.racing import RaceRunner
-from glocal.comparison.run_tasks import RunTasks
+from glocal.comparison.run_tasks import SPLIT_SEED, RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
 from glocal.comparison.store import FEATURES, Store, open_store
+from glocal.comparison.trials import chosen_rates, held_out, trial_results, trial_runs
 from glocal.comparison.verdict import choice_of, judge, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
@@ -134,6 +135,7 @@ def compare(
         job = _Job(data, settings, tasks, store, measured, command, observer)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
+        job.try_rates(side_by_side)
         job.run(side_by_side)
         results = job.results()  # reads the analyses
         for run_id, reason in {} if analyze else store.damaged_analyses.items():
@@ -234,8 +236,30 @@ class _Job:
             run.id: entry for run in self.every if (entry := store.record(run.id)) is not None
         }
         self.evidence: dict[str, Any] = {}
+        self.trials: dict[Run, RecordedRun] = {}
         self.executed = False
         self.racing = RaceRunner(settings, store, measured.costs, self.entries) if self._races() else None
+
+    def try_rates(self, side_by_side: bool) -> None:
+        """Execute the trials that are missing, and choose the learning rate of each model."""
+        runs, store = trial_runs(self.settings), self.store.trials
+        self.trials = {run: entry for run in runs if (entry := store.record(run.id)) is not None}
+        missing = [run for run in runs if run not in self.trials]
+        if missing:
+            total, number = len(runs), {run: len(self.trials) + i + 1 for i, run in enumerate(missing)}
+
+            def tell(run: Run, event: Event) -> None:
+                if event is None:
+                    self.observer.start(run, number[run], total)
+                elif isinstance(event, TrainingProgress):
+                    self.observer.update(run, event)
+                else:
+                    self.trials[run] = event
+                    self.observer.finish(run, event)
+
+            measured = self.measured
+            execute_all(self._runner(), missing, store, measured.jobs, measured.threads, side_by_side, tell)
+        self.tasks.rates = chosen_rates({run: self.trials[run] for run in runs})
 
     def run(self, side_by_side: bool) -> None:
         """Execute what is missing: all runs, or a race."""
@@ -265,8 +289,7 @@ class _Job:
     def _execute(self, side_by_side: bool, runs: Sequence[Run], until: float = 1.0) -> None:
         """Execute runs up to a fraction of their budget."""
         self.executed = True
-        macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
-        runner, measured = Runner(self.settings, self.tasks, macs), self.measured
+        runner, measured = self._runner(), self.measured
         number = {run.id: i + 1 for i, run in enumerate(runs)}
         before, total = (0, len(runs)) if self.racing else (len(self.every) - len(runs), len(self.every))
 
@@ -283,6 +306,10 @@ class _Job:
                     self.publish(self.results())
 
         execute_all(runner, runs, self.store, measured.jobs, measured.threads, side_by_side, tell, until)
+
+    def _runner(self) -> Runner:
+        macs = {name: cost["macs"] for name, cost in self.measured.costs.items()}
+        return Runner(self.settings, self.tasks, macs)
 
     def _looked(self, look: Look) -> None:
         assert self.racing is not None
@@ -372,6 +399,9 @@ class _Job:
     def _extras(self, race: RaceResults | None) -> CompareExtras:
         """What was seen in the race, and the results of ``analyze``, if any."""
         extras: CompareExtras = {} if race is None else {"race": race}
+        if self.trials and isinstance(self.data, DataSource):
+            images = len(held_out(self.data.train.fraction(self.settings.fractions[0], SPLIT_SEED))[1])
+            extras["trials"] = trial_results(self.settings, self.trials, images)
         if isinstance(self.data, DataSource):
             extras |= analysis.describe(self.analyzed(), self.data, self.store)
         return extras

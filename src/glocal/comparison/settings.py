@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,6 +30,8 @@ CONVERGED = "converged"
 """The budget of a probe."""
 NOT_COMPARED = ("epochs", "image_size", "checkpoint_every_steps", "log_every_steps", "evaluate_every_epochs")
 """Settings of a recipe that do not apply to a comparison."""
+RATES = (0.25, 1.0, 4.0)
+"""Multiples of the recipe's learning rate that are tried for each model."""
 Search = Literal["race", "exhaustive"]
 OF_PROBE = ("image_size", "crop_pct", "batch_size")
 """Settings of a recipe that apply to a probe; the batch size to its costs."""
@@ -37,16 +39,25 @@ OF_PROBE = ("image_size", "crop_pct", "batch_size")
 
 @dataclass(frozen=True)
 class Run:
-    """One model trained on one fraction of the training set with one seed."""
+    """One model trained on one fraction of the training set with one seed.
+
+    Attributes:
+        model: its name.
+        fraction: of the training set.
+        seed: of all that is random.
+        rate: of a trial (trials.py): its learning rate, as a multiple of the recipe's.
+    """
 
     model: str
     fraction: float
     seed: int
+    rate: float | None = None
 
     @property
     def id(self) -> str:
-        """Name of the run's folder, such as ``resnet_micro-f1-s0``."""
-        return f"{file_safe(self.model)}-f{self.fraction:g}-s{self.seed}"
+        """Name of the run's folder, such as ``resnet_micro-f1-s0``; of a trial ``resnet_micro-lr0.25``."""
+        name = file_safe(self.model)
+        return f"{name}-f{self.fraction:g}-s{self.seed}" if self.rate is None else f"{name}-lr{self.rate:g}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class ComparisonSettings:
         seeds: of each model.
         mode: ``scratch``; ``finetune`` from weights; ``probe`` of a frozen backbone: `fit_probe`.
         weights: by model: a checkpoint to start from; models without one start from timm's own pretrained weights.
-        image_size: side in pixels.
+        image_size: side in pixels; of several sizes the largest.
         fractions: of the training set, largest first.
         recipe: of each run.
         device: such as ``cpu`` or ``cuda``.
@@ -68,6 +79,9 @@ class ComparisonSettings:
         head: the detector or segmenter; each model is its backbone.
         cost: by which the verdict takes the cheapest of the ties; a comparison can be judged again by another one.
         search: ``race``: models that can no longer be the answer leave (race.py); ``exhaustive``: all runs.
+        image_sizes: by model, of those that have another size than ``image_size``.
+        rates: learning rates that are tried for each model before the race (trials.py), as multiples of the recipe's;
+            none or one: that of the recipe for all.
     """
 
     models: tuple[str, ...]
@@ -84,6 +98,12 @@ class ComparisonSettings:
     head: HeadConfig | None = None
     cost: CostName = "latency"
     search: Search = "exhaustive"
+    image_sizes: Mapping[str, int] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+
+    def size_of(self, model: str) -> int:
+        """The side of a model's images, in pixels."""
+        return self.image_sizes.get(model, self.image_size)
 
     @property
     def num_evaluations(self) -> int:
@@ -125,7 +145,9 @@ class ComparisonSettings:
             "mode": self.mode,
             "weights": {model: sha256(path) for model, path in self.weights.items()},
             "image_size": self.image_size,
+            **({"image_sizes": dict(self.image_sizes)} if self.image_sizes else {}),
             "fractions": list(self.fractions),
+            **({"rates": list(self.rates)} if self.rates else {}),
             "device": self.device,
             "recipe": {k: v for k, v in self.recipe.to_recipe().items() if k not in left_out},
         }
@@ -138,7 +160,7 @@ def make_settings(
     seeds: int | None = None,
     mode: Mode = "scratch",
     weights: Mapping[str, Path] | None = None,
-    image_size: int | None = None,
+    image_size: int | Mapping[str, int] | None = None,
     fractions: Sequence[float] = (1.0,),
     recipe: TrainConfig | None = None,
     device: str = "auto",
@@ -147,6 +169,7 @@ def make_settings(
     head: HeadConfig | None = None,
     cost: CostName = "latency",
     search: Search | None = None,
+    rates: Sequence[float] | None = None,
 ) -> ComparisonSettings:
     """Check a request and fill in its defaults.
 
@@ -157,8 +180,8 @@ def make_settings(
         seeds: number of seeds; 3 means 0, 1 and 2, the default. A probe has nothing random: 1.
         mode: see `ComparisonSettings`.
         weights: by model: safetensors or a .pth of tensors; for ``finetune`` and ``probe``.
-        image_size: side in pixels; by default the recipe's, else the largest default of the models. With a head,
-            the shorter side of the resized images.
+        image_size: side in pixels, for all or by model; by default the recipe's, else the largest default of the
+            models. With a head, the shorter side of the resized images.
         fractions: of the training set, each above 0 and at most 1.
         recipe: by default that of the mode, or of the task.
         device: ``auto`` for CUDA, else Apple's MPS, else the CPU.
@@ -168,6 +191,7 @@ def make_settings(
         cost: that decides between ties: ``latency`` at batch 1, ``throughput`` at a larger batch, ``memory`` in
             training, or ``macs``.
         search: see `ComparisonSettings`; by default ``race`` with a budget in epochs or FLOP.
+        rates: see `ComparisonSettings`; by default `RATES` for classifiers that are fine-tuned.
 
     Raises:
         GlocalError: for invalid arguments.
@@ -200,13 +224,7 @@ def make_settings(
     if budget is None and mode != "probe":
         budget = DEFAULT_BUDGET if recipe is None else f"{recipe.schedule.epochs:g}ep"
     recipe = recipe or load_recipe(DEFAULT_RECIPES[mode if head is None else task])
-    image_size = image_size or recipe.data.image_size or None
-    if image_size is None:
-        image_size = max(default_image_size(model) for model in models)
-    sizes = IMAGE_SIZES if head is None else HEAD_IMAGE_SIZES
-    if image_size not in sizes:
-        low, high = sizes[0], sizes[-1]
-        raise GlocalError(f"image size: expected {low} to {high} pixels, got {image_size}")
+    sizes = _image_sizes(models, image_size or recipe.data.image_size or None, head)
     parsed = None if budget is None else Budget.parse(budget)
     return ComparisonSettings(
         models=tuple(models),
@@ -214,7 +232,8 @@ def make_settings(
         seeds=tuple(range(seeds)),
         mode=mode,
         weights=weights,
-        image_size=image_size,
+        image_size=max(sizes.values()),
+        image_sizes=sizes if len(set(sizes.values())) > 1 else {},
         fractions=tuple(sorted(fractions, reverse=True)),
         recipe=recipe,
         device=resolve_device(device),
@@ -223,7 +242,38 @@ def make_settings(
         head=head,
         cost=cost,
         search=_choose_search(search, parsed, mode, len(fractions), len(models)),
+        rates=_choose_rates(rates, mode, head),
     )
+
+
+def _image_sizes(
+    models: Sequence[str], image_size: int | Mapping[str, int] | None, head: HeadConfig | None
+) -> dict[str, int]:
+    """The side of each model's images."""
+    if image_size is None:
+        image_size = max(default_image_size(model) for model in models)
+    given = image_size if isinstance(image_size, Mapping) else dict.fromkeys(models, image_size)
+    allowed = IMAGE_SIZES if head is None else HEAD_IMAGE_SIZES
+    for size in given.values():
+        if size not in allowed:
+            raise GlocalError(f"image size: expected {allowed[0]} to {allowed[-1]} pixels, got {size}")
+    return {model: given[model] for model in models}
+
+
+def _choose_rates(rates: Sequence[float] | None, mode: Mode, head: HeadConfig | None) -> tuple[float, ...]:
+    """By default several where loaded weights are fine-tuned: there one rate for all is unfair."""
+    if rates is None:
+        return RATES if mode == "finetune" and head is None else ()
+    if mode == "probe" or head is not None:
+        raise GlocalError(
+            "rates: learning rates are tried for classifiers that are trained, by --mode finetune or scratch"
+        )
+    if not rates or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
+        shown = ",".join(f"{rate:g}" for rate in rates)
+        raise GlocalError(
+            f"rates: expected distinct multiples of the recipe's learning rate, such as 0.25,1,4; got {shown}"
+        )
+    return tuple(sorted(rates)) if len(rates) > 1 or rates[0] != 1 else ()
 
 
 def _choose_search(

@@ -7,6 +7,7 @@
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
     OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
     OUT/runs/ID/analysis.json                     analysis of the model, with --analyze
+    OUT/trials/ID/record.json     scores of a learning rate tried for a model
     OUT/paused/ID/DONE/           record and predictions of a run in a race at a fraction of its budget
     OUT/paused/ID/checkpoint/     where it goes on; may be deleted
 
@@ -37,13 +38,18 @@ COSTS_HOLD = ("costs", "jobs", "threads")
 class Store:
     """A comparison's folder, held by this process; see `open_store`."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, runs: str = "runs") -> None:
         self.out = out
-        self.runs, self.paused = out / "runs", out / "paused"
+        self.runs, self.paused = out / runs, out / "paused"
         self.damaged: dict[str, str] = {}
         """Runs with a damaged record, with the reason."""
         self.damaged_analyses: dict[str, str] = {}
         """Likewise, with a damaged analysis."""
+
+    @property
+    def trials(self) -> "Store":
+        """The trials of the comparison, by the names of their runs."""
+        return Store(self.out, "trials")
 
     def record(self, run_id: str) -> RecordedRun | None:
         """The record of a run; None if it is missing or damaged."""
@@ -178,7 +184,8 @@ def open_store(out: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[
             refuse_existing(out, "a comparison")
         agree_on_plan(path, plan, upgrade=upgraded)
         store.runs.mkdir(exist_ok=True)
-        clean(store.runs)
+        for records in (store.runs, store.trials.runs):
+            clean(records)
         for folder in store.paused.glob("*"):
             clean(folder)
         clean(out / FEATURES)
