@@ -95,8 +95,8 @@ Cost = Annotated[
 SearchOption = Annotated[
     str | None,
     typer.Option(
-        help="race: models that can no longer be the answer leave; exhaustive: all runs. Default: race, where the "
-        "budget is in epochs or FLOP.",
+        help="race: models that can no longer be the answer leave; exhaustive: all runs. Default: race, with "
+        "several seeds and a budget in epochs or FLOP.",
         show_default=False,
     ),
 ]

@@ -137,16 +137,16 @@ def compare(
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         job.try_rates(side_by_side)
         job.run(side_by_side)
-        results = job.results()  # reads the analyses
+        if not job.executed:
+            job.publish(job.results())
         for run_id, reason in {} if analyze else store.damaged_analyses.items():
             observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")
         if analyze:
             with torch_threads(measured.threads):
                 analysis.analyze(job.analyzed(), data, settings, store, observer)  # type: ignore[arg-type]
-            results = job.results()
-        if analyze or not job.executed:  # else they are published already
-            job.publish(results)
-    return results
+            job.publish(job.results())
+    assert job.published is not None
+    return job.published
 
 
 def write_results(results: CompareResults, data: Source, out: Path) -> None:
@@ -238,6 +238,7 @@ class _Job:
         self.evidence: dict[str, Any] = {}
         self.trials: dict[Run, RecordedRun] = {}
         self.executed = False
+        self.published: CompareResults | None = None
         self.racing = RaceRunner(settings, store, measured.costs, self.entries) if self._races() else None
 
     def try_rates(self, side_by_side: bool) -> None:
@@ -273,6 +274,7 @@ class _Job:
 
     def publish(self, results: CompareResults) -> None:
         """Write the results so far."""
+        self.published = results
         write_results(results, self.data, self.store.out)
         self.observer.publish(results)
 

@@ -190,7 +190,7 @@ def make_settings(
         head: for detection and segmentation; by default Faster R-CNN or Semantic FPN.
         cost: that decides between ties: ``latency`` at batch 1, ``throughput`` at a larger batch, ``memory`` in
             training, or ``macs``.
-        search: see `ComparisonSettings`; by default ``race`` with a budget in epochs or FLOP.
+        search: see `ComparisonSettings`; by default ``race`` with several seeds and a budget in epochs or FLOP.
         rates: see `ComparisonSettings`; by default `RATES` for classifiers that are fine-tuned.
 
     Raises:
@@ -241,7 +241,7 @@ def make_settings(
         task=task,
         head=head,
         cost=cost,
-        search=_choose_search(search, parsed, mode, len(fractions), len(models)),
+        search=_choose_search(search, parsed, mode, seeds, len(fractions), len(models)),
         rates=_choose_rates(rates, mode, head),
     )
 
@@ -277,12 +277,13 @@ def _choose_rates(rates: Sequence[float] | None, mode: Mode, head: HeadConfig | 
 
 
 def _choose_search(
-    search: Search | None, budget: Budget | None, mode: Mode, num_fractions: int, num_models: int
+    search: Search | None, budget: Budget | None, mode: Mode, num_seeds: int, num_fractions: int, num_models: int
 ) -> Search:
     """Race by default, where there is something to race and every decision depends on steps alone."""
     reasons = {
         "--mode probe is fitted at once": mode == "probe",
         "several fractions of the training images are to be compared whole": num_fractions > 1,
+        "one seed does not show how much seeds differ": num_seeds == 1,
         "a budget in seconds depends on the clock": budget is not None and budget.unit == "s",
     }
     if search is None:

@@ -201,8 +201,9 @@ class Trainer:
         if self.curve_points is None:
             self.points = CURVE_POINTS if self.steps is None else max(1, round(self.steps / every))
         else:
-            wanted = math.inf if self.steps is None else POINTS_PER_EPOCH * self.steps / self.steps_per_epoch
-            self.points = max(1, min(self.curve_points, math.floor(wanted)))
+            self.points = self.curve_points
+            if self.steps is not None:
+                self.points = max(1, min(self.points, POINTS_PER_EPOCH * self.steps // self.steps_per_epoch))
         self.until = math.ceil(self.until * self.points - 1e-9) / self.points
         if config.hardware.sync_batchnorm and hardware.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
