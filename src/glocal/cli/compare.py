@@ -100,6 +100,15 @@ SearchOption = Annotated[
         show_default=False,
     ),
 ]
+Rates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Learning rates tried for each model, as multiples of the recipe's; default with --mode finetune: "
+        "0.25,1,4, else none.",
+        show_default=False,
+    ),
+]
 Fraction = Annotated[str, typer.Option(help="Fractions of the training images, one run each: 1.0,0.3,0.1.")]
 Recipe = Annotated[
     str | None,
@@ -139,6 +148,7 @@ def compare(
     image_size: ImageSize = None,
     cost: Cost = "latency",
     search: SearchOption = None,
+    rates: Rates = None,
     fraction: Fraction = "1.0",
     recipe: Recipe = None,
     detector: Detector = None,
@@ -201,6 +211,7 @@ def _settings(task: str, options: Mapping[str, Any]) -> "ComparisonSettings":
         image_size=options["image_size"],
         cost=options["cost"],
         search=options["search"],
+        rates=None if options["rates"] is None else [_parse_rate(item) for item in options["rates"].split(",")],
         fractions=[_parse_fraction(item) for item in options["fraction"].split(",")],
         recipe=_read_recipe(options["recipe"], task, options["mode"]) if options["recipe"] else None,
         device=options["device"],
@@ -291,6 +302,15 @@ def _parse_weights(item: str) -> tuple[str, Path]:
     if not (name and separator and path):
         raise GlocalError(f"weights: expected NAME=FILE, such as resnet50=resnet50.safetensors; got {item!r}")
     return name, Path(path)
+
+
+def _parse_rate(item: str) -> float:
+    try:
+        return float(item)
+    except ValueError:
+        raise GlocalError(
+            f"rates: expected multiples of the recipe's learning rate such as 0.25,1,4; got {item!r}"
+        ) from None
 
 
 def _parse_fraction(item: str) -> float:
