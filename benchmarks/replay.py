@@ -189,10 +189,10 @@ def verdict(evidence: Mapping[str, Evidence], costs: Costs, confidence: float) -
     return Verdict(take, tuple(tied))
 
 
-def exhaustive(sample: Sample, seeds: Sequence[int], costs: Costs) -> Verdict:
+def exhaustive(sample: Sample, seeds: Sequence[int], costs: Costs, confidence: float = CONFIDENCE) -> Verdict:
     """The verdict of all runs of these seeds."""
     evidence = {model: sample.evidence(model, seeds, 1.0) for model in sample.bank.models}
-    return verdict(evidence, costs, CONFIDENCE)
+    return verdict(evidence, costs, confidence)
 
 
 @dataclass
@@ -367,12 +367,14 @@ def replay_set(bank: Bank, costs: Costs, resamples: int, few: int) -> dict[str, 
     """All cases of a set; of the alternative ladders on fewer resamples of its images."""
     main: list[list[Case]] = []
     ladders: dict[str, list[Case]] = defaultdict(list)
-    disjoint, sharing = [], []
+    disjoint, sharing, stricter = [], [], []
     exact = {m: {key: value for key, value in row.items() if not key.endswith(RANGE)} for m, row in costs.items()}
     for number, sample in enumerate(samples(bank, resamples)):
         found = grids(sample, costs, NUM_SEEDS)
         sharing.append(agreements(found, costs, shared=1))
         disjoint.append(agreements(grids(sample, costs, EARLY), costs, shared=0))
+        at_end = {seeds: exhaustive(sample, seeds, costs, verdict_confidence()) for seeds in found}
+        stricter.append([grid.accepts(at_end[seeds].take, costs) for seeds, grid in found.items()])
         main.append(cases(sample, costs, TODAY, found))
         if number <= few:
             for name, ladder in LADDERS.items():
@@ -389,6 +391,9 @@ def replay_set(bank: Bank, costs: Costs, resamples: int, few: int) -> dict[str, 
         **row_of(every),
         "agree_one_seed_shared": _mean(itertools.chain.from_iterable(sharing)),
         "agree_disjoint_pairs": _mean(itertools.chain.from_iterable(disjoint)),
+        "agree_at_confidence_of_race": _mean(itertools.chain.from_iterable(stricter)),
+        "share_by_sample": [float(np.mean([case.share for case in of_sample])) for of_sample in main],
+        "equal_by_sample": [_mean(case.equal for case in of_sample) for of_sample in main],
         "as_recorded": row_of(main[0])
         | {"agree_one_seed_shared": _mean(sharing[0]), "agree_disjoint_pairs": _mean(disjoint[0])},
         "looks": slow | {"same_model": slow["takes"] == main[0][0].takes},
@@ -400,7 +405,7 @@ def replay_set(bank: Bank, costs: Costs, resamples: int, few: int) -> dict[str, 
 MEANS = (
     "share", "share_p90", "share_recorded", "equal", "same_model", "in_best_set", "loss", "equal_to_other_grids",
 )  # fmt: skip
-AGREE = "agree_one_seed_shared", "agree_disjoint_pairs"
+AGREE = "agree_one_seed_shared", "agree_disjoint_pairs", "agree_at_confidence_of_race"
 
 
 def total_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = MEANS) -> dict[str, float]:
@@ -430,7 +435,10 @@ def page(result: Mapping[str, Any]) -> str:
         f"{_percent(total['agree_one_seed_shared'])} of the pairs of three-seed grids that share one seed (of five "
         f"seeds all share at least one), and in {_percent(total['agree_disjoint_pairs'])} of the pairs of disjoint "
         f"two-seed grids. The race is equal to the grid of its own seeds in {_percent(total['equal'])}, and to grids "
-        f"that share one seed in {_percent(total['equal_to_other_grids'])}.",
+        f"that share one seed in {_percent(total['equal_to_other_grids'])}. The race's verdict is judged at "
+        f"{100 * verdict_confidence():.0f} % for {100 * CONFIDENCE:.0f} %, since its looks take their part of the "
+        "errors; that alone leaves a grid equal to itself in "
+        f"{_percent(total['agree_at_confidence_of_race'])}.",
         "",
         "| set | images | seeds | cases | share | 90th percentile | equal | in the best set | points lost | two grids, "
         "one seed shared | two grids of two seeds, disjoint | race and a grid, one seed shared |",
