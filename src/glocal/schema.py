@@ -215,6 +215,7 @@ class SummaryRow(ModelCosts, total=False):
     difference_ci: Required[list[float]]
     tied_with_best: Required[bool]
     chance_of_best: float
+    within_limits: bool
     # classification
     top1_mean: float
     top1_ci: list[float]
@@ -341,6 +342,51 @@ class Analysis(TypedDict):
     models: list[ModelAnalysis]
 
 
+class AskedLimits(TypedDict):
+    """The most that the model to take may cost; null is no limit."""
+
+    latency_ms: float | None
+    params: float | None
+    file_bytes: float | None
+    memory_mib: float | None
+    runtime: str
+    batch_size: int
+
+
+class LimitCosts(TypedDict):
+    """Costs of a model in the runtime of the limits; null if not measured."""
+
+    latency_ms: float | None
+    latency_range: list[float] | None
+    params: int
+    file_bytes: float | None
+    memory_mib: float | None
+    error: str | None
+
+
+class LimitedModel(TypedDict):
+    """A model before training, and why it does not meet the limits."""
+
+    model: str
+    costs: LimitCosts
+    reasons: list[str]
+
+
+class ConfirmedLimits(LimitedModel):
+    """The chosen model, measured again from the files of a run."""
+
+    run: str
+    margins: list[str]
+
+
+class LimitsResults(TypedDict):
+    """Limits on the cost of the model to take, and how the models stand to them."""
+
+    asked: AskedLimits
+    models: list[LimitedModel]
+    confirmed: ConfirmedLimits | None
+
+
 class RaceStanding(TypedDict):
     """A model at a look of a race; differences to the leader."""
 
@@ -401,6 +447,7 @@ class CompareExtras(TypedDict, total=False):
     metric: str
     trials: TrialResults
     race: RaceResults
+    limits: LimitsResults
     examples: list[Example]
     by_distance: list[DistanceRow]
     analysis: Analysis

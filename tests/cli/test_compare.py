@@ -217,3 +217,47 @@ def test_help_has_examples(call):
     code, out, _ = call("--help")
     assert code == 0
     assert "glocal compare photos --out study --resume" in out
+
+
+def test_limits_leave_a_model_out_and_are_in_the_report(call, command, tmp_path, monkeypatch):
+    monkeypatch.setattr("glocal.comparison.deployment.TIMING_SECONDS", 0.02)
+    write_folder(tmp_path / "data", 30)
+    code, _, err = call("data", *QUICK, "--out", "none", "--max-params", "1K", "--max-latency", "100s")
+    assert code == 2
+    assert "limits: expected a model of at most 100,000 ms per image in PyTorch and 0.001M parameters" in err
+    assert "nearest: " in err
+    assert list((tmp_path / "none/runs").iterdir()) == []
+
+    with monkeypatch.context() as patch:
+        patch.setattr("glocal.comparison.job.write_report", lambda *_, **__: None)
+        assert call("data", *QUICK, "--search", "exhaustive", "--out", "out")[0] == 0
+    rows = results_of(tmp_path / "out")["summary"]
+    small, large = sorted(rows, key=lambda row: row["params"])
+    between = f"{(small['params'] + large['params']) / 2e3:.3f}K"
+    code, out, err = call("data", *QUICK, "--out", "out", "--resume", "--max-params", between)
+    assert code == 0
+    assert f"left out: {large['model']}: " in " ".join(err.split())
+    assert re.search(rf"{large['model']} .*above limits", out)
+    assert f"{small['model']} holds the limit: " in " ".join(out.split())
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<h2>Limits</h2>" in page
+    assert page.count("above the limits</span>") == 1
+    assert_written_again(command, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--max-latency", "10", "max-latency: expected a positive number and its unit (ms, s), such as 10ms; got '10'"),
+        ("--max-params", "-3M", "max-params: expected a positive number and its unit"),
+        ("--max-file", "40M", "M is not one of the units"),
+        ("--max-memory", "much", "max-memory: expected a positive number and its unit"),
+        ("--runtime", "tensorrt", "runtime: expected one of eager, onnxruntime, openvino, got 'tensorrt'"),
+        ("--runtime", "openvino", "expected a limit on one of them: --max-latency or --max-file"),
+    ],
+)
+def test_limits_that_are_none(call, tmp_path, option, value, message):
+    code, _, err = call("data", *QUICK, "--out", "out", f"{option}={value}")
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "out").exists()

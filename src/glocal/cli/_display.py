@@ -280,6 +280,7 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]], fraction: float, several: bo
     for row in rows:
         low, high = row[f"{metric.key}_ci"]
         behind = f"{abs(100 * row['difference_to_best']):.1f}{' (tie)' if row['tied_with_best'] else ''}"
+        behind = behind if row.get("within_limits", True) else "above limits"
         table.add_row(
             f"[bold]{row['model']}[/]" if row["tied_with_best"] else row["model"],
             f"{100 * row[f'{metric.key}_mean']:.1f}",

@@ -35,6 +35,7 @@ Examples:
   glocal compare photos --models 'cvt_micro,cvt_micro:projection=linear,botnet_micro:attention_stages=(3,4)'
   glocal compare photos --mode finetune --models resnet50 --weights resnet50=FILE
   glocal compare photos --search exhaustive                 every model to the end, every seed
+  glocal compare photos --max-latency 10ms --runtime onnxruntime --max-file 40MB    the best within these limits
   glocal compare photos --out study --resume
   glocal compare photos --out study --resume --analyze      also explain why, from the trained models; trains nothing
   glocal compare items-on-photos --task detect --detector fcos --models resnet_micro,vit_micro
@@ -92,6 +93,28 @@ Cost = Annotated[
     str,
     typer.Option(help="The cheapest of the best models by: latency (batch 1), throughput, memory (training) or macs."),
 ]
+MaxLatency = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Limit on the model to take: time per image in --runtime, such as 10ms.",
+        show_default=False,
+    ),
+]
+RuntimeOption = Annotated[
+    str, typer.Option(help="Where time and file are measured: eager (PyTorch), onnxruntime or openvino (on the CPU).")
+]
+MaxParams = Annotated[
+    str | None, typer.Option(metavar="COUNT", help="Limit on the parameters, such as 20M.", show_default=False)
+]
+MaxFile = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Limit on the saved or exported model, such as 40MB.", show_default=False),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Limit on the memory of a training step, such as 4GB.", show_default=False),
+]
 SearchOption = Annotated[
     str | None,
     typer.Option(
@@ -147,6 +170,11 @@ def compare(
     weights: Weights = None,
     image_size: ImageSize = None,
     cost: Cost = "latency",
+    max_latency: MaxLatency = None,
+    runtime: RuntimeOption = "eager",
+    max_params: MaxParams = None,
+    max_file: MaxFile = None,
+    max_memory: MaxMemory = None,
     search: SearchOption = None,
     rates: Rates = None,
     fraction: Fraction = "1.0",
@@ -197,7 +225,7 @@ def _settings(task: str, options: Mapping[str, Any]) -> "ComparisonSettings":
     Raises:
         GlocalError: for an option that is out of range, or of another task.
     """
-    from glocal.comparison import make_settings
+    from glocal.comparison import CostLimits, make_settings
     from glocal.models.micro import MICRO_MODELS
     from glocal.models.names import split_models
 
@@ -217,6 +245,9 @@ def _settings(task: str, options: Mapping[str, Any]) -> "ComparisonSettings":
         device=options["device"],
         on_error=options["on_error"],
         task=TASKS[task],
+        limits=CostLimits.parse(
+            **{name: options[name] for name in ("max_latency", "max_params", "max_file", "max_memory", "runtime")}
+        ),
     )
 
 

@@ -41,7 +41,7 @@ class Confirmation(NamedTuple):
 
 def measure(
     models: Mapping[str, Any],
-    image_size: int,
+    image_size: int | Mapping[str, int],
     device: str,
     limits: CostLimits,
     *,
@@ -55,7 +55,7 @@ def measure(
 
     Args:
         models: by name; with random weights they are as fast and as large as trained. Left unchanged.
-        image_size: side in pixels.
+        image_size: side in pixels, of all or by model.
         device: of ``eager``; the other runtimes run on the CPU.
         limits: their runtime and batch size count, not their values.
         save: for the size of the file in ``eager``; by default as a classifier of this name with numbered classes.
@@ -70,23 +70,23 @@ def measure(
         GlocalError: if the runtime is not installed.
     """
     check_runtime(limits.runtime)
-    shape = (limits.batch_size, 3, image_size, image_size)
-    costs: Costs = {
-        name: {PARAMS: count_params(model), INFERENCE_MEMORY: peak_inference_memory(model, shape, device)}
-        for name, model in models.items()
-    }
+    sizes = dict(image_size) if isinstance(image_size, Mapping) else dict.fromkeys(models, image_size)
+    costs: Costs = {}
+    for name, model in models.items():
+        shape = (limits.batch_size, 3, sizes[name], sizes[name])
+        costs[name] = {PARAMS: count_params(model), INFERENCE_MEMORY: peak_inference_memory(model, shape, device)}
     if limits.runtime == "eager":
         for name, model in models.items():
-            costs[name][FILE] = _saved_bytes(name, model, save or _classifier_saver(image_size))
-        times = _time(models, image_size, device, limits, seconds)
+            costs[name][FILE] = saved_bytes(name, model, save or _classifier_saver(sizes[name]))
+        times = _time(models, sizes, device, limits, seconds)
     else:
         loaded = {}
         for name, model in models.items():
             try:
-                loaded[name], costs[name][FILE] = _exported(model, limits, image_size=image_size)
+                loaded[name], costs[name][FILE] = _exported(model, limits, image_size=sizes[name])
             except GlocalError as error:  # of this model alone
                 costs[name][ERROR] = str(error)
-        times = _time(loaded, image_size, "cpu", limits, seconds)
+        times = _time(loaded, sizes, "cpu", limits, seconds)
     return {name: of_model | times.get(name, {}) for name, of_model in costs.items()}
 
 
@@ -157,8 +157,8 @@ def _time(
     return {name: {key: of.median_ms, f"{key}{RANGE}": [of.low_ms, of.high_ms]} for name, of in timings.items()}
 
 
-def _saved_bytes(name: str, model: Any, save: Save) -> int:
-    """Size of the model.safetensors of a model."""
+def saved_bytes(name: str, model: Any, save: Save) -> int:
+    """Size of the model.safetensors of a model, written to a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         save(name, model, Path(folder))
         return (Path(folder) / WEIGHTS).stat().st_size

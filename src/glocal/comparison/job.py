@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from glocal.bench import describe_environment, torch_threads
 from glocal.comparison import analysis
 from glocal.comparison.cheapest import RANGE
+from glocal.comparison.constraints import Constraints, deployment_costs
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.pictures import pictures
@@ -21,9 +23,9 @@ from glocal.comparison.racing import RaceRunner
 from glocal.comparison.run_tasks import SPLIT_SEED, RunTasks
 from glocal.comparison.settings import ComparisonSettings, Run
 from glocal.comparison.statistics import CONFIDENCE
-from glocal.comparison.store import FEATURES, Store, open_store
+from glocal.comparison.store import COSTS_HOLD, FEATURES, Store, open_store
 from glocal.comparison.trials import chosen_rates, held_out, trial_results, trial_runs
-from glocal.comparison.verdict import choice_of, judge, summarise
+from glocal.comparison.verdict import choice_of, judge, rows_outside, summarise
 from glocal.data import DataSource, DetectionSource, SegmentationSource
 from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
@@ -36,6 +38,7 @@ from glocal.schema import (
     RecordedRun,
     RunEntry,
     SkippedImage,
+    SummaryRow,
 )
 from glocal.training import TrainingProgress
 from glocal.version import __version__
@@ -132,12 +135,14 @@ def compare(
     models = {name: tasks.of_model(name).create_model() for name in settings.models}
     with open_store(out, plan, resume=resume) as store:
         measured = _measure(models, settings, tasks, store, side_by_side, observer)
-        job = _Job(data, settings, tasks, store, measured, command, observer)
+        constraints = _constraints(models, settings, tasks, store, measured, observer)
+        constraints.check()
+        job = _Job(data, settings, tasks, store, measured, constraints, command, observer)
         for run_id, reason in store.damaged.items():
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         job.try_rates(side_by_side)
         job.run(side_by_side)
-        if not job.executed:
+        if job.conclude() or not job.executed:
             job.publish(job.results())
         for run_id, reason in {} if analyze else store.damaged_analyses.items():
             observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")
@@ -157,11 +162,21 @@ def write_results(results: CompareResults, data: Source, out: Path) -> None:
 
 
 class _Measured(NamedTuple):
-    """Costs by model, and the division of the cores: ``jobs`` parallel runs with ``threads`` each."""
+    """Costs by model, and the division of the cores: ``jobs`` parallel runs with ``threads`` each.
+
+    Attributes:
+        deployment: costs that limits needed, by `CostLimits.place` and model.
+    """
 
     costs: Costs
     jobs: int
     threads: int
+    deployment: Mapping[str, Costs] = {}
+
+    def save(self, store: Store) -> None:
+        """Save them in the folder."""
+        saved = self._asdict()
+        store.save_costs(saved if self.deployment else {key: saved[key] for key in COSTS_HOLD})
 
 
 def _measure(
@@ -188,8 +203,31 @@ def _measure(
         for name, times in time_inference(models, settings, settings.metric.words.batch).items():
             costs[name] |= times
     measured = _Measured(costs, jobs, threads)
-    store.save_costs(measured._asdict())
+    measured.save(store)
     return measured
+
+
+def _constraints(
+    models: Mapping[str, Any],
+    settings: ComparisonSettings,
+    tasks: RunTasks,
+    store: Store,
+    measured: _Measured,
+    observer: ComparisonObserver,
+) -> Constraints:
+    """How the models stand to the limits; what these need is measured if it has not been."""
+    limits = settings.limits
+    if limits.needs_deployment and limits.place not in measured.deployment:
+        observer.say(f"Measuring size of the file and speed in {limits.runtime} ...")
+        with torch_threads(measured.threads):
+            costs = deployment_costs(models, settings, tasks)
+        measured = measured._replace(deployment={**measured.deployment, limits.place: costs})
+        measured.save(store)
+    constraints = Constraints(limits, measured.costs, measured.deployment.get(limits.place, {}))
+    if constraints.candidates:
+        for note in constraints.notes():
+            observer.say(note)
+    return constraints
 
 
 def execute_all(
@@ -226,24 +264,28 @@ class _Job:
         tasks: RunTasks,
         store: Store,
         measured: _Measured,
+        constraints: Constraints,
         command: str,
         observer: ComparisonObserver,
     ) -> None:
         self.data, self.settings, self.tasks, self.store = data, settings, tasks, store
-        self.measured, self.command, self.observer = measured, command, observer
-        self.every = list(settings.runs())
+        self.measured, self.constraints, self.command, self.observer = measured, constraints, command, observer
+        self.of_candidates = replace(settings, models=constraints.candidates)
+        self.every = list(self.of_candidates.runs())
         self.entries: dict[str, RecordedRun] = {
-            run.id: entry for run in self.every if (entry := store.record(run.id)) is not None
+            run.id: entry for run in settings.runs() if (entry := store.record(run.id)) is not None
         }
         self.evidence: dict[str, Any] = {}
         self.trials: dict[Run, RecordedRun] = {}
         self.executed = False
         self.published: CompareResults | None = None
-        self.racing = RaceRunner(settings, store, measured.costs, self.entries) if self._races() else None
+        self.racing: RaceRunner | None = None
+        if self._races():
+            self.racing = RaceRunner(self.of_candidates, store, measured.costs, self.entries)
 
     def try_rates(self, side_by_side: bool) -> None:
         """Execute the trials that are missing, and choose the learning rate of each model."""
-        runs, store = trial_runs(self.settings), self.store.trials
+        runs, store = trial_runs(self.of_candidates), self.store.trials
         self.trials = {run: entry for run in runs if (entry := store.record(run.id)) is not None}
         missing = [run for run in runs if run not in self.trials]
         if missing:
@@ -272,6 +314,16 @@ class _Job:
         elif missing:
             self._execute(side_by_side, missing)
 
+    def conclude(self) -> bool:
+        """After the last run: measure the chosen model again if there are limits; whether anything was done."""
+        chosen = self.results()["verdict"]["cheapest_tied"] if self.settings.limits else None
+        if chosen is None:
+            return False
+        run = next(run for run in self.analyzed() if run.model == chosen)
+        with torch_threads(self.measured.threads):
+            self.constraints.confirm(chosen, run.id, self.store.runs / run.id, self.settings.device)
+        return True
+
     def publish(self, results: CompareResults) -> None:
         """Write the results so far."""
         self.published = results
@@ -281,7 +333,8 @@ class _Job:
     def _races(self) -> bool:
         """Whether runs leave before their end: not in a folder whose finished runs never paused."""
         finished = [run for run in self.every if has_finished(self.entries.get(run.id))]
-        if self.settings.search == "exhaustive" or len(finished) == len(self.every):
+        alone = len(self.of_candidates.models) == 1
+        if self.settings.search == "exhaustive" or alone or len(finished) == len(self.every):
             return False
         if all((self.store.paused / run.id).exists() for run in finished):
             return True
@@ -322,7 +375,7 @@ class _Job:
         """The first finished run of each model on the largest fraction of the training set."""
         largest = max(self.settings.fractions)
         first: dict[str, Run] = {}
-        for run in self.every:
+        for run in self.settings.runs():
             if run.fraction == largest and has_finished(self.entries.get(run.id)):
                 first.setdefault(run.model, run)
         return list(first.values())
@@ -332,7 +385,7 @@ class _Job:
         data, settings, metric = self.data, self.settings, self.settings.metric
         runs: list[RunEntry] = []
         went_bad: list[SkippedImage] = []
-        for run in self.every:
+        for run in self.settings.runs():
             if run.id in self.entries:
                 recorded = self.entries[run.id]
                 entry = dict(recorded)
@@ -346,7 +399,10 @@ class _Job:
                 if recorded["status"] == "ok" and run.id not in self.evidence:
                     self.evidence[run.id] = metric.load(self.store.runs / run.id)
         race = None if self.racing is None else self.racing.results()
-        ranked = runs if race is None else [run for run in runs if run["model"] in race["still"]]
+        within = [run for run in runs if run["model"] in self.of_candidates.models]
+        ranked = within if race is None else [run for run in within if run["model"] in race["still"]]
+        outside = [run for run in runs if run["model"] not in self.of_candidates.models]
+        limits = self.constraints.results() if settings.limits else None
         confidence = CONFIDENCE if race is None else verdict_confidence()
         summary = summarise(ranked, self.evidence, metric, confidence)
         described = settings.describe()
@@ -380,10 +436,10 @@ class _Job:
                 "warnings": list(data.warnings),
             },
             "runs": runs,
-            "summary": summary,
+            "summary": summary if limits is None else self._with_outside(summary, [*ranked, *outside]),
             "verdict": judge(
                 summary,
-                runs,
+                within,
                 len(data.val),
                 len(self.every),
                 metric,
@@ -392,18 +448,27 @@ class _Job:
                 scratch=settings.mode == "scratch",
                 race=race,
                 choice=choice_of(ranked, self.evidence, metric),
+                limits=limits,
             ),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
-            **metric.about(ranked, self.evidence, data),
+            **metric.about([*ranked, *outside], self.evidence, data),
             **self._extras(race),
         }
+
+    def _with_outside(self, summary: Sequence[SummaryRow], runs: Sequence[RunEntry]) -> list[SummaryRow]:
+        """The rows of the candidates, then those of trained models that do not meet the limits."""
+        outside = rows_outside(runs, self.evidence, summary, self.settings.metric)
+        marked = [*((row, True) for row in summary), *((row, False) for row in outside)]
+        return [cast(SummaryRow, {**row, "within_limits": within}) for row, within in marked]
 
     def _extras(self, race: RaceResults | None) -> CompareExtras:
         """What was seen in the race, and the results of ``analyze``, if any."""
         extras: CompareExtras = {} if race is None else {"race": race}
+        if self.settings.limits:
+            extras["limits"] = self.constraints.results()
         if self.trials and isinstance(self.data, DataSource):
             images = len(held_out(self.data.train.fraction(self.settings.fractions[0], SPLIT_SEED))[1])
-            extras["trials"] = trial_results(self.settings, self.trials, images)
+            extras["trials"] = trial_results(self.of_candidates, self.trials, images)
         if isinstance(self.data, DataSource):
             extras |= analysis.describe(self.analyzed(), self.data, self.store)
         return extras

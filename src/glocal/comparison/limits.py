@@ -14,6 +14,7 @@ from glocal.comparison.cheapest import RANGE
 from glocal.comparison.units import COUNTS, SIZES, TIMES, parse_quantity
 from glocal.errors import GlocalError, check_choice
 from glocal.formatting import few, listed
+from glocal.schema import LimitsResults
 
 RuntimeName = Literal["eager", "onnxruntime", "openvino"]
 RUNTIMES: dict[RuntimeName, tuple[str, ...]] = {
@@ -109,6 +110,17 @@ class CostLimits:
         """Whether a model that cannot be exported has no value for one of the limits."""
         return self.runtime != "eager" and (self.latency_ms is not None or self.file_bytes is not None)
 
+    @property
+    def needs_deployment(self) -> bool:
+        """Whether costs are needed that are not measured in every comparison."""
+        elsewhere = self.runtime != "eager" or self.batch_size != 1
+        return self.file_bytes is not None or (self.latency_ms is not None and elsewhere)
+
+    @property
+    def place(self) -> str:
+        """Where the model will run: key of the costs measured there."""
+        return f"{self.runtime}-b{self.batch_size}"
+
     def __bool__(self) -> bool:
         """Whether anything is limited."""
         return bool(_limited(self))
@@ -152,6 +164,27 @@ def meets(limits: CostLimits, costs: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
+def margins(limits: CostLimits, costs: Mapping[str, Any]) -> list[str]:
+    """By how much a model meets each of the limits.
+
+    Args:
+        limits: of the comparison.
+        costs: of a model that meets them; see `meets`.
+
+    Returns:
+        Such as "8.90 ms per image in onnxruntime, 11 % below 10 ms".
+    """
+    texts = []
+    for limit in _limited(limits):
+        value, most = costs[limit.key], limit.unit.format(_plain(limit.most / limit.scale))
+        text = f"{limit.text(value)}, {100 * (1 - value / limit.most):.0f} % below {most}"
+        if limit.key == limits.latency_key and at_limit(limits, costs):
+            low, high = (apart(bound, limit.most) for bound in costs[f"{limit.key}{RANGE}"])
+            text += f" but at the limit: half of the passes took {low} to {high} ms"
+        texts.append(text)
+    return texts
+
+
 def at_limit(limits: CostLimits, costs: Mapping[str, Any]) -> bool:
     """Whether the limit on time lies between the first and the third quartile: it is met, or not, by a hair."""
     if limits.latency_ms is None or ERROR in costs:
@@ -189,6 +222,32 @@ def none_meets(limits: CostLimits, costs: Mapping[str, Mapping[str, Any]]) -> st
         f"limits: expected a model of at most {asked}, got none among {len(costs)}; {nearest_model(limits, costs)}; "
         "allow more, or name smaller models with --models"
     )
+
+
+def limits_in_words(limits: LimitsResults) -> str:
+    """Sentences for the verdict: who is above the limits, and whether the chosen model holds them after training."""
+    outside = [f"{one['model']} ({'; '.join(one['reasons'])})" for one in limits["models"] if one["reasons"]]
+    text = f" Not within the limits: {few(outside, 3)}." if outside else ""
+    confirmed = limits["confirmed"]
+    if confirmed is None:
+        return text
+    if confirmed["reasons"]:
+        return f"{text} Measured again after training, {confirmed['model']} no longer holds the limits: " + (
+            f"{'; '.join(confirmed['reasons'])}."
+        )
+    what = "the limits" if len(confirmed["margins"]) > 1 else "the limit"
+    return f"{text} Measured again after training, {confirmed['model']} holds {what}: {listed(confirmed['margins'])}."
+
+
+def limits_caveats(limits: LimitsResults) -> list[str]:
+    """What to do if the chosen model no longer holds the limits."""
+    confirmed = limits["confirmed"]
+    if confirmed is None or not confirmed["reasons"]:
+        return []
+    return [
+        f"{confirmed['model']} was within the limits before training and is not any more. If the machine was busy, "
+        "--resume measures again; otherwise allow more, or set a lower limit, which leaves it out."
+    ]
 
 
 def apart(value: float, other: float) -> str:

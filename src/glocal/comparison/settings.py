@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from glocal.comparison.cheapest import CostName
+from glocal.comparison.limits import CostLimits, check_runtime
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import METRICS
 from glocal.errors import GlocalError, check_choice
@@ -82,6 +83,7 @@ class ComparisonSettings:
         image_sizes: by model, of those that have another size than ``image_size``.
         rates: learning rates that are tried for each model before the race (trials.py), as multiples of the recipe's;
             none or one: that of the recipe for all.
+        limits: on the cost of the model to take; a comparison can be judged again by others.
     """
 
     models: tuple[str, ...]
@@ -100,6 +102,7 @@ class ComparisonSettings:
     search: Search = "exhaustive"
     image_sizes: Mapping[str, int] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
+    limits: CostLimits = field(default_factory=CostLimits)
 
     def size_of(self, model: str) -> int:
         """The side of a model's images, in pixels."""
@@ -170,6 +173,7 @@ def make_settings(
     cost: CostName = "latency",
     search: Search | None = None,
     rates: Sequence[float] | None = None,
+    limits: CostLimits | None = None,
 ) -> ComparisonSettings:
     """Check a request and fill in its defaults.
 
@@ -192,6 +196,7 @@ def make_settings(
             training, or ``macs``.
         search: see `ComparisonSettings`; by default ``race`` with several seeds and a budget in epochs or FLOP.
         rates: see `ComparisonSettings`; by default `RATES` for classifiers that are fine-tuned.
+        limits: see `ComparisonSettings`; by default none.
 
     Raises:
         GlocalError: for invalid arguments.
@@ -213,6 +218,8 @@ def make_settings(
     if mode == "probe":
         _check_probe(budget, seeds, recipe)
     _check_weights(models, mode, weights)
+    limits = limits or CostLimits()
+    _check_limits(limits, task)
     seeds = seeds if seeds is not None else 1 if mode == "probe" else DEFAULT_SEEDS
     if not 1 <= seeds <= MAX_SEEDS:
         raise GlocalError(f"seeds: expected a number from 1 to {MAX_SEEDS}, got {seeds}")
@@ -243,6 +250,7 @@ def make_settings(
         cost=cost,
         search=_choose_search(search, parsed, mode, seeds, len(fractions), len(models)),
         rates=_choose_rates(rates, mode, head),
+        limits=limits,
     )
 
 
@@ -320,6 +328,20 @@ def _check_weights(models: Sequence[str], mode: Mode, weights: Mapping[str, Path
                 raise GlocalError(
                     f"{mode} needs weights, and {model} has no pretrained ones: use --weights {model}=FILE"
                 )
+
+
+def _check_limits(limits: CostLimits, task: TaskName) -> None:
+    """Reject a runtime that nothing is measured in, that is missing, or that the task cannot be exported to."""
+    if limits.runtime == "eager":
+        return
+    if not limits.needs_runtime:
+        raise GlocalError(
+            f"runtime: {limits.runtime} is where time and file are measured; expected a limit on one of them: "
+            "--max-latency or --max-file"
+        )
+    if task != "classification":
+        raise GlocalError(f"runtime: expected eager for {task}, got {limits.runtime}, which classifiers run in")
+    check_runtime(limits.runtime)
 
 
 def _check_probe(budget: str | None, seeds: int | None, recipe: TrainConfig | None) -> None:

@@ -1,7 +1,7 @@
 """The folder of a comparison: its plan, its lock, and an atomically written record of each finished run.
 
     OUT/plan.json                 the settings; those of a resumed comparison must be the same
-    OUT/costs.json                parameters, MACs, speed and memory of each model
+    OUT/costs.json                parameters, MACs, speed and memory of each model, and what limits need beside them
     OUT/features/                 what a probe's classifier is given, by model; may be deleted
     OUT/runs/ID/record.json       scores and curve of a run, and the SHA-256 of the files beside it
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
@@ -33,6 +33,8 @@ PLAN, COSTS, RECORD, ANALYSIS, FEATURES = "plan.json", "costs.json", "record.jso
 CHECKPOINT = "checkpoint"
 ANALYSIS_SCHEMA = "glocal.compare.analysis/1"
 COSTS_HOLD = ("costs", "jobs", "threads")
+DEPLOYMENT = "deployment"
+"""Further key of the costs: those in a runtime, once a limit has needed them."""
 
 
 class Store:
@@ -155,7 +157,7 @@ class Store:
             return None
         try:
             costs = json.loads(path.read_text())
-            if not isinstance(costs, dict) or set(costs) != set(COSTS_HOLD):
+            if not isinstance(costs, dict) or set(costs) - {DEPLOYMENT} != set(COSTS_HOLD):
                 raise ValueError(f"expected an object of {', '.join(COSTS_HOLD)}")
         except ValueError as error:
             raise GlocalError(f"out: {path} is damaged ({error}); remove it: costs are then measured again") from error

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from glocal.comparison.cheapest import RANGE, CostName, cheapest_of, costs_in_words
+from glocal.comparison.limits import limits_caveats, limits_in_words
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
 from glocal.comparison.settings import CONVERGED
@@ -16,9 +17,16 @@ from glocal.comparison.simultaneous import (
     deviations,
     stepwise_differences,
 )
-from glocal.comparison.statistics import CONFIDENCE, Answers, Evidence, Interval, score_interval
+from glocal.comparison.statistics import (
+    CONFIDENCE,
+    Answers,
+    Evidence,
+    Interval,
+    score_difference,
+    score_interval,
+)
 from glocal.formatting import listed, percent, significant
-from glocal.schema import CompareVerdict, RaceResults, RaceStanding, RunEntry, SummaryRow
+from glocal.schema import CompareVerdict, LimitsResults, RaceResults, RaceStanding, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
 """Below this many validation images one image is half a point and intervals are wide: a caveat is added."""
@@ -39,10 +47,7 @@ def summarise(
         metric: ranks the rows.
         confidence: of the intervals of the differences, all at once.
     """
-    groups: dict[tuple[float, str], list[RunEntry]] = defaultdict(list)
-    for run in runs:
-        if run["status"] == "ok":
-            groups[run["fraction"], run["model"]].append(run)
+    groups = _grouped(runs)
     gathered = {key: metric.gather([evidence[run["id"]] for run in group]) for key, group in groups.items()}
     order = sorted(groups, key=lambda key: (-key[0], -gathered[key].mean, groups[key][0]["macs"], key[1]))
     rows = []
@@ -55,6 +60,33 @@ def summarise(
             _row(groups[key], gathered[key], difference, float(chance), metric) for key, difference, chance in beside
         ]
     return rows
+
+
+def rows_outside(
+    runs: Sequence[RunEntry], evidence: Mapping[str, Any], summary: Sequence[SummaryRow], metric: Metric = TOP1
+) -> list[SummaryRow]:
+    """Rows of models that do not meet the limits, which are compared with the best that does and tied with none.
+
+    Args:
+        runs: entries of these and of the other models.
+        evidence: as of `summarise`.
+        summary: rows of the others.
+        metric: of the task.
+    """
+    groups = _grouped(runs)
+    best: dict[float, str] = {}
+    for row in summary:
+        best.setdefault(row["fraction"], row["model"])
+    judged = {(row["model"], row["fraction"]) for row in summary}
+    rows = []
+    for (fraction, model), group in groups.items():
+        if (model, fraction) not in judged and fraction in best:
+            gathered, leader = (
+                metric.gather([evidence[run["id"]] for run in of]) for of in (group, groups[fraction, best[fraction]])
+            )
+            row = _row(group, gathered, score_difference(gathered, leader), 0.0, metric)
+            rows.append(row | {"tied_with_best": False})
+    return sorted(rows, key=lambda row: (-row["fraction"], -row["difference_to_best"]))
 
 
 def choice_of(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Metric = TOP1) -> Interval | None:
@@ -78,6 +110,15 @@ def choice_of(runs: Sequence[RunEntry], evidence: Mapping[str, Any], metric: Met
     if len(models) < 2 or not all(isinstance(model, Answers) for model in models):
         return None
     return accuracy_of_choice(cast("list[Answers]", models), deviations(models))
+
+
+def _grouped(runs: Sequence[RunEntry]) -> dict[tuple[float, str], list[RunEntry]]:
+    """The finished runs by fraction and model."""
+    groups: dict[tuple[float, str], list[RunEntry]] = defaultdict(list)
+    for run in runs:
+        if run["status"] == "ok":
+            groups[run["fraction"], run["model"]].append(run)
+    return groups
 
 
 def _row(
@@ -119,6 +160,7 @@ def judge(
     scratch: bool = False,
     race: RaceResults | None = None,
     choice: Interval | None = None,
+    limits: LimitsResults | None = None,
 ) -> CompareVerdict:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -133,6 +175,7 @@ def judge(
         scratch: whether the models started from random weights.
         race: what was seen in it; its models that left are not in ``summary``.
         choice: from `choice_of`.
+        limits: how all models stand to them; only those that meet them are in ``summary``.
     """
     caveats = _caveats(summary, runs, num_val_images, None if race and race["finished"] else num_runs)
     left = {} if race is None else left_models(race)
@@ -144,12 +187,13 @@ def judge(
             "fastest": None,
             "best_set": [],
             "choice": None,
-            "sentence": sentence,
+            "sentence": sentence + ("" if limits is None else limits_in_words(limits)),
             "caveats": caveats,
         }
     rows = [row for row in summary if row["fraction"] == summary[0]["fraction"]]
     best = rows[0]
     caveats += _of_training(rows, runs, metric, guess, scratch)
+    caveats += [] if limits is None else limits_caveats(limits)
     cheapest = cheapest_of([row for row in rows if row["tied_with_best"]], cost, metric.words.batch)
     fastest = min(rows, key=lambda row: row["latency_ms_b1"])
     return {
@@ -164,7 +208,8 @@ def judge(
         "sentence": _so_far(runs, num_runs, race)
         + _sentence(rows, best, cheapest, fastest, metric, cost, left)
         + _of_left(left)
-        + _of_choice(best, choice, metric),
+        + _of_choice(best, choice, metric)
+        + ("" if limits is None else limits_in_words(limits)),
         "caveats": caveats,
     }
 
