@@ -142,7 +142,7 @@ def compare(
             observer.say(f"The record of {run_id} is damaged ({reason}): the run is repeated.")
         job.try_rates(side_by_side)
         job.run(side_by_side)
-        if job.conclude() or not job.executed:
+        if (job.conclude() or not job.executed) and not analyze:
             job.publish(job.results())
         for run_id, reason in {} if analyze else store.damaged_analyses.items():
             observer.say(f"The analysis of {run_id} is damaged ({reason}) and left out; --analyze repeats it.")

@@ -218,7 +218,7 @@ def make_settings(
     if mode == "probe":
         _check_probe(budget, seeds, recipe)
     _check_weights(models, mode, weights)
-    limits = limits or CostLimits()
+    limits = CostLimits() if limits is None else limits
     _check_limits(limits, task)
     seeds = seeds if seeds is not None else 1 if mode == "probe" else DEFAULT_SEEDS
     if not 1 <= seeds <= MAX_SEEDS:
