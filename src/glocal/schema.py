@@ -285,6 +285,7 @@ class CompareData(ClassCounts):
     classes: list[str]
     train: int
     val: int
+    test: NotRequired[int]
     split: str
     fingerprint: str
     skipped: list[SkippedImage]
@@ -387,6 +388,23 @@ class LimitsResults(TypedDict):
     confirmed: ConfirmedLimits | None
 
 
+class FinalTestRow(TypedDict):
+    """A chosen model on the test images; means over its seeds."""
+
+    model: str
+    seeds: int
+    top1_mean: float
+    top1_ci: list[float]
+    nll_mean: float | None
+
+
+class FinalTest(TypedDict):
+    """The chosen models on images that chose nothing."""
+
+    images: int
+    models: list[FinalTestRow]
+
+
 class RaceStanding(TypedDict):
     """A model at a look of a race; differences to the leader."""
 
@@ -448,6 +466,7 @@ class CompareExtras(TypedDict, total=False):
     trials: TrialResults
     race: RaceResults
     limits: LimitsResults
+    test: FinalTest
     examples: list[Example]
     by_distance: list[DistanceRow]
     analysis: Analysis

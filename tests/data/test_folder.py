@@ -338,3 +338,56 @@ def test_an_image_that_goes_bad_later_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=source.train.paths[0]):
         source.train.image(0)
+
+
+# Images that choose nothing
+
+
+def test_test_beside_train_and_val(tmp_path):
+    folder(tmp_path / "train", {"a": 3, "b": 4, "c": 2})
+    folder(tmp_path / "val", {"a": 2, "b": 1, "c": 1})
+    before = load(tmp_path)
+    assert before.test is None
+    folder(tmp_path / "test", {"c": 2, "a": 1})
+    source = load(tmp_path)
+    assert source.test.name == "test"
+    assert source.test.classes == source.classes == ("a", "b", "c")
+    assert source.test.labels.tolist() == [0, 2, 2]
+    assert source.test.paths[0] == os.path.join("test", "a", "000.png")
+    assert (len(source.train), len(source.val)) == (9, 4)
+    assert any(warning == "classes without images in test: 1 (b)" for warning in source.warnings)
+    assert not any("ignored" in warning for warning in source.warnings)
+    assert source.fingerprint != before.fingerprint
+    # without labels it is ignored, and so it is no part of the fingerprint
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/000.png").write_bytes((tmp_path / "val/a/000.png").read_bytes())
+    flat = load(tmp_path)
+    assert flat.test is None
+    assert flat.fingerprint == before.fingerprint
+    assert any(f"ignored, outside the class folders: 1 (test{os.sep})" in warning for warning in flat.warnings)
+
+
+def test_a_class_of_test_that_train_has_not_is_named(tmp_path):
+    for part, classes in {"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}, "test": {"a": 1, "d": 1}}.items():
+        folder(tmp_path / part, classes)
+    with pytest.raises(
+        GlocalError,
+        match=r"expected only class folders of train in .*test, got d; rename them to classes of train \(a, b\)",
+    ):
+        load(tmp_path)
+
+
+def test_test_images_that_are_elsewhere_are_said(tmp_path):
+    for seed, part in enumerate(("train", "val", "test")):
+        folder(tmp_path / part, {"a": 2, "b": 2})
+        for path in (tmp_path / part).rglob("*.png"):
+            Image.fromarray(
+                np.random.default_rng((seed, hash(path.stem) % 7)).integers(0, 255, (8, 8, 3), np.uint8)
+            ).save(path)
+    shutil.copy(tmp_path / "train/a/000.png", tmp_path / "test/b/copy.png")
+    shutil.copy(tmp_path / "val/a/000.png", tmp_path / "test/a/copy.png")
+    warnings = load(tmp_path).warnings
+    for other, name in (("train", "b"), ("val", "a")):
+        twin = os.path.join("test", name, "copy.png")
+        assert any(f"images of test that are also in {other}, byte for byte: 1 ({twin} = " in text for text in warnings)

@@ -81,9 +81,12 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def introduce_data(console: Console, source: "DataSource") -> None:
+    test = getattr(source, "test", None)  # of classification alone
+    images = f"{len(source.train):,} training and {len(source.val):,} validation images"
+    if test is not None:
+        images = f"{len(source.train):,} training, {len(source.val):,} validation and {len(test):,} test images"
     console.print(
-        f"[bold]{escape(printable(source.name))}[/]: {len(source.classes)} classes, {len(source.train):,} training and "
-        f"{len(source.val):,} validation images ({escape(source.split)})"
+        f"[bold]{escape(printable(source.name))}[/]: {len(source.classes)} classes, {images} ({escape(source.split)})"
     )
     if source.skipped:
         console.print(f"[yellow]{len(source.skipped)} images skipped; the report lists them.[/]")

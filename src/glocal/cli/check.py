@@ -51,8 +51,8 @@ def check(
 ) -> None:
     """Decode every image of DATA and list unusable files.
 
-    Reads DATA/train/CLASS/* and DATA/val/CLASS/*, or DATA/CLASS/*, or shards (tar files of images and labels); with
-    --task also annotations (docs/data-detection.md).
+    Reads DATA/train/CLASS/* and DATA/val/CLASS/* (and DATA/test/CLASS/*), or DATA/CLASS/*, or shards (tar files of
+    images and labels); with --task also annotations (docs/data-detection.md).
 
     Exit code 0 if every file is usable, 1 if some are not, 2 if DATA is unusable.
     """
@@ -90,7 +90,11 @@ def check(
         source = split_folder(checked, split_seed=split_seed)
     for warning in source.warnings:
         typer.echo(f"Note: {warning}")
-    typer.echo(f"{len(source.train)} train and {len(source.val)} val images: {source.split}")
+    test = source.test if isinstance(source, DataSource) else None
+    counts = f"{len(source.train)} train and {len(source.val)} val images"
+    if test is not None:
+        counts = f"{len(source.train)} train, {len(source.val)} val and {len(test)} test images"
+    typer.echo(f"{counts}: {source.split}")
     if source.skipped:
         raise typer.Exit(1)
 

@@ -16,6 +16,7 @@ from glocal.comparison.cheapest import RANGE
 from glocal.comparison.constraints import Constraints, deployment_costs
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
+from glocal.comparison.final_test import run_final_test
 from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, check_main_module, run_side_by_side, share_cores
 from glocal.comparison.race import Look, Race, verdict_confidence
@@ -34,6 +35,7 @@ from glocal.schema import (
     CompareExtras,
     CompareResults,
     CompareSettings,
+    FinalTest,
     RaceResults,
     RecordedRun,
     RunEntry,
@@ -161,6 +163,11 @@ def write_results(results: CompareResults, data: Source, out: Path) -> None:
     write_report(results, out, pictures=pictures(results, data, out))
 
 
+def _count_of_test(data: Source) -> dict[str, int]:
+    """The number of test images, for the results."""
+    return {"test": len(data.test)} if isinstance(data, DataSource) and data.test is not None else {}
+
+
 class _Measured(NamedTuple):
     """Costs by model, and the division of the cores: ``jobs`` parallel runs with ``threads`` each.
 
@@ -278,6 +285,7 @@ class _Job:
         self.evidence: dict[str, Any] = {}
         self.trials: dict[Run, RecordedRun] = {}
         self.executed = False
+        self.test: FinalTest | None = None
         self.published: CompareResults | None = None
         self.racing: RaceRunner | None = None
         if self._races():
@@ -315,13 +323,22 @@ class _Job:
             self._execute(side_by_side, missing)
 
     def conclude(self) -> bool:
-        """After the last run: measure the chosen model again if there are limits; whether anything was done."""
-        chosen = self.results()["verdict"]["cheapest_tied"] if self.settings.limits else None
-        if chosen is None:
+        """After the last run: measure the chosen model again, look at the test images; whether anything was done."""
+        images = self.data.test if isinstance(self.data, DataSource) else None
+        if not self.settings.limits and images is None:
             return False
-        run = next(run for run in self.analyzed() if run.model == chosen)
+        verdict = self.results()["verdict"]
+        chosen, best = verdict["cheapest_tied"], verdict["most_accurate"]
+        if chosen is None or best is None:
+            return False
+        runs, device = self._finished([chosen, best]), self.settings.device
         with torch_threads(self.measured.threads):
-            self.constraints.confirm(chosen, run.id, self.store.runs / run.id, self.settings.device)
+            if images is not None:
+                names = list(dict.fromkeys([chosen, best]))
+                self.test = run_final_test(names, runs, images, self.store.runs, device, self.observer.say)
+            if self.settings.limits:
+                run = next(run for run in runs if run.model == chosen)
+                self.constraints.confirm(chosen, run.id, self.store.runs / run.id, device)
         return True
 
     def publish(self, results: CompareResults) -> None:
@@ -373,12 +390,19 @@ class _Job:
 
     def analyzed(self) -> list[Run]:
         """The first finished run of each model on the largest fraction of the training set."""
-        largest = max(self.settings.fractions)
         first: dict[str, Run] = {}
-        for run in self.settings.runs():
-            if run.fraction == largest and has_finished(self.entries.get(run.id)):
-                first.setdefault(run.model, run)
+        for run in self._finished(self.settings.models):
+            first.setdefault(run.model, run)
         return list(first.values())
+
+    def _finished(self, models: Sequence[str]) -> list[Run]:
+        """The finished runs of models on the largest fraction of the training set."""
+        largest = max(self.settings.fractions)
+        return [
+            run
+            for run in self.settings.runs()
+            if run.model in models and run.fraction == largest and has_finished(self.entries.get(run.id))
+        ]
 
     def results(self) -> CompareResults:
         """Results of the runs so far."""
@@ -429,6 +453,7 @@ class _Job:
                 "classes": list(data.classes),
                 "train": len(data.train),
                 "val": len(data.val),
+                **_count_of_test(data),
                 **metric.data(data),
                 "split": data.split,
                 "fingerprint": data.fingerprint,
@@ -449,6 +474,7 @@ class _Job:
                 race=race,
                 choice=choice_of(ranked, self.evidence, metric),
                 limits=limits,
+                test=self.test,
             ),
             "environment": describe_environment(settings.device) | {"threads": self.measured.threads},
             **metric.about([*ranked, *outside], self.evidence, data),
@@ -466,6 +492,8 @@ class _Job:
         extras: CompareExtras = {} if race is None else {"race": race}
         if self.settings.limits:
             extras["limits"] = self.constraints.results()
+        if self.test is not None:
+            extras["test"] = self.test
         if self.trials and isinstance(self.data, DataSource):
             images = len(held_out(self.data.train.fraction(self.settings.fractions[0], SPLIT_SEED))[1])
             extras["trials"] = trial_results(self.of_candidates, self.trials, images)

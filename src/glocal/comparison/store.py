@@ -7,6 +7,7 @@
     OUT/runs/ID/model.safetensors, config.json    loads by timm.create_model("local-dir:OUT/runs/ID", pretrained=True)
     OUT/runs/ID/predictions.safetensors           logits and labels of the validation images
     OUT/runs/ID/analysis.json                     analysis of the model, with --analyze
+    OUT/runs/ID/test.json         predictions for the test images, of the chosen models (final_test.py)
     OUT/trials/ID/record.json     scores of a learning rate tried for a model
     OUT/paused/ID/DONE/           record and predictions of a run in a race at a fraction of its budget
     OUT/paused/ID/checkpoint/     where it goes on; may be deleted

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from glocal.comparison.cheapest import RANGE, CostName, cheapest_of, costs_in_words
+from glocal.comparison.final_test import final_test_in_words
 from glocal.comparison.limits import limits_caveats, limits_in_words
 from glocal.comparison.metric import Metric
 from glocal.comparison.metrics import TOP1
@@ -26,7 +27,7 @@ from glocal.comparison.statistics import (
     score_interval,
 )
 from glocal.formatting import listed, percent, significant
-from glocal.schema import CompareVerdict, LimitsResults, RaceResults, RaceStanding, RunEntry, SummaryRow
+from glocal.schema import CompareVerdict, FinalTest, LimitsResults, RaceResults, RaceStanding, RunEntry, SummaryRow
 
 FEW_IMAGES = 200
 """Below this many validation images one image is half a point and intervals are wide: a caveat is added."""
@@ -161,6 +162,7 @@ def judge(
     race: RaceResults | None = None,
     choice: Interval | None = None,
     limits: LimitsResults | None = None,
+    test: FinalTest | None = None,
 ) -> CompareVerdict:
     """Which model to take, judged at the largest fraction of the training set.
 
@@ -176,6 +178,7 @@ def judge(
         race: what was seen in it; its models that left are not in ``summary``.
         choice: from `choice_of`.
         limits: how all models stand to them; only those that meet them are in ``summary``.
+        test: the chosen models on images that chose nothing, which is more than ``choice`` can tell.
     """
     caveats = _caveats(summary, runs, num_val_images, None if race and race["finished"] else num_runs)
     left = {} if race is None else left_models(race)
@@ -208,7 +211,7 @@ def judge(
         "sentence": _so_far(runs, num_runs, race)
         + _sentence(rows, best, cheapest, fastest, metric, cost, left)
         + _of_left(left)
-        + _of_choice(best, choice, metric)
+        + (_of_choice(best, choice, metric) if test is None else final_test_in_words(test, metric.words.name))
         + ("" if limits is None else limits_in_words(limits)),
         "caveats": caveats,
     }

@@ -12,9 +12,11 @@ import numpy as np
 from glocal.data import builtin, pasted, probes
 from glocal.data.detection import load_detection
 from glocal.data.folder import (
+    TEST,
     Checked,
     check_classes,
     check_same_classes,
+    check_test_classes,
     check_tree,
     hold_out,
     read_tree,
@@ -144,18 +146,21 @@ def check_folder(
 
 
 def split_folder(checked: Checked | CheckedShards, *, split_seed: int = 0, val_fraction: float = 0.2) -> DataSource:
-    """Split the readable images: train and val as given, or a held-out fraction of each class.
+    """Split the readable images: train, val and perhaps test as given, or a held-out fraction of each class.
 
     Raises:
-        GlocalError: if a class is empty or missing, or there is only one.
+        GlocalError: if test has a class that train has not, if a class is empty or missing, or there is only one.
     """
     if isinstance(checked, CheckedShards):
         return split_shards(checked, split_seed=split_seed, val_fraction=val_fraction)
+    test: dict[str, list[str]] = {}
     if "train" in checked.tree.parts:
         train, val = checked.good("train"), checked.good("val")
         check_same_classes(train, val)
         check_classes(train, "train", needed=1)
         check_classes(val, "val", needed=1)
+        test = checked.good(TEST)
+        check_test_classes(train, test, checked.tree.root)
         split = "train and val as in the folder"
     else:
         if not 0 < val_fraction < 1:
@@ -166,42 +171,52 @@ def split_folder(checked: Checked | CheckedShards, *, split_seed: int = 0, val_f
         split = f"{val_fraction:.0%} of each class held out for val, split seed {split_seed}"
     classes = tuple(sorted(train))
     store = Folder(checked.tree.root, checked.limits, checked.follow_links)
+    parts = {"train": train, "val": val} | ({TEST: test} if any(test.values()) else {})
     return DataSource(
         name=os.fspath(checked.tree.root),
         train=_image_set("train", classes, train, store),
         val=_image_set("val", classes, val, store),
         classes=classes,
         skipped=checked.skipped,
-        warnings=_warnings(checked, train, val),
+        warnings=_warnings(checked, parts),
         split=split,
-        fingerprint=_fingerprint(classes, {"train": train, "val": val}, checked),
+        fingerprint=_fingerprint(classes, parts, checked),
+        test=_image_set(TEST, classes, test, store) if TEST in parts else None,
     )
 
 
 def _image_set(name: str, classes: tuple[str, ...], paths: dict[str, list[str]], store: Folder) -> ImageSet:
-    flat = [(path, label) for label, cls in enumerate(classes) for path in paths[cls]]
+    flat = [(path, label) for label, cls in enumerate(classes) for path in paths.get(cls, ())]
     labels = np.array([label for _, label in flat], dtype=np.int64)
     return ImageSet(name, classes, labels, tuple(path for path, _ in flat), store, np.arange(len(flat)))
 
 
-def _warnings(checked: Checked, train: dict[str, list[str]], val: dict[str, list[str]]) -> tuple[str, ...]:
+def _warnings(checked: Checked, parts: dict[str, dict[str, list[str]]]) -> tuple[str, ...]:
     """Warnings about a valid folder."""
     warnings = []
     if unused := checked.tree.unused:
         warnings.append(f"ignored, outside the class folders: {some(unused)}")
     if links := checked.tree.links:
         warnings.append(f"links were not followed: {some(links)}; --follow-links follows them")
-    digests = (
-        ((path, checked.files[path].digest) for paths in part.values() for path in paths) for part in (train, val)
-    )
-    return (*warnings, *warn_of_duplicates(*digests))
+    digests = {
+        name: [(path, checked.files[path].digest) for paths in part.values() for path in paths]
+        for name, part in parts.items()
+    }
+    warnings += warn_of_duplicates(digests["train"], digests["val"])
+    if TEST in checked.tree.parts:
+        test = parts.get(TEST, {})
+        if missing := [name for name in parts["train"] if not test.get(name)]:
+            warnings.append(f"classes without images in {TEST}: {some(missing)}")
+        for other in ("train", "val"):
+            warnings += warn_of_duplicates(digests[other], digests.get(TEST, []), part=TEST, other=other)
+    return tuple(warnings)
 
 
 def _fingerprint(classes: tuple[str, ...], parts: dict[str, dict[str, list[str]]], checked: Checked) -> str:
     digest = hashlib.sha256()
     for part, of_class in parts.items():
         for name in classes:
-            for path in of_class[name]:
+            for path in of_class.get(name, ()):
                 record = f"{part}\0{name}\0{path}\0{checked.files[path].digest}\n"
                 digest.update(record.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""Folders of images: ``DATA/train/CLASS/*`` with ``DATA/val/CLASS/*``, or one ``DATA/CLASS/*``, which is split."""
+"""Folders of images: ``DATA/train/CLASS/*`` with ``DATA/val/CLASS/*``, or one ``DATA/CLASS/*``, which is split.
+
+Beside train and val there may be ``DATA/test/CLASS/*``: images that choose nothing.
+"""
 
 import hashlib
 import os
@@ -14,7 +17,7 @@ from glocal.errors import GlocalError
 from glocal.files import printable
 from glocal.formatting import few
 
-PARTS = ("train", "val")
+PARTS, TEST = ("train", "val"), "test"
 OTHER_PARTS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 
 
@@ -24,7 +27,8 @@ class Tree:
 
     Attributes:
         root: the folder.
-        parts: part ("train", "val", or "" where the folder is not split) -> class -> paths relative to root, sorted.
+        parts: part ("train", "val", "test", or "" where the folder is not split) -> class -> paths relative to root,
+            sorted.
         links: links that were not followed, relative to root.
         repeats: path of a link to another file of the tree -> the path of that file.
         unused: files and folders beside the parts or the class folders, relative to root.
@@ -65,7 +69,7 @@ class Checked:
 
     @property
     def usable(self) -> dict[str, dict[str, int]]:
-        """Part ("train", "val", or "" where the folder is not split) -> class -> number of readable images."""
+        """Part ("train", "val", "test", or "" where the folder is not split) -> class -> number of readable images."""
         return {part: {name: len(paths) for name, paths in self.good(part).items()} for part in self.tree.parts}
 
     @property
@@ -102,8 +106,10 @@ def read_tree(root: Path, *, follow_links: bool = False) -> Tree:
                     f"data: expected {printable(root)}/val beside train, got {_names(others)}; "
                     f"rename the validation folder to val, or pass {printable(root / 'train')} to split it"
                 )
-            walker.unused += [os.path.join(name, "") for name in others]
             found = [part for part in PARTS if part in folders]
+            if TEST in others and walker.has_folders(folders[TEST]):  # without them, images without labels
+                found.append(TEST)
+            walker.unused += [os.path.join(name, "") for name in others if name not in found]
             parts = {part: walker.classes(walker.folders(folders[part])) for part in found}
             if found == ["train"]:
                 parts = {"": parts["train"]}
@@ -182,6 +188,19 @@ def check_same_classes(train: dict[str, list[str]], val: dict[str, list[str]]) -
         problems.append(f"val lacks classes of train: {_names(missing)}")
     if problems:
         raise GlocalError(f"data: expected the same class folders in train and val, got: {'; '.join(problems)}")
+
+
+def check_test_classes(train: dict[str, list[str]], test: dict[str, list[str]], root: Path) -> None:
+    """Check that the classes of test are classes of train; not all of them need images.
+
+    Raises:
+        GlocalError: naming those that are not.
+    """
+    if unknown := sorted(set(test) - set(train)):
+        raise GlocalError(
+            f"data: expected only class folders of train in {printable(root / TEST)}, got {_names(unknown)}; rename "
+            f"them to classes of train ({_names(sorted(train))}), or move them out of {TEST}"
+        )
 
 
 class _Walker:

@@ -55,10 +55,10 @@ class Array:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One part of a data set, training or validation.
+    """One part of a data set: training, validation or test.
 
     Attributes:
-        name: "train" or "val".
+        name: "train", "val" or "test".
         classes: class names; a label is an index into them.
         labels: (N,) int64.
         paths: of each image under the data's root, or a name such as "val/00017".
@@ -130,6 +130,7 @@ class DataSource:
         warnings: for the user, in sentences.
         split: how train and val were split, in a sentence.
         fingerprint: SHA-256 over the parts, classes, paths and contents of all images.
+        test: images that choose nothing, neither weights nor a model; None if there are none. Classes may be missing.
     """
 
     name: str
@@ -140,21 +141,26 @@ class DataSource:
     warnings: tuple[str, ...]
     split: str
     fingerprint: str
+    test: ImageSet | None = None
 
 
-def warn_of_duplicates(train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+def warn_of_duplicates(
+    train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str]], *, part: str = "val", other: str = "train"
+) -> tuple[str, ...]:
     """A warning if identical images are in train and val.
 
     Args:
         train: (path, digest) of each image.
         val: likewise.
+        part: name of the second part.
+        other: name of the first part.
     """
     in_train = {digest: path for path, digest in train}
     twins = [f"{path} = {in_train[digest]}" for path, digest in val if digest in in_train]
     if not twins:
         return ()
     return (
-        f"images of val that are also in train, byte for byte: {some(twins)}; "
+        f"images of {part} that are also in {other}, byte for byte: {some(twins)}; "
         f"the accuracy on them is not on unseen images",
     )
 
