@@ -139,10 +139,10 @@ def test_hidden_and_linked_folders_make_no_part_of_a_class(tmp_path):
 def test_what_is_in_no_class_is_told(tmp_path):
     folder(tmp_path / "data" / "train", {"a": 2, "b": 2})
     folder(tmp_path / "data" / "val", {"a": 2, "b": 2})
-    folder(tmp_path / "data" / "test", {"a": 2})
+    folder(tmp_path / "data" / "notes", {"a": 2})
     (tmp_path / "data" / "README.md").write_text("about")
     picture().save(tmp_path / "data" / "train" / "lost.png")
-    unused = ", ".join(["README.md", os.path.join("test", ""), os.path.join("train", "lost.png")])
+    unused = ", ".join(["README.md", os.path.join("notes", ""), os.path.join("train", "lost.png")])
     assert load(tmp_path / "data").warnings[0] == f"ignored, outside the class folders: 3 ({unused})"
 
 
