@@ -261,3 +261,19 @@ def test_limits_that_are_none(call, tmp_path, option, value, message):
     assert code == 2
     assert message in " ".join(err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_test_images_choose_nothing_and_are_in_the_report(call, command, tmp_path):
+    for seed, part in enumerate(("train", "val", "test")):
+        write_folder(tmp_path / "data" / part, 30, seed)
+    model = ("--models", "resnet_micro", *QUICK[2:])
+    code, out, err = call("data", *model, "--out", "out")
+    assert code == 0
+    assert "30 training, 30 validation and 30 test images" in " ".join(err.split())
+    assert err.count("resnet_micro-f1-s0: evaluating on the 30 test images ...") == 1
+    assert "On the 30 test images, which chose nothing, resnet_micro reaches " in " ".join(out.split())
+    assert "<h2>Test images</h2>" in (tmp_path / "out/report.html").read_text()
+    assert_written_again(command, tmp_path / "out")
+    code, _, err = call("data", *model, "--out", "out", "--resume")
+    assert code == 0
+    assert "evaluating" not in err

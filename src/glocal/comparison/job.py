@@ -17,6 +17,7 @@ from glocal.comparison.constraints import Constraints, deployment_costs
 from glocal.comparison.costs import Costs, count_costs, time_inference
 from glocal.comparison.execution import Runner, has_finished
 from glocal.comparison.final_test import run_final_test
+from glocal.comparison.metric import Metric
 from glocal.comparison.pictures import pictures
 from glocal.comparison.processes import Event, check_main_module, run_side_by_side, share_cores
 from glocal.comparison.race import Look, Race, verdict_confidence
@@ -32,6 +33,7 @@ from glocal.errors import GlocalError
 from glocal.files import atomic_write_text
 from glocal.report import write_csv, write_report
 from glocal.schema import (
+    CompareData,
     CompareExtras,
     CompareResults,
     CompareSettings,
@@ -163,9 +165,24 @@ def write_results(results: CompareResults, data: Source, out: Path) -> None:
     write_report(results, out, pictures=pictures(results, data, out))
 
 
-def _count_of_test(data: Source) -> dict[str, int]:
-    """The number of test images, for the results."""
-    return {"test": len(data.test)} if isinstance(data, DataSource) and data.test is not None else {}
+def _described(data: Source, metric: Metric, skipped: list[SkippedImage]) -> CompareData:
+    """The data, for the results."""
+    counts = metric.data(data)
+    described: CompareData = {
+        "name": data.name,
+        "classes": list(data.classes),
+        "train": len(data.train),
+        "val": len(data.val),
+        "train_per_class": counts["train_per_class"],
+        "val_per_class": counts["val_per_class"],
+        "split": data.split,
+        "fingerprint": data.fingerprint,
+        "skipped": skipped,
+        "warnings": list(data.warnings),
+    }
+    if isinstance(data, DataSource) and data.test is not None:
+        described["test"] = len(data.test)
+    return described
 
 
 class _Measured(NamedTuple):
@@ -448,18 +465,7 @@ class _Job:
                     "jobs": self.measured.jobs,
                 },
             ),
-            "data": {
-                "name": data.name,
-                "classes": list(data.classes),
-                "train": len(data.train),
-                "val": len(data.val),
-                **_count_of_test(data),
-                **metric.data(data),
-                "split": data.split,
-                "fingerprint": data.fingerprint,
-                "skipped": skipped,
-                "warnings": list(data.warnings),
-            },
+            "data": _described(data, metric, skipped),
             "runs": runs,
             "summary": summary if limits is None else self._with_outside(summary, [*ranked, *outside]),
             "verdict": judge(
